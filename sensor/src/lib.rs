@@ -1,0 +1,15 @@
+//! The Ringwatch sensor: from frames in a kernel ring to events and frames at a collector.
+//!
+//! ```text
+//!   afpacket   TPACKET_V3 rings: the only place with unsafe code
+//!   file       pcap and pcapng files as a source of frames
+//!   frame      one captured frame, borrowed from where it lies
+//!   packet     headers parsed in place
+//!   evidence   a worker's sets of contacts: attempted, answered, refused
+//!   detect     evidence of all workers merged; scans found; alerts opened, updated, closed
+//!   event      what happened, as Suricata EVE JSON lines
+//!   uplink     the TLS connection to the collector
+//! ```
+
+pub mod frame;
+pub mod packet;
