@@ -12,5 +12,8 @@
 //! ```
 
 pub mod config;
+pub mod connections;
+pub mod counters;
 pub mod frame;
 pub mod packet;
+pub mod sandbox;
