@@ -136,7 +136,10 @@ mod tests {
             ports.filter(|port| written(log, &packet(*port, tcp::SYN), second)).count()
         };
         assert_eq!(count(&mut log, 0..10, 1), 2);
-        assert_eq!(log.observe(&packet(11, tcp::SYN), 0, UnixNanos(1_500_000_000)), Seen::OverLimit);
+        assert_eq!(
+            log.observe(&packet(11, tcp::SYN), 0, UnixNanos(1_500_000_000)),
+            Seen::OverLimit
+        );
         assert_eq!(count(&mut log, 20..30, 2), 2);
     }
 }

@@ -171,7 +171,9 @@ impl Counters {
     pub fn ledger(&self) -> Ledger {
         let interfaces = self.interfaces.iter().enumerate();
         Ledger {
-            interfaces: interfaces.map(|(index, name)| self.interface_ledger(index, name)).collect(),
+            interfaces: interfaces
+                .map(|(index, name)| self.interface_ledger(index, name))
+                .collect(),
             ..Ledger::default()
         }
     }

@@ -11,9 +11,12 @@
 //!   uplink     the TLS connection to the collector
 //! ```
 
+pub mod api;
 pub mod config;
 pub mod connections;
 pub mod counters;
 pub mod frame;
+pub mod health;
+pub mod metrics;
 pub mod packet;
 pub mod sandbox;
