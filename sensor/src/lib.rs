@@ -15,6 +15,7 @@ pub mod api;
 pub mod config;
 pub mod connections;
 pub mod counters;
+pub mod afpacket;
 pub mod frame;
 pub mod health;
 pub mod metrics;
