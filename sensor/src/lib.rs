@@ -16,6 +16,7 @@ pub mod config;
 pub mod connections;
 pub mod counters;
 pub mod afpacket;
+pub mod file;
 pub mod frame;
 pub mod health;
 pub mod metrics;

@@ -7,8 +7,12 @@
 //! ```
 
 mod address;
+mod community;
+mod parse;
 
 pub use address::Address;
+pub use community::community_id;
+pub use parse::parse;
 
 /// What analysis needs of one packet. Plain data, no borrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
