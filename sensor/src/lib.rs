@@ -11,11 +11,12 @@
 //!   uplink     the TLS connection to the collector
 //! ```
 
+pub mod afpacket;
 pub mod api;
+pub mod args;
 pub mod config;
 pub mod connections;
 pub mod counters;
-pub mod afpacket;
 pub mod file;
 pub mod frame;
 pub mod health;
