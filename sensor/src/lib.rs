@@ -17,6 +17,7 @@ pub mod args;
 pub mod config;
 pub mod connections;
 pub mod counters;
+pub mod export;
 pub mod file;
 pub mod frame;
 pub mod health;
