@@ -11,5 +11,8 @@
 //!   uplink     the TLS connection to the collector
 //! ```
 
+pub mod detect;
+pub mod event;
+pub mod evidence;
 pub mod frame;
 pub mod packet;
