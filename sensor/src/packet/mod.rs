@@ -6,6 +6,7 @@
 //!   community  Community ID of a 5-tuple
 //! ```
 
+
 mod address;
 
 pub use address::Address;
@@ -157,8 +158,8 @@ impl FiveTuple {
         let end = |address: Address, port: u16| {
             mix(address.low() ^ key, address.high() ^ (u64::from(port) << 32 | 0x9e37_79b9))
         };
-        let ends =
-            end(self.source, self.source_port).wrapping_add(end(self.target, self.target_port));
+        let ends = end(self.source, self.source_port)
+            .wrapping_add(end(self.target, self.target_port));
         mix(ends ^ key.rotate_left(32), u64::from(self.protocol) | 0xa076_1d64_78bd_0000)
     }
 }
@@ -193,3 +194,4 @@ pub mod tcp {
     /// The acknowledgement number is meaningful.
     pub const ACK: u8 = 0x10;
 }
+
