@@ -1,5 +1,5 @@
 //! The codec on what its own writers produce, and on what they never would.
-
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use proptest::collection::vec;
 use proptest::prelude::*;
 use wire::codec::{DecodeError, Decoder};
