@@ -12,7 +12,7 @@ mod parse;
 
 pub use address::Address;
 pub use community::community_id;
-pub use parse::parse;
+pub use parse::{parse, parse_into};
 
 /// What analysis needs of one packet. Plain data, no borrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

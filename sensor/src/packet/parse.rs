@@ -30,23 +30,32 @@ const MAX_ORDINARY_FRAME: usize = 1526;
 #[must_use]
 pub fn parse(frame: &Frame<'_>) -> Packet {
     let mut packet = Packet::default();
+    parse_into(&mut packet, frame);
+    packet
+}
+
+/// [`parse`] into memory that is there already, whatever was in it. Saves the copy of a result.
+#[inline]
+pub fn parse_into(packet: &mut Packet, frame: &Frame<'_>) {
+    *packet = Packet::default();
     if let Some(tag) = frame.vlan {
         packet.vlan_ids[0] = tag.id();
     }
-    packet.kind = if frame.link == LinkType::ETHERNET
+    let parsed = if frame.link == LinkType::ETHERNET
         && let Some(([.., 0x08, 0x00], rest)) = frame.data.split_first_chunk::<14>()
     {
-        ipv4(&mut packet, rest, frame)
+        ipv4(packet, rest, frame)
     } else {
-        uncommon(&mut packet, frame)
+        uncommon(packet, frame)
+    };
+    if let Err(fault) = parsed {
+        packet.kind = Kind::Malformed(fault);
     }
-    .unwrap_or_else(Kind::Malformed);
-    packet
 }
 
 /// All that is not plain IPv4 on Ethernet.
 #[inline(never)]
-fn uncommon(packet: &mut Packet, frame: &Frame<'_>) -> Result<Kind, Malformed> {
+fn uncommon(packet: &mut Packet, frame: &Frame<'_>) -> Result<(), Malformed> {
     let (mut ether_type, mut rest) = link_header(frame)?;
     let mut depth = usize::from(frame.vlan.is_some());
     while is_tag(ether_type) && depth < MAX_TAGS {
@@ -61,9 +70,9 @@ fn uncommon(packet: &mut Packet, frame: &Frame<'_>) -> Result<Kind, Malformed> {
     match ether_type {
         ether_type::IPV4 => ipv4(packet, rest, frame),
         ether_type::IPV6 => ipv6(packet, rest, frame),
-        ether_type::ARP => arp(rest),
+        ether_type::ARP => arp(packet, rest),
         // Also IEEE 802.3 frames, whose length stands in the place of the type (below 0x0600).
-        _ => Ok(Kind::Other),
+        _ => Ok(()),
     }
 }
 
@@ -113,11 +122,15 @@ const fn is_tag(ether_type: u16) -> bool {
 }
 
 /// Is the ARP packet all there? Its addresses are not needed.
-fn arp(bytes: &[u8]) -> Result<Kind, Malformed> {
+fn arp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
     let ([.., hardware_len, protocol_len, _, _], addresses) =
         split::<8>(bytes, Malformed::ArpHeader)?;
     let needed = 2 * (usize::from(*hardware_len) + usize::from(*protocol_len));
-    if addresses.len() < needed { Err(Malformed::ArpHeader) } else { Ok(Kind::Arp) }
+    if addresses.len() < needed {
+        return Err(Malformed::ArpHeader);
+    }
+    packet.kind = Kind::Arp;
+    Ok(())
 }
 
 /// The fixed part of an IPv4 header.
@@ -164,7 +177,7 @@ impl Ipv4Header {
 }
 
 #[inline]
-fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<Kind, Malformed> {
+fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     let header = Ipv4Header::read(bytes).ok_or(Malformed::Ipv4Header)?;
     if header.version != 4 {
         return Err(Malformed::IpVersion);
@@ -181,13 +194,17 @@ fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<Kind, Ma
     let payload = bytes.get(header.header_len..end).ok_or(Malformed::Ipv4TotalLength)?;
     packet.is_fragment = header.more_fragments || header.fragment_offset != 0;
     if header.fragment_offset != 0 {
-        return Ok(Kind::LaterFragment);
+        packet.kind = Kind::LaterFragment;
+        return Ok(());
     }
     match header.tuple.protocol {
-        protocol::TCP => tcp(&mut packet.tuple, payload),
-        protocol::UDP => udp(&mut packet.tuple, payload),
-        protocol::ICMP => icmp(payload),
-        _ => Ok(other(&mut packet.tuple, payload)),
+        protocol::TCP => tcp(packet, payload),
+        protocol::UDP => udp(packet, payload),
+        protocol::ICMP => icmp(packet, payload),
+        _ => {
+            other(packet, payload);
+            Ok(())
+        }
     }
 }
 
@@ -226,7 +243,7 @@ impl Ipv6Header {
     }
 }
 
-fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<Kind, Malformed> {
+fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     let (header, rest) = Ipv6Header::read(bytes).ok_or(Malformed::Ipv6Header)?;
     if header.version != 6 {
         return Err(Malformed::IpVersion);
@@ -241,13 +258,17 @@ fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<Kind, Ma
     packet.tuple.protocol = chain.protocol;
     packet.is_fragment = chain.is_fragment;
     if chain.is_later_fragment {
-        return Ok(Kind::LaterFragment);
+        packet.kind = Kind::LaterFragment;
+        return Ok(());
     }
     match chain.protocol {
-        protocol::TCP => tcp(&mut packet.tuple, chain.payload),
-        protocol::UDP => udp(&mut packet.tuple, chain.payload),
-        protocol::ICMPV6 => icmpv6(chain.payload),
-        _ => Ok(other(&mut packet.tuple, chain.payload)),
+        protocol::TCP => tcp(packet, chain.payload),
+        protocol::UDP => udp(packet, chain.payload),
+        protocol::ICMPV6 => icmpv6(packet, chain.payload),
+        _ => {
+            other(packet, chain.payload);
+            Ok(())
+        }
     }
 }
 
@@ -302,53 +323,55 @@ const fn is_extension(header_type: u8) -> bool {
 }
 
 #[inline]
-fn tcp(tuple: &mut FiveTuple, bytes: &[u8]) -> Result<Kind, Malformed> {
+fn tcp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
     let header: &[u8; 20] = bytes.first_chunk().ok_or(Malformed::TcpHeader)?;
     let [s0, s1, t0, t1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, ..] = *header;
     if offset >> 4 < 5 {
         return Err(Malformed::TcpHeader);
     }
-    tuple.source_port = u16::from_be_bytes([s0, s1]);
-    tuple.target_port = u16::from_be_bytes([t0, t1]);
-    Ok(Kind::Tcp {
+    packet.tuple.source_port = u16::from_be_bytes([s0, s1]);
+    packet.tuple.target_port = u16::from_be_bytes([t0, t1]);
+    packet.kind = Kind::Tcp {
         flags,
         sequence: u32::from_be_bytes([q0, q1, q2, q3]),
         acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
-    })
+    };
+    Ok(())
 }
 
 #[inline]
-fn udp(tuple: &mut FiveTuple, bytes: &[u8]) -> Result<Kind, Malformed> {
+fn udp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
     let [s0, s1, t0, t1, ..] = *bytes.first_chunk::<8>().ok_or(Malformed::UdpHeader)?;
-    tuple.source_port = u16::from_be_bytes([s0, s1]);
-    tuple.target_port = u16::from_be_bytes([t0, t1]);
-    Ok(Kind::Udp)
+    packet.tuple.source_port = u16::from_be_bytes([s0, s1]);
+    packet.tuple.target_port = u16::from_be_bytes([t0, t1]);
+    packet.kind = Kind::Udp;
+    Ok(())
 }
 
 /// SCTP has its ports where TCP has them; other protocols have none.
-fn other(tuple: &mut FiveTuple, bytes: &[u8]) -> Kind {
-    if tuple.protocol == protocol::SCTP
-        && let Some(with_ports) = with_ports(*tuple, bytes)
-    {
-        *tuple = with_ports;
+fn other(packet: &mut Packet, bytes: &[u8]) {
+    if let Some(tuple) = with_ports(packet.tuple, bytes) {
+        packet.tuple = tuple;
     }
-    Kind::OtherIp
+    packet.kind = Kind::OtherIp;
 }
 
-fn icmp(bytes: &[u8]) -> Result<Kind, Malformed> {
+fn icmp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
     let [kind, code, ..] = *bytes.first_chunk::<4>().ok_or(Malformed::IcmpHeader)?;
     // Unreachable, source quench, redirect, time exceeded, parameter problem.
     let is_error = matches!(kind, 3 | 4 | 5 | 11 | 12);
     let quoted = if is_error { bytes.get(8..).and_then(quoted_ipv4) } else { None };
-    Ok(Kind::Icmp { kind, code, quoted })
+    packet.kind = Kind::Icmp { kind, code, quoted };
+    Ok(())
 }
 
-fn icmpv6(bytes: &[u8]) -> Result<Kind, Malformed> {
+fn icmpv6(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
     let [kind, code, ..] = *bytes.first_chunk::<4>().ok_or(Malformed::IcmpHeader)?;
     // Unreachable, packet too big, time exceeded, parameter problem.
     let is_error = matches!(kind, 1..=4);
     let quoted = if is_error { bytes.get(8..).and_then(quoted_ipv6) } else { None };
-    Ok(Kind::Icmp { kind, code, quoted })
+    packet.kind = Kind::Icmp { kind, code, quoted };
+    Ok(())
 }
 
 /// The tuple of the packet that begins here; its lengths are not those of the quotation.

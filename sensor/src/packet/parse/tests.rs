@@ -446,8 +446,20 @@ fn each_fault_has_its_reason() {
         },
         Malformed::IcmpHeader,
     );
-    check(&|data| data[13] = 6, Malformed::ArpHeader);
-    check(&|data| data[12..14].copy_from_slice(&[0x86, 0xdd]), Malformed::Ipv6Header);
+    check(
+        &|data| {
+            data[13] = 6;
+            data.truncate(20);
+        },
+        Malformed::ArpHeader,
+    );
+    check(
+        &|data| {
+            data[12..14].copy_from_slice(&[0x86, 0xdd]);
+            data.truncate(53);
+        },
+        Malformed::Ipv6Header,
+    );
 }
 
 #[test]
