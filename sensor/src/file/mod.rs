@@ -71,7 +71,7 @@ impl CaptureFile {
     ///
     /// # Errors
     /// When the file cannot be read on.
-    pub fn next(&mut self) -> Result<Option<FileFrame<'_>>, FileError> {
+    pub fn next_frame(&mut self) -> Result<Option<FileFrame<'_>>, FileError> {
         Ok(None)
     }
 

@@ -12,7 +12,7 @@ mod parse;
 
 pub use address::Address;
 pub use community::community_id;
-pub use parse::parse;
+pub use parse::{parse, parse_into};
 
 /// What analysis needs of one packet. Plain data, no borrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,6 +184,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+    /// SCTP. Its packets are [`Kind::OtherIp`](super::Kind::OtherIp), with ports.
+    pub const SCTP: u8 = 132;
 }
 
 /// TCP flag bits (Source: RFC 9293 section 3.1).
