@@ -7,7 +7,9 @@ use wire::units::UnixNanos;
 
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, InterfaceCounters, PacketCounters, WorkerSet};
-use crate::evidence::{self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published};
+use crate::evidence::{
+    self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
+};
 use crate::frame::Frame;
 use crate::packet::{self, Kind, Packet, protocol};
 
@@ -83,7 +85,11 @@ impl Analyser {
         frames: &[Frame<'_>],
         mut connection: impl FnMut(NewConnection),
     ) -> &[Packet] {
-        debug_assert!(frames.len() <= VECTOR, "a vector holds {VECTOR} frames, not {}", frames.len());
+        debug_assert!(
+            frames.len() <= VECTOR,
+            "a vector holds {VECTOR} frames, not {}",
+            frames.len()
+        );
         let frames = &frames[..frames.len().min(VECTOR)];
         let observed = self.parse(interface, frames);
         for Observed { hash, key, observation, time } in &self.observed[..observed] {
@@ -101,7 +107,7 @@ impl Analyser {
         let mut bytes = 0;
         let mut truncated = 0;
         for (frame, packet) in frames.iter().zip(&mut self.packets) {
-            *packet = packet::parse(frame);
+            packet::parse_into(packet, frame);
             self.clock = self.clock.max(frame.time);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);

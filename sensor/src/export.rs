@@ -64,7 +64,7 @@ impl Selection {
             ExportFrames::None => false,
             ExportFrames::All => true,
             ExportFrames::OneIn(one_in) => {
-                conversation(packet).flow_hash(self.key) % u64::from(one_in) == 0
+                conversation(packet).flow_hash(self.key).is_multiple_of(u64::from(one_in))
             }
         }
     }

@@ -12,18 +12,21 @@
 //! ```
 
 pub mod afpacket;
+pub mod analyse;
 pub mod api;
 pub mod args;
 pub mod config;
 pub mod connections;
 pub mod counters;
-pub mod export;
-pub mod file;
 pub mod detect;
 pub mod event;
 pub mod evidence;
+pub mod export;
+pub mod file;
 pub mod frame;
 pub mod health;
 pub mod metrics;
+pub mod output;
 pub mod packet;
+pub mod recorder;
 pub mod sandbox;

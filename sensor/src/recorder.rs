@@ -17,7 +17,7 @@ use crate::detect::{Alert, AlertSummary};
 use crate::event::{self, DecoderStats, Event, EventWriter};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
-use crate::packet;
+use crate::packet::{self, Kind, Packet, tcp};
 
 /// One event on its way to the collector.
 pub type Record = (RecordKind, Vec<u8>);
@@ -66,7 +66,8 @@ impl Recorder {
     /// A recorder that writes to `output` and, if there is one, to the uplink.
     #[must_use]
     pub fn new(settings: Settings, output: Output, uplink: Option<Sender<Record>>) -> Self {
-        let Settings { sensor, boot_epoch, interfaces, connections_per_second, flow_key } = settings;
+        let Settings { sensor, boot_epoch, interfaces, connections_per_second, flow_key } =
+            settings;
         Self {
             writer: EventWriter::new(&sensor, boot_epoch),
             output,
@@ -104,7 +105,9 @@ impl Recorder {
         }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let NewConnection { time, tuple, vlan_ids, interface } = *new;
-        let community_id = packet::community_id(&tuple);
+        let kind = Kind::Tcp { flags: tcp::SYN, sequence: 0, acknowledgement: 0 };
+        let packet = Packet { tuple, kind, ..Packet::default() };
+        let community_id = packet::community_id(&packet).unwrap_or_default();
         let interface = self.interfaces.get(interface as usize).map_or("", String::as_str);
         let event = Event::NewConnection(event::NewConnection {
             time,
@@ -142,7 +145,13 @@ impl Recorder {
     }
 
     /// Where every frame and record went.
-    pub fn stats(&mut self, time: UnixNanos, uptime_seconds: u64, decoder: DecoderStats, ledger: &Ledger) {
+    pub fn stats(
+        &mut self,
+        time: UnixNanos,
+        uptime_seconds: u64,
+        decoder: DecoderStats,
+        ledger: &Ledger,
+    ) {
         self.counters.stats.fetch_add(1, Ordering::Relaxed);
         self.write(&Event::Stats { time, uptime_seconds, decoder, ledger }, RecordKind::Stats);
     }
