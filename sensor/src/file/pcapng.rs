@@ -89,6 +89,7 @@ impl Pcapng {
     /// False if the file ends within the block.
     fn skip_block(&self, window: &mut Window, total: u32) -> Result<bool, FileError> {
         if !window.skip(u64::from(total) - 4)? || !window.fill(4)? {
+            window.note_cut();
             return Ok(false);
         }
         let trailer = self.order.word(window.bytes(), 0);

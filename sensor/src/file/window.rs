@@ -87,10 +87,14 @@ impl Window {
                 return Ok(true);
             }
             if !self.fill(1)? {
-                self.is_cut = true;
                 return Ok(false);
             }
         }
+    }
+
+    /// The file ended within a record of which nothing is left in the window.
+    pub(super) const fn note_cut(&mut self) {
+        self.is_cut = true;
     }
 
     /// The error that the record at the start of the window has this fault.
