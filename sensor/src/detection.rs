@@ -181,14 +181,42 @@ impl Source for Arc<DetectionCounters> {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let one = |counter: &AtomicU64| [(vec![], read(counter))];
-        families.counter("ringwatch_detector_contacts_merged", "Contacts that the detector took in", one(&self.merged))?;
-        families.counter("ringwatch_detector_contacts_allowed", "Contacts of sources that never alert", one(&self.allowed))?;
-        families.counter("ringwatch_detector_evidence_lost", "Contacts that gave way to newer ones before their time", one(&self.evidence_lost))?;
+        families.counter(
+            "ringwatch_detector_contacts_merged",
+            "Contacts that the detector took in",
+            one(&self.merged),
+        )?;
+        families.counter(
+            "ringwatch_detector_contacts_allowed",
+            "Contacts of sources that never alert",
+            one(&self.allowed),
+        )?;
+        families.counter(
+            "ringwatch_detector_evidence_lost",
+            "Contacts that gave way to newer ones before their time",
+            one(&self.evidence_lost),
+        )?;
         families.counter("ringwatch_alerts_opened", "Alerts opened", one(&self.opened))?;
         families.counter("ringwatch_alerts_closed", "Alerts closed", one(&self.closed))?;
-        families.counter("ringwatch_alerts_not_opened", "Scans that opened no alert because too many were open", one(&self.not_opened))?;
-        families.counter("ringwatch_detector_laggard_ticks", "Ticks that did not wait for a stalled worker", one(&self.laggard_ticks))?;
-        families.gauge("ringwatch_alerts_open", "Alerts open now", [(vec![], read(&self.open) as f64)])?;
-        families.gauge("ringwatch_detector_contacts", "Contacts in the window now", [(vec![], read(&self.contacts) as f64)])
+        families.counter(
+            "ringwatch_alerts_not_opened",
+            "Scans that opened no alert because too many were open",
+            one(&self.not_opened),
+        )?;
+        families.counter(
+            "ringwatch_detector_laggard_ticks",
+            "Ticks that did not wait for a stalled worker",
+            one(&self.laggard_ticks),
+        )?;
+        families.gauge(
+            "ringwatch_alerts_open",
+            "Alerts open now",
+            [(vec![], read(&self.open) as f64)],
+        )?;
+        families.gauge(
+            "ringwatch_detector_contacts",
+            "Contacts in the window now",
+            [(vec![], read(&self.contacts) as f64)],
+        )
     }
 }

@@ -17,6 +17,7 @@ use crate::config::{Export, ExportFrames};
 use crate::counters::InterfaceCounters;
 use crate::frame::Frame;
 use crate::packet::{FiveTuple, Packet};
+use crate::uplink::BatchRing;
 
 /// A worker's end of the batch cycle.
 pub struct Exporter {
@@ -24,14 +25,6 @@ pub struct Exporter {
     current: Option<FrameBatchWriter>,
     filled: rtrb::Producer<FrameBatchWriter>,
     empty: rtrb::Consumer<FrameBatchWriter>,
-}
-
-/// The uplink's end of a worker's batch cycle.
-pub struct BatchCycle {
-    /// Batches to send.
-    pub filled: rtrb::Consumer<FrameBatchWriter>,
-    /// Where they go afterwards, [cleared](FrameBatchWriter::clear).
-    pub empty: rtrb::Producer<FrameBatchWriter>,
 }
 
 /// Which frames are wanted.
@@ -82,7 +75,7 @@ impl Exporter {
     /// A worker's end and the uplink's end of a cycle of batches that take `pool_bytes` together (at
     /// least two batches).
     #[must_use]
-    pub fn new(export: &Export, key: u64, pool_bytes: usize) -> (Self, BatchCycle) {
+    pub fn new(export: &Export, key: u64, pool_bytes: usize) -> (Self, BatchRing) {
         let batches = (pool_bytes / FrameBatchWriter::CAPACITY).max(2);
         let (filled_in, filled_out) = rtrb::RingBuffer::new(batches);
         let (mut empty_in, empty_out) = rtrb::RingBuffer::new(batches);
@@ -93,7 +86,7 @@ impl Exporter {
             let _ = empty_in.push(batch);
         }
         let worker = Self { selection, current: None, filled: filled_in, empty: empty_out };
-        (worker, BatchCycle { filled: filled_out, empty: empty_in })
+        (worker, BatchRing { filled: filled_out, empty: empty_in })
     }
 
     /// Takes the frames of one vector that are wanted, and counts what became of each.
@@ -198,11 +191,11 @@ mod tests {
         Packet { tuple, kind: Kind::Udp, ..Packet::default() }
     }
 
-    fn exporter(frames: ExportFrames, pool_bytes: usize) -> (Exporter, BatchCycle) {
+    fn exporter(frames: ExportFrames, pool_bytes: usize) -> (Exporter, BatchRing) {
         Exporter::new(&Export { frames, snaplen: 65_535, pool_mib: 1 }, 7, pool_bytes)
     }
 
-    fn sent(cycle: &mut BatchCycle) -> Vec<Vec<u8>> {
+    fn sent(cycle: &mut BatchRing) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while let Ok(mut batch) = cycle.filled.pop() {
             let bytes = &batch.finish(Sequence(1))[HEADER_LEN..];

@@ -34,19 +34,22 @@ use wire::units::UnixNanos;
 use crate::afpacket::{FanoutGroup, Interface, RingConfig};
 use crate::analyse::{self, Analyser};
 use crate::api::{Api, ApiError};
-use crate::config::{Config, Uplink};
+use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Detector};
 use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
 use crate::event::DecoderStats;
-use crate::export::{BatchCycle, Exporter};
+use crate::export::Exporter;
 use crate::health::{self, Health};
+use crate::ledger::LedgerView;
 use crate::metrics::{self, Source};
 use crate::output::{Output, OutputError};
-use crate::recorder::{self, Record, Recorder};
+use crate::recorder::{self, Recorder, RecorderCounters};
 use crate::sandbox::{self, SandboxError};
-use crate::uplink::{self, OwnConnections, UplinkError, UplinkHandle};
+use crate::setup;
+use crate::uplink::{BatchRing, OwnConnections, UplinkStatus};
+use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
 use crate::worker::{self, CONNECTION_RING, Outlets, Plan, WorkerError};
 
 /// What the recorder is told beside new connections.
@@ -74,9 +77,9 @@ pub enum StartError {
     /// The local API cannot serve.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The certificates cannot be used.
+    /// The uplink cannot start.
     #[error(transparent)]
-    Uplink(#[from] UplinkError),
+    Uplink(#[from] UplinkStartError),
     /// The starting thread kept privileges.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -100,7 +103,7 @@ pub struct Pipeline {
     detector: JoinHandle<()>,
     recorder: JoinHandle<()>,
     to_recorder: Sender<ToRecorder>,
-    uplink: Option<UplinkHandle>,
+    uplink: Option<UplinkThread>,
     api: Option<Api>,
     ledger: LedgerView,
     reader_gone: Arc<AtomicBool>,
@@ -122,25 +125,7 @@ pub struct Start {
     pub stats_interval: Duration,
 }
 
-/// Where the parts of the ledger are kept.
-#[derive(Clone)]
-struct LedgerView {
-    counters: Arc<Counters>,
-    uplink: Option<Arc<uplink::Shared>>,
-}
-
-impl LedgerView {
-    fn read(&self) -> Ledger {
-        let mut ledger = self.counters.ledger();
-        if let Some(uplink) = &self.uplink {
-            (ledger.frames, ledger.records) = uplink.ledgers();
-        }
-        ledger
-    }
-}
-
 const NEWS_QUEUE: usize = 1024;
-const RECORD_QUEUE: usize = 1 << 16;
 /// How often the recorder looks for new connections; bounds how old a line is when it is written.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long the end waits for the collector to acknowledge what is under way.
@@ -180,15 +165,26 @@ impl Pipeline {
 
         let boot_epoch = health::now().0;
         let Crew { stop, threads, begin, evidence, connections, batches, .. } = crew;
-        let uplink = match &config.uplink {
-            Some(settings) => Some(start_uplink(settings, &sensor, boot_epoch, &interfaces, &config, batches, &own, &counters)?),
-            None => None,
+        let recorder_counters = Arc::new(RecorderCounters::default());
+        let status = config
+            .uplink
+            .as_ref()
+            .map(|_| Arc::new(UplinkStatus { own, ..UplinkStatus::default() }));
+        let ledger =
+            LedgerView::new(Arc::clone(&counters), Arc::clone(&recorder_counters), status.clone());
+        let uplink = match (&config.uplink, status) {
+            (Some(settings), Some(status)) => {
+                let about = uplink_thread::About {
+                    sensor: &sensor,
+                    boot_epoch,
+                    interfaces: &interfaces,
+                    snaplen: config.export.snaplen,
+                };
+                Some(UplinkThread::start(settings, &about, batches, ledger.clone(), status)?)
+            }
+            _ => None,
         };
-        let ledger = LedgerView {
-            counters: Arc::clone(&counters),
-            uplink: uplink.as_ref().map(|(handle, _)| handle.shared()),
-        };
-        let (uplink, records) = uplink.unzip();
+        let records = uplink.as_ref().map(UplinkThread::records);
         let recorder = Recorder::new(
             recorder::Settings {
                 sensor,
@@ -199,10 +195,10 @@ impl Pipeline {
             },
             output,
             records,
+            Arc::clone(&recorder_counters),
         );
-        let recorder_counters = recorder.counters();
         let detection_counters = Arc::new(DetectionCounters::default());
-        let detector = Detector::new(crate::detector_config(&config.detect, keys.table, true));
+        let detector = Detector::new(setup::detector(&config.detect, keys.table, true));
         tracing::info!(budget = ?detector.budget(), "detector memory");
         let detector = spawn("detector", {
             let (recorder, counters) = (to_recorder.clone(), Arc::clone(&detection_counters));
@@ -220,9 +216,10 @@ impl Pipeline {
             reader_gone: Arc::clone(&reader_gone),
         };
         let recorder = spawn("recorder", move || desk.run())?;
-        let mut sources: Vec<Arc<dyn Source>> = vec![recorder_counters, Arc::new(detection_counters)];
+        let mut sources: Vec<Arc<dyn Source>> =
+            vec![recorder_counters, Arc::new(detection_counters)];
         if let Some(uplink) = &uplink {
-            sources.push(uplink.shared());
+            sources.push(uplink.metrics());
         }
         let api = match config.api_listen {
             Some(address) => {
@@ -302,14 +299,14 @@ struct Crew {
     groups: Vec<FanoutGroup>,
     evidence: Vec<rtrb::Consumer<Evidence>>,
     connections: Vec<rtrb::Consumer<NewConnection>>,
-    batches: Vec<BatchCycle>,
+    batches: Vec<BatchRing>,
 }
 
 /// The other ends of a worker's outlets.
 struct OtherEnds {
     evidence: rtrb::Consumer<Evidence>,
     connections: rtrb::Consumer<NewConnection>,
-    batches: BatchCycle,
+    batches: BatchRing,
 }
 
 impl Crew {
@@ -365,7 +362,7 @@ impl WorkerPlanner<'_> {
         let settings = analyse::Settings {
             new_connections: self.config.events.new_connections,
             connections_per_second: self.config.events.connections_per_second,
-            contacts: crate::worker_contacts(&self.config.detect, self.workers),
+            contacts: setup::contacts(&self.config.detect, self.workers),
             key: self.keys.table,
         };
         let counters = self.counters.workers()[index].clone();
@@ -392,7 +389,10 @@ impl WorkerPlanner<'_> {
     }
 }
 
-fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+fn spawn(
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
     let builder = std::thread::Builder::new().name(name.into());
     builder.spawn(body).map_err(|source| StartError::Thread { name, source })
 }
@@ -467,7 +467,7 @@ impl RecorderDesk {
                 self.recorder.connection(&connection);
             }
         }
-        let counters = &self.ledger.counters;
+        let counters = self.ledger.counters();
         let unwritten = counters.sum(|c| &c.connections_over_limit)
             + counters.sum(|c| &c.connections_queue_full);
         self.recorder.connections_not_written(unwritten - self.unwritten_by_workers);
@@ -475,7 +475,7 @@ impl RecorderDesk {
     }
 
     fn stats(&mut self) {
-        let decoder = decoder_stats(&self.ledger.counters);
+        let decoder = decoder_stats(self.ledger.counters());
         let ledger = self.ledger.read();
         self.recorder.stats(health::now(), self.started.elapsed().as_secs(), decoder, &ledger);
     }
@@ -483,17 +483,7 @@ impl RecorderDesk {
     /// The last `stats` event is to show what became of everything before it.
     fn wait_for_delivery(&self) {
         let limit = Instant::now() + DELIVERY_LIMIT;
-        while Instant::now() < limit {
-            let ledger = self.ledger.read();
-            let exported: u64 = ledger.interfaces.iter().map(|one| one.exported).sum();
-            let is_settled = self.ledger.uplink.as_ref().is_none_or(|uplink| !uplink.is_connected());
-            if is_settled
-                || (ledger.frames.produced == exported
-                    && ledger.frames.in_flight == 0
-                    && ledger.records.in_flight == 0)
-            {
-                break;
-            }
+        while self.ledger.is_delivering() && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

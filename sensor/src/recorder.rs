@@ -18,15 +18,13 @@ use crate::event::{self, DecoderStats, Event, EventWriter};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
-
-/// One event on its way to the collector.
-pub type Record = (RecordKind, Vec<u8>);
+use crate::uplink::OutgoingRecord;
 
 /// Writes events.
 pub struct Recorder {
     writer: EventWriter,
     output: Output,
-    uplink: Option<Sender<Record>>,
+    uplink: Option<Sender<OutgoingRecord>>,
     interfaces: Vec<String>,
     limit: SecondLimit,
     flow_key: u64,
@@ -65,7 +63,12 @@ pub struct Settings {
 impl Recorder {
     /// A recorder that writes to `output` and, if there is one, to the uplink.
     #[must_use]
-    pub fn new(settings: Settings, output: Output, uplink: Option<Sender<Record>>) -> Self {
+    pub fn new(
+        settings: Settings,
+        output: Output,
+        uplink: Option<Sender<OutgoingRecord>>,
+        counters: Arc<RecorderCounters>,
+    ) -> Self {
         let Settings { sensor, boot_epoch, interfaces, connections_per_second, flow_key } =
             settings;
         Self {
@@ -76,16 +79,10 @@ impl Recorder {
             limit: SecondLimit::new(connections_per_second),
             flow_key,
             line: Vec::with_capacity(4096),
-            counters: Arc::default(),
+            counters,
             output_failing: false,
             reader_gone: false,
         }
-    }
-
-    /// What it counts, for metrics.
-    #[must_use]
-    pub fn counters(&self) -> Arc<RecorderCounters> {
-        Arc::clone(&self.counters)
     }
 
     /// Nobody reads standard output any more: time to end.
@@ -199,7 +196,8 @@ impl Recorder {
         let Some(uplink) = &self.uplink else { return };
         // 65 536 records wait at most (see pipeline.rs); the uplink takes them out whether it is
         // connected or not, so a full queue means a stalled uplink thread.
-        match uplink.try_send((kind, self.line.trim_ascii_end().to_vec())) {
+        let json = self.line.trim_ascii_end().to_vec();
+        match uplink.try_send(OutgoingRecord { kind, json }) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.counters.uplink_queue_full.fetch_add(1, Ordering::Relaxed);
@@ -230,6 +228,13 @@ impl RecorderCounters {
     #[must_use]
     pub fn uplink_queue_full(&self) -> u64 {
         self.uplink_queue_full.load(Ordering::Relaxed)
+    }
+
+    /// Events written, of any type.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        let kinds = [&self.connections, &self.alerts, &self.anomalies, &self.stats];
+        kinds.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
     }
 }
 

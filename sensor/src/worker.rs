@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use wire::units::UnixNanos;
 
-use crate::afpacket::{self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake};
+use crate::afpacket::{
+    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake,
+};
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
 use crate::counters::{InterfaceCounters, WorkerSet};
@@ -112,7 +114,11 @@ struct Slot {
 
 /// The thread body. Tells `opened` how it went; begins when `begin` says so; ends when the plan's
 /// `stop` is set, after all that the kernel took was analysed.
-pub fn run(plan: Plan, opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>, begin: &Receiver<()>) {
+pub fn run(
+    plan: Plan,
+    opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>,
+    begin: &Receiver<()>,
+) {
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: plan.cpu });
     if !pinned {
         tracing::warn!(worker = plan.index, cpu = plan.cpu, "cannot pin worker; it may move");

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-mod cidr;
+use crate::detect::Network;
+
 mod error;
 mod raw;
 
-pub use cidr::Cidr;
 pub use error::ConfigError;
 
 /// Everything the sensor needs to know, checked.
@@ -58,7 +58,7 @@ pub struct Detect {
     /// Which rule set.
     pub profile: Profile,
     /// Sources that never alert.
-    pub allow: Vec<Cidr>,
+    pub allow: Vec<Network>,
     /// Distinct failed ports of one target that make a vertical scan.
     pub vertical_ports: u32,
     /// Distinct failed hosts on one port that make a horizontal scan.
@@ -264,6 +264,14 @@ mod tests {
     }
 
     #[test]
+    fn frames_need_a_collector_to_go_to() {
+        assert_eq!(
+            check("[export]\nframes = 'all'").unwrap_err(),
+            "sensor.toml:2: export.frames = all needs uplink.collectors as well"
+        );
+    }
+
+    #[test]
     fn a_collector_without_a_port_gets_the_default_port() {
         let text = "[uplink]\ncollectors = ['ids', '[fd99::1]:1', '::1']\nca = 'a'\n\
                     certificate = 'b'\nkey = 'c'";
@@ -275,7 +283,7 @@ mod tests {
     fn a_bad_network_is_named() {
         assert_eq!(
             check("[detect]\nallow = ['10.0.0.0/33']").unwrap_err(),
-            "sensor.toml:2: detect.allow = 10.0.0.0/33 is no network: prefix length is above 32"
+            "sensor.toml:2: detect.allow: `10.0.0.0/33` is no network: prefix length must be 0 to 32"
         );
     }
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::detect::{Network, ParseNetworkError};
+
 use super::{
-    API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Cidr,
-    Config, ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB,
-    Profile, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink,
-    WINDOW, WORKERS,
+    API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
+    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB, Profile,
+    RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW,
+    WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -111,7 +113,7 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, C
         sensor_name: checker.sensor_name(sensor)?,
         capture: checker.capture(capture)?,
         detect: checker.detect(detect)?,
-        export: checker.export(export)?,
+        export: checker.export(export, uplink.collectors.is_some())?,
         uplink: checker.uplink(uplink)?,
         events: checker.events(events)?,
         api_listen: checker.api(api)?,
@@ -202,19 +204,26 @@ impl Checker<'_> {
         }
     }
 
-    fn network(&self, text: &Spanned<String>) -> Result<Cidr, ConfigError> {
-        text.get_ref()
-            .parse()
-            .map_err(|why| self.refuse("detect.allow", text, &format!("is no network: {why}")))
+    fn network(&self, text: &Spanned<String>) -> Result<Network, ConfigError> {
+        text.get_ref().parse().map_err(|why: ParseNetworkError| {
+            ConfigError::at(self.path, self.text, text.span(), format!("detect.allow: {why}"))
+        })
     }
 
-    fn export(&self, raw: RawExport) -> Result<Export, ConfigError> {
+    fn export(&self, raw: RawExport, has_uplink: bool) -> Result<Export, ConfigError> {
         let RawExport { frames, sample_one_in, snaplen, pool_mib } = raw;
         let one_in = self.number("export.sample_one_in", sample_one_in, SAMPLE_ONE_IN, "")?;
         let frames = match frames {
             None => ExportFrames::None,
             Some(word) => match word.get_ref().as_str() {
                 "none" => ExportFrames::None,
+                "sampled" | "all" if !has_uplink => {
+                    return Err(self.refuse(
+                        "export.frames",
+                        &word,
+                        "needs uplink.collectors as well",
+                    ));
+                }
                 "sampled" => ExportFrames::OneIn(one_in),
                 "all" => ExportFrames::All,
                 _ => {
