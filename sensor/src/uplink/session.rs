@@ -378,3 +378,6 @@ impl Open {
         Heartbeat { sent_at: now.unix, echo }
     }
 }
+
+#[cfg(test)]
+mod tests;
