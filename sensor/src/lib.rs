@@ -38,3 +38,4 @@ pub mod setup;
 pub mod uplink;
 pub mod uplink_thread;
 pub mod worker;
+pub mod uplink;
