@@ -288,3 +288,175 @@ fn header_of(start: NonNull<u8>) -> *mut tpacket_hdr_v1 {
     // The one member of the union begins at its offset.
     descriptor.wrapping_byte_add(offset_of!(tpacket_block_desc, hdr)).cast()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::afpacket::fake::{FakeFrame, FakeRing, MAC_OFFSET};
+    use proptest::prelude::*;
+
+    const BYTES: usize = 4096;
+
+    fn take<'a>(ring: &'a FakeRing, tally: &'a mut Tally) -> Option<Block<'a>> {
+        // SAFETY: the fake ring is aligned memory of whole blocks that outlives the result, and no
+        // test writes to a block that it handed over, or takes one twice.
+        unsafe { Block::take(ring.block(0), BYTES, LinkType::ETHERNET, tally) }
+    }
+
+    fn three_frames() -> (FakeRing, Vec<usize>) {
+        let ring = FakeRing::new(BYTES, 1);
+        let frames = [b"first".as_slice(), b"second", b"third"].map(FakeFrame::whole);
+        let offsets = ring.fill(0, &frames);
+        (ring, offsets)
+    }
+
+    #[test]
+    fn frames_come_in_order_with_what_the_kernel_says_of_them() {
+        let ring = FakeRing::new(BYTES, 1);
+        let tagged = FakeFrame {
+            data: b"second".to_vec(),
+            wire_len: 900,
+            seconds: u32::MAX,
+            nanoseconds: 999_999_999,
+            status: libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID,
+            vlan: (0x88a8, 0),
+            packet_type: libc::PACKET_OUTGOING,
+        };
+        ring.fill(0, &[FakeFrame::whole(b"first"), tagged]);
+        ring.hand_over(0);
+        let mut tally = Tally::default();
+        let block = take(&ring, &mut tally).unwrap();
+        let frames: Vec<_> = block.frames().collect();
+        assert_eq!(frames.len(), 2);
+        assert_eq!((frames[0].frame.data, frames[0].frame.vlan), (b"first".as_slice(), None));
+        assert_eq!(frames[0].direction(), Direction::Incoming);
+        let Frame { data, wire_len, time, vlan, link } = frames[1].frame;
+        assert_eq!(
+            (data, wire_len, link),
+            (b"second".as_slice(), WireLen(900), LinkType::ETHERNET)
+        );
+        assert_eq!(time, UnixNanos(4_294_967_295_999_999_999));
+        assert_eq!(vlan, Some(VlanTag { protocol: 0x88a8, control: 0 }));
+        assert_eq!(frames[1].direction(), Direction::Outgoing);
+        drop(block);
+        assert_eq!(tally, Tally { claimed: 2, corrupt: 0 });
+    }
+
+    #[test]
+    fn block_of_the_kernel_is_not_granted() {
+        let (ring, _) = three_frames();
+        let mut tally = Tally::default();
+        assert!(take(&ring, &mut tally).is_none());
+        ring.status(0).store(libc::TP_STATUS_LOSING, Ordering::Release);
+        assert!(take(&ring, &mut tally).is_none());
+        assert_eq!(tally, Tally::default());
+    }
+
+    #[test]
+    fn block_returns_to_kernel_when_dropped() {
+        let (ring, _) = three_frames();
+        ring.hand_over(0);
+        let mut tally = Tally::default();
+        drop(take(&ring, &mut tally).unwrap());
+        assert_eq!(ring.status(0).load(Ordering::Acquire), libc::TP_STATUS_KERNEL);
+        assert!(take(&ring, &mut tally).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted_and_skipped() {
+        const COUNT: usize = 8 + offset_of!(tpacket_hdr_v1, num_pkts);
+        const FIRST: usize = 8 + offset_of!(tpacket_hdr_v1, offset_to_first_pkt);
+        const NEXT: usize = offset_of!(tpacket3_hdr, tp_next_offset);
+        const SNAPLEN: usize = offset_of!(tpacket3_hdr, tp_snaplen);
+        const LENGTH: usize = offset_of!(tpacket3_hdr, tp_len);
+        const MAC: usize = offset_of!(tpacket3_hdr, tp_mac);
+        let (_, headers) = three_frames();
+        let second = headers[1];
+        let room = u32::try_from(BYTES - second - MAC_OFFSET).unwrap();
+        // Where, what, and how many frames can still be read and how many cannot.
+        let cases = [
+            (COUNT, 0, 0, 0),
+            (COUNT, 4, 3, 1),
+            (COUNT, u32::MAX, 3, u64::from(u32::MAX) - 3),
+            (FIRST, 0, 0, 3),
+            (FIRST, 47, 0, 3),
+            (FIRST, 4096 - 67, 0, 3),
+            (FIRST, u32::MAX, 0, 3),
+            (second + NEXT, 0, 2, 1),
+            (second + NEXT, 67, 2, 1),
+            (second + NEXT, 4096, 2, 1),
+            (second + NEXT, u32::MAX, 2, 1),
+            (second + SNAPLEN, room + 1, 1, 2),
+            (second + SNAPLEN, u32::MAX, 1, 2),
+            (second + LENGTH, 5, 1, 2),
+            (second + MAC, 67, 1, 2),
+            (second + MAC, 0xffff, 1, 2),
+        ];
+        for (offset, value, readable, corrupt) in cases {
+            let (ring, _) = three_frames();
+            ring.put(0, offset, value);
+            ring.hand_over(0);
+            let mut tally = Tally::default();
+            let block = take(&ring, &mut tally).unwrap();
+            assert_eq!(block.frames().count(), readable, "{value} at {offset}");
+            assert_eq!(block.frames().count(), readable, "walked again: {value} at {offset}");
+            drop(block);
+            assert_eq!(tally.corrupt, corrupt, "{value} at {offset}");
+            assert_eq!(tally.claimed, readable as u64 + corrupt);
+        }
+    }
+
+    /// Walks a block and checks that every frame lies in it and that each claimed frame is accounted for.
+    fn check(ring: &FakeRing) {
+        ring.hand_over(0);
+        let block_range = ring.block(0).addr().get()..ring.block(0).addr().get() + BYTES;
+        let mut tally = Tally::default();
+        let block = take(ring, &mut tally).unwrap();
+        let mut readable = 0;
+        for captured in block.frames() {
+            let data = captured.frame.data.as_ptr_range();
+            assert!(data.start.addr() >= block_range.start + BLOCK_HEADER_BYTES);
+            assert!(data.end.addr() <= block_range.end);
+            assert!(captured.frame.data.len() as u64 <= u64::from(captured.frame.wire_len.0));
+            std::hint::black_box(captured.frame.data.iter().fold(0_u8, |sum, byte| sum ^ byte));
+            readable += 1;
+        }
+        assert!(readable <= BYTES as u64 / FRAME_HEADER_BYTES as u64);
+        drop(block);
+        assert_eq!(tally.claimed, readable + tally.corrupt);
+    }
+
+    proptest! {
+        #[test]
+        fn walk_over_any_bytes_ends_inside_the_block(
+            mut bytes in proptest::collection::vec(any::<u8>(), BYTES),
+            first in 0_u32..200,
+        ) {
+            bytes[8 + offset_of!(tpacket_hdr_v1, offset_to_first_pkt)..][..4]
+                .copy_from_slice(&first.to_ne_bytes());
+            let ring = FakeRing::new(BYTES, 1);
+            ring.overwrite(0, 0, &bytes);
+            check(&ring);
+        }
+
+        #[test]
+        fn walk_over_damaged_headers_ends_inside_the_block(
+            sizes in proptest::collection::vec(0_usize..200, 1..14),
+            damage in proptest::collection::vec((0_usize..BYTES / 4, damaged_word()), 0..6),
+        ) {
+            let ring = FakeRing::new(BYTES, 1);
+            let frames: Vec<_> =
+                sizes.iter().map(|size| FakeFrame::whole(&vec![7; *size])).collect();
+            ring.fill(0, &frames);
+            for (word, value) in damage {
+                ring.put(0, word * 4, value);
+            }
+            check(&ring);
+        }
+    }
+
+    /// Small numbers, numbers around the size of a block, and any.
+    fn damaged_word() -> impl Strategy<Value = u32> {
+        prop_oneof![0_u32..128, 4000_u32..4200, any::<u32>()]
+    }
+}

@@ -34,6 +34,8 @@
 
 mod block;
 mod error;
+#[cfg(test)]
+mod fake;
 mod fanout;
 mod filter;
 mod interface;

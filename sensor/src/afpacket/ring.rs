@@ -290,3 +290,108 @@ impl Blocks {
         Some(block)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::afpacket::fake::{FakeFrame, FakeRing};
+    use std::sync::atomic::Ordering;
+    use std::thread;
+
+    const BLOCK_BYTES: usize = 4096;
+
+    fn blocks(ring: &FakeRing, block_count: usize) -> Blocks {
+        Blocks {
+            start: ring.block(0),
+            block_bytes: BLOCK_BYTES,
+            block_count,
+            next: 0,
+            link: LinkType::ETHERNET,
+            tally: Tally::default(),
+        }
+    }
+
+    fn first_frame(blocks: &mut Blocks) -> Option<Vec<u8>> {
+        // SAFETY: the fake ring outlives `blocks` in every test, and writes to a block only while its
+        // status says that it is the kernel's.
+        let block = unsafe { blocks.next() }?;
+        block.frames().next().map(|captured| captured.frame.data.to_vec())
+    }
+
+    #[test]
+    fn blocks_come_in_ring_order_whatever_is_ready() {
+        let ring = FakeRing::new(BLOCK_BYTES, 3);
+        let mut blocks = blocks(&ring, 3);
+        for index in [0_u8, 1, 2] {
+            ring.fill(usize::from(index), &[FakeFrame::whole(&[index])]);
+        }
+        ring.hand_over(1);
+        assert_eq!(first_frame(&mut blocks), None);
+        ring.hand_over(0);
+        assert_eq!(first_frame(&mut blocks), Some(vec![0]));
+        assert_eq!(first_frame(&mut blocks), Some(vec![1]));
+        assert_eq!(first_frame(&mut blocks), None);
+        ring.hand_over(2);
+        ring.hand_over(0);
+        assert_eq!(first_frame(&mut blocks), Some(vec![2]));
+        assert_eq!(first_frame(&mut blocks), Some(vec![0]));
+        assert_eq!(blocks.tally.claimed, 4);
+    }
+
+    #[test]
+    fn a_kernel_on_another_thread_and_a_reader_never_disturb_each_other() {
+        const ROUNDS: u32 = 20_000;
+        let ring = FakeRing::new(BLOCK_BYTES, 2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    let index = round as usize % 2;
+                    while ring.status(index).load(Ordering::Acquire) != libc::TP_STATUS_KERNEL {
+                        thread::yield_now();
+                    }
+                    let frame = FakeFrame::whole(&round.to_ne_bytes().repeat(1 + index));
+                    ring.fill(index, &vec![frame; 1 + round as usize % 5]);
+                    ring.hand_over(index);
+                }
+            });
+            let mut blocks = blocks(&ring, 2);
+            for round in 0..ROUNDS {
+                let block = loop {
+                    // SAFETY: as in `first_frame`.
+                    match unsafe { blocks.next() } {
+                        Some(block) => break block,
+                        None => thread::yield_now(),
+                    }
+                };
+                assert_eq!(block.frames().count(), 1 + round as usize % 5);
+                for captured in block.frames() {
+                    assert_eq!(captured.frame.data[..4], round.to_ne_bytes());
+                }
+            }
+            assert_eq!(blocks.tally.corrupt, 0);
+        });
+    }
+
+    #[test]
+    fn sizes_that_no_kernel_takes_are_refused_by_name() {
+        let good = RingConfig {
+            block_bytes: 4096,
+            block_count: 2,
+            retire_ms: 1,
+            snaplen: 1,
+            promiscuous: false,
+        };
+        assert!(good.check().is_ok());
+        let cases = [
+            ("block_bytes", RingConfig { block_bytes: 5000, ..good }),
+            ("block_bytes", RingConfig { block_bytes: 0, ..good }),
+            ("block_count", RingConfig { block_count: 0, ..good }),
+            ("retire_ms", RingConfig { retire_ms: 0, ..good }),
+            ("snaplen", RingConfig { snaplen: 0, ..good }),
+        ];
+        for (name, config) in cases {
+            let Err(OpenError::Setting { key, .. }) = config.check() else { panic!("{name}") };
+            assert_eq!(key, name);
+        }
+    }
+}

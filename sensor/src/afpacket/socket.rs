@@ -2,7 +2,7 @@
 //!
 //! The socket is made with protocol 0 and so receives nothing until `bind`; a filter that rejects
 //! everything is attached before that. So the ring is empty and its statistics are zero when
-//! [`begin`](PacketSocket::begin) exchanges the filter.
+//! [`accept`](PacketSocket::accept) exchanges the filter.
 
 use std::io;
 use std::mem::{offset_of, size_of};
