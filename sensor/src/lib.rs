@@ -38,4 +38,3 @@ pub mod setup;
 pub mod uplink;
 pub mod uplink_thread;
 pub mod worker;
-pub mod uplink;

@@ -1,6 +1,7 @@
 //! `ringwatch-sensor`: arguments, configuration, rings, threads, and the end of it all.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,7 +111,12 @@ fn listen_for_signals(stopped: &Arc<AtomicBool>) -> Result<(), Failure> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGWATCH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Why the program ends, by its exit code.

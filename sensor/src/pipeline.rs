@@ -141,7 +141,8 @@ impl Pipeline {
         let names: Vec<String> = interfaces.iter().map(|one| one.name.clone()).collect();
         let counters = Arc::new(Counters::new(names.clone(), cpus.len()));
         let health = Arc::new(Health::new(Arc::clone(&counters)));
-        let own = Arc::new(OwnConnections::default());
+        let status = Arc::new(UplinkStatus::default());
+        let own = Arc::clone(&status.own);
         let output = Output::open(&config.events.output)?;
         let (to_recorder, news) = bounded(NEWS_QUEUE);
         let mut crew = Crew::default();
@@ -166,10 +167,7 @@ impl Pipeline {
         let boot_epoch = health::now().0;
         let Crew { stop, threads, begin, evidence, connections, batches, .. } = crew;
         let recorder_counters = Arc::new(RecorderCounters::default());
-        let status = config
-            .uplink
-            .as_ref()
-            .map(|_| Arc::new(UplinkStatus { own, ..UplinkStatus::default() }));
+        let status = config.uplink.is_some().then_some(status);
         let ledger =
             LedgerView::new(Arc::clone(&counters), Arc::clone(&recorder_counters), status.clone());
         let uplink = match (&config.uplink, status) {
@@ -228,7 +226,10 @@ impl Pipeline {
             }
             None => None,
         };
-        begin.iter().for_each(|begin| drop(begin.send(())));
+        for begin in begin {
+            // A worker that is gone by now is missed by the watch over heartbeats.
+            let _ = begin.send(());
+        }
         Ok(Self {
             stop_workers: stop,
             workers: threads,
