@@ -82,12 +82,26 @@ fn own_frames(note: &mut impl FnMut(&Frame<'_>, &str)) {
             frames.push(bytes);
         };
         let (source, target) = (u16::from(port), 60_000 - u16::from(port));
-        write(&|bytes| v4().tcp(source, target, 7, 8).write(bytes, b"payload").unwrap());
-        write(&|bytes| v6().tcp(source, target, 7, 8).write(bytes, b"payload").unwrap());
-        write(&|bytes| v4().udp(source, target).write(bytes, b"payload").unwrap());
-        write(&|bytes| v6().udp(source, target).write(bytes, b"payload").unwrap());
-        write(&|bytes| v4().icmpv4_echo_request(source, 1).write(bytes, b"payload").unwrap());
-        write(&|bytes| v6().icmpv6_echo_reply(source, 1).write(bytes, b"payload").unwrap());
+        write(&|bytes| {
+            v4().tcp(source, target, 7, 8).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().tcp(source, target, 7, 8).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v4().udp(source, target).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().udp(source, target).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v4().icmpv4_echo_request(source, 1)
+                .write(bytes, b"payload")
+                .expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().icmpv6_echo_reply(source, 1).write(bytes, b"payload").expect("a vector takes all")
+        });
         for data in &frames {
             let wire_len = WireLen(data.len() as u32);
             let link = LinkType::ETHERNET;

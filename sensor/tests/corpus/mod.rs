@@ -20,10 +20,13 @@ pub fn captures() -> Vec<PathBuf> {
     let Some(folder) = folder() else { return Vec::new() };
     let mut captures = Vec::new();
     for part in ["scans", "protocols", "malformed", "community-id"] {
-        let entries = std::fs::read_dir(folder.join(part)).unwrap();
-        captures.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| {
-            path.extension().is_some_and(|extension| extension == "pcap" || extension == "pcapng")
-        }));
+        let entries = std::fs::read_dir(folder.join(part)).expect("the corpus has this folder");
+        captures.extend(entries.map(|entry| entry.expect("the folder can be read").path()).filter(
+            |path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "pcap" || extension == "pcapng")
+            },
+        ));
     }
     captures.sort();
     captures

@@ -389,7 +389,7 @@ fn damaged_frames_are_parsed_without_panic_and_in_time() {
     let strategy = description();
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let started = Instant::now();
-    for _ in 0..2_000 {
+    for _ in 0..4_000 {
         let description = strategy.new_tree(&mut runner).unwrap().current();
         let mut data = description.bytes();
         for _ in 0..50 {
