@@ -171,7 +171,7 @@ impl Alerts {
     fn forget(&mut self, id: u64) {
         if let Some(alert) = self.open.remove(&id) {
             self.by_key.remove(&alert.key);
-            self.spare += alert.capacity();
+            self.spare += alert.room_taken();
             self.closed += 1;
         }
     }

@@ -6,8 +6,8 @@
 //!                                            └─▶ group (source, port): its hosts
 //! ```
 //!
-//! Memory is fixed. When it is full, the entry with the least evidence among a few of the oldest gives
-//! way: a contact nobody attempted, then one that was answered, then one alone in its groups.
+//! Memory is fixed. When it is full, of a few entries the one with the least evidence gives way:
+//! a contact nobody attempted, then one that was answered, then one alone in its groups.
 
 use hashbrown::HashTable;
 
@@ -227,8 +227,10 @@ impl Contacts {
     /// Of a few entries, in turn, the one with the least evidence. There must be an entry.
     fn least_evidence(&mut self) -> u32 {
         let hand = self.hand;
-        self.hand = (hand + SAMPLE) % self.entries.len();
-        let sample = (0..SAMPLE).map(|step| (hand + step) % self.entries.len());
+        self.hand = (hand + 1) % self.entries.len();
+        // Far apart: neighbours came together and are often of one source.
+        let stride = self.entries.len() / SAMPLE + 1;
+        let sample = (0..SAMPLE).map(|step| (hand + step * stride) % self.entries.len());
         let least = sample.min_by_key(|&number| self.evidence(&self.entries[number]));
         least.unwrap_or(hand) as u32
     }

@@ -16,7 +16,10 @@ const SPANS: usize = 32;
 impl Losses {
     pub(super) fn new(silent_after: Duration) -> Self {
         // Longer than an attempt waits for its answer, by as much as evidence may come late.
-        Self { spans: Vec::with_capacity(SPANS + 1), keep: silent_after * 2 + Duration::from_secs(5) }
+        Self {
+            spans: Vec::with_capacity(SPANS + 1),
+            keep: silent_after * 2 + Duration::from_secs(5),
+        }
     }
 
     /// Something was lost between `from` and `to`.

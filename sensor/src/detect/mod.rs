@@ -32,6 +32,11 @@ mod open;
 mod outcomes;
 mod wheel;
 
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
+
 pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase};
 pub use allow::{AllowList, Network, ParseNetworkError};
 pub use config::{DetectorConfig, Profile};

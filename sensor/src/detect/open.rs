@@ -57,7 +57,7 @@ pub(super) struct OpenAlert {
 impl OpenAlert {
     /// Memory without its sets, and the least that those take. Unit: bytes.
     pub(super) const BYTES: usize =
-        size_of::<Self>() + SAMPLES * size_of::<Address>() + 2 * 64 * OutcomeSet::BYTES + 256;
+        size_of::<Self>() + SAMPLES * size_of::<Address>() + 2 * OutcomeSet::LEAST_BYTES + 256;
 
     pub(super) fn new(id: u64, key: AlertKey, by_syn_alone: bool) -> Self {
         Self {
@@ -142,8 +142,8 @@ impl OpenAlert {
     }
 
     /// Room that its sets took from what all sets share.
-    pub(super) fn capacity(&self) -> usize {
-        self.contacts.capacity() + self.hosts.capacity()
+    pub(super) const fn room_taken(&self) -> usize {
+        self.contacts.room_taken() + self.hosts.room_taken()
     }
 
     /// The next step of its life, to be told.
