@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod output;
 pub mod packet;
 pub mod pipeline;
+pub mod prefetch;
 pub mod recorder;
 pub mod replay;
 pub mod sandbox;

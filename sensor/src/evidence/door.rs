@@ -9,6 +9,8 @@
 //!   block     4 words of one generation │ 4 words of the other       one bit per word and item
 //! ```
 
+use crate::prefetch::prefetch;
+
 /// The filter, in two generations so that a source is remembered for at least one of them.
 pub(super) struct Door {
     blocks: Box<[Block]>,
@@ -70,7 +72,7 @@ impl Door {
 
     /// Starts loading the line that [`Door::admits`] will need.
     pub(super) fn prefetch(&self, source: u64) {
-        std::hint::black_box(self.blocks[self.block(source)].0[0][0]);
+        prefetch(&self.blocks[self.block(source)]);
     }
 
     /// Did this source come before with another contact? Notes it if it did not come at all.

@@ -26,6 +26,7 @@ use wire::units::UnixNanos;
 use super::door::Door;
 use super::{Contact, ContactKey, Flags, Observation, newest, pane};
 use crate::packet::mix;
+use crate::prefetch::prefetch;
 
 /// A worker's contacts. One writer, fixed memory, no allocation after [`ContactTable::new`].
 pub struct ContactTable {
@@ -155,8 +156,7 @@ impl ContactTable {
     /// packets: hash and prefetch all of them, then observe all of them.
     #[inline]
     pub fn prefetch(&self, hash: ContactHash) {
-        // A load whose value nobody waits for: the processor goes on while the line arrives.
-        std::hint::black_box(self.index[self.bucket(hash)].tags[0]);
+        prefetch(&self.index[self.bucket(hash)]);
         if self.door.is_engaged() {
             self.door.prefetch(hash.source);
         }
