@@ -585,3 +585,32 @@ fn workers_know_the_uplinks_own_connection_before_it_is_accepted() {
     drop(stream);
     uplink.stop(Duration::ZERO);
 }
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_given_up() {
+    let pki = Pki::new();
+    let collector = Collector::new(&pki);
+    let timing = Timing { silence: Duration::from_millis(300), ..Timing::default() };
+    let uplink = Running::start(&pki, &[collector.address()], timing);
+    let (_mute, _) = collector.listener.accept().unwrap();
+    let metrics = &uplink.status.metrics;
+    eventually("given up", || metrics.failed_dials_total(EndReason::TimedOut) == 1);
+    let (mut babbler, _) = collector.listener.accept().unwrap();
+    babbler.write_all(b"220 mail.example.net ESMTP\r\n").unwrap();
+    eventually("refused", || metrics.failed_dials_total(EndReason::Tls) == 1);
+    uplink.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_collector_that_sends_an_invalid_message_is_left_and_dialled_again() {
+    let pki = Pki::new();
+    let collector = Collector::new(&pki);
+    let uplink = Running::with_default_timing(&pki, &collector);
+    let mut peer = collector.meet(None);
+    peer.stream.write_all(&[b'x'; 32]).unwrap();
+    let metrics = &uplink.status.metrics;
+    eventually("left", || metrics.disconnects_total(EndReason::Protocol) == 1);
+    assert!(!metrics.is_connected());
+    collector.meet(None);
+    uplink.stop(Duration::ZERO);
+}
