@@ -203,7 +203,8 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         .map_err(unreadable)
 }
 
-/// The suites of TLS 1.3, AES-128 first: as safe here as AES-256 and a quarter cheaper per frame.
+/// The suites of TLS 1.3, AES-128 first. Measured 2026-11-21 on a VM of 2 cores, 512-byte frames,
+/// both ends together, medians of 3: 399 ns a frame with AES-128, 433 ns with AES-256.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: &rustls::SupportedCipherSuite| {
