@@ -96,10 +96,10 @@ fn open(
         }
     }
     let mut begin = |key: AlertKey, alerts: &mut BTreeMap<AlertKey, Open>| {
-        if !alerts.contains_key(&key) {
-            alerts.insert(key, Open::default());
+        alerts.entry(key).or_insert_with(|| {
             told.push(of(key, &Open::default(), now, Phase::Open));
-        }
+            Open::default()
+        });
     };
     for ((source, target), _) in vertical.into_iter().filter(|(_, ports)| ports.len() >= 10) {
         begin((source, Some(target)), alerts);

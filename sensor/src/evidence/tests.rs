@@ -233,7 +233,8 @@ fn what_is_handed_out_adds_up_to_what_was_observed() {
         };
         for n in 0..20_000 {
             let random = mix(n, seed);
-            let contact = key(random as u32 & 7, (random >> 8) as u32 & 7, (random >> 16) as u16 & 31);
+            let contact =
+                key(random as u32 & 7, (random >> 8) as u32 & 7, (random >> 16) as u16 & 31);
             let (what, time) = (kinds[(random >> 40) as usize % 3], n * SECOND / 4000);
             see(&mut table, contact, what, time);
             add(&mut exact, Contact::new(contact, what, UnixNanos(time)));
