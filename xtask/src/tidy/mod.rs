@@ -58,7 +58,7 @@ impl File {
     }
 }
 
-/// Folders that are not ours: built, generated at run time, or of version control.
+/// What is not ours: built, generated at run time, or of version control.
 const SKIPPED: [&str; 4] = [".git", "target", "ringwatch-data", "shared"];
 
 /// Applies every rule to the tree below `root`.
@@ -89,7 +89,11 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) -> Result<(), Fail
         let entry = entry.map_err(failure)?;
         let (path, name) = (entry.path(), entry.file_name());
         let kind = entry.file_type().map_err(failure)?;
-        if kind.is_dir() && !SKIPPED.iter().any(|skipped| name == *skipped) {
+        // In a worktree of git, `.git` is a file.
+        if SKIPPED.iter().any(|skipped| name == *skipped) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(root, &path, files)?;
         } else if kind.is_file()
             && name != "Cargo.lock"
