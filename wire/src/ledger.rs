@@ -120,13 +120,7 @@ impl InterfaceLedger {
             accounted,
         )?;
         let accounted = self.not_selected + self.exported + self.lost.values().sum::<u64>();
-        balance(
-            &self.name,
-            "analysed",
-            self.analysed,
-            "not_selected + exported + lost",
-            accounted,
-        )
+        balance(&self.name, "analysed", self.analysed, "not_selected + exported + lost", accounted)
     }
 }
 

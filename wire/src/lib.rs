@@ -3,9 +3,9 @@
 //! ```text
 //!   units     newtypes for numbers that must not be swapped
 //!   ledger    where every frame and record went; the sums that must hold
-//!   header    the fixed header of every wire frame
+//!   header    the fixed header of every message, and the limits
 //!   message   the typed messages behind the header
-//!   codec     bytes to messages and back, incremental, every length checked before it is used
+//!   codec     bytes to messages, incremental, every length checked before it is used
 //!   frames    layout of a batch of captured frames
 //!   records   layout of a batch of event records
 //! ```
@@ -13,5 +13,10 @@
 //! This crate does no I/O, reads no clock, starts no thread and has no unsafe code.
 #![forbid(unsafe_code)]
 
+pub mod codec;
+pub mod frames;
+pub mod header;
 pub mod ledger;
+pub mod message;
+pub mod records;
 pub mod units;
