@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, and one line that counts them.
 //!
 //! A test that cannot run here (no root, a tool is missing) prints why and adds a line
-//! `NAME<tab>REASON` to the file named by `RINGWATCH_SKIP_LOG`; the Rust runner counts it as
+//! `NAME: REASON` to the file named by `RINGWATCH_SKIP_LOG`; the Rust runner counts it as
 //! passed, so it is moved over here. `RINGWATCH_REQUIRE_TOOLS=1` turns such a skip into a failure.
 
 use std::collections::BTreeMap;
@@ -45,8 +45,8 @@ pub fn run(install: Install) -> Result<(), Failure> {
         count.failed = 1;
     }
     println!();
-    for (name, reason) in &skips {
-        println!("skipped {name}: {reason}");
+    for (name, reasons) in &skips {
+        println!("skipped {name}: {}", reasons.join(", "));
     }
     for name in &failures {
         println!("failed  {name}");
@@ -105,12 +105,14 @@ fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// Name and reason of every skipped test, each test once.
-fn skips(log: &str) -> BTreeMap<&str, &str> {
-    log.lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| line.split_once('\t').unwrap_or((line, "no reason given")))
-        .collect()
+/// Every skipped test with what it lacks.
+fn skips(log: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut skips: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in log.lines().filter(|line| !line.trim().is_empty()) {
+        let (name, reason) = line.split_once(": ").unwrap_or((line, "no reason given"));
+        skips.entry(name).or_default().push(reason);
+    }
+    skips
 }
 
 #[cfg(test)]
@@ -140,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_says_twice_why_it_is_skipped_counts_once() {
-        let log = "netns_a\tno root\nnetns_b\tno nmap\nnetns_a\tno root\n\nodd\n";
+    fn a_test_that_lacks_two_things_counts_once() {
+        let log = "a::b: needs root\nc: needs nmap\na::b: needs nft\n\nodd\n";
         assert_eq!(
             skips(log),
             BTreeMap::from([
-                ("netns_a", "no root"),
-                ("netns_b", "no nmap"),
-                ("odd", "no reason given")
+                ("a::b", vec!["needs root", "needs nft"]),
+                ("c", vec!["needs nmap"]),
+                ("odd", vec!["no reason given"])
             ])
         );
     }
