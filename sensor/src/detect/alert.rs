@@ -135,7 +135,7 @@ impl Confidence {
 /// Alerts that could not be told one by one, over one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AlertSummary {
-    /// Openings and closings that wait for a later second.
+    /// Openings and closings that had to wait.
     pub delayed: u64,
     /// Updates that were left out; the next step of the alert has their counts.
     pub skipped_updates: u64,

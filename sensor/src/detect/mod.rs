@@ -8,6 +8,8 @@
 //!   wheel      when a contact falls due: silent after 3 s, gone after the window
 //!   outcomes   distinct contacts of one alert with their outcome, exact to 65 536
 //!   open       one open alert: what it counted, what it tells
+//!   alerts     all open alerts, and the limit on what is told of them
+//!   losses     times in which silence proves nothing
 //!   detector   the order of a tick
 //! ```
 //!
@@ -20,9 +22,20 @@
 //! seeds: contacts merge by OR, minimum and maximum, and what is emitted is sorted.
 
 mod alert;
+mod alerts;
 mod allow;
 mod config;
+mod contacts;
 mod detector;
+mod losses;
+mod open;
+mod outcomes;
+mod wheel;
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
 
 pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase};
 pub use allow::{AllowList, Network, ParseNetworkError};

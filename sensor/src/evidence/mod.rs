@@ -12,6 +12,8 @@
 
 mod door;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use wire::units::UnixNanos;
 

@@ -274,7 +274,7 @@ fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malf
 
 /// Where a chain of IPv6 extension headers ends.
 struct Chain<'a> {
-    /// What follows: a transport protocol, or 59 for nothing.
+    /// What follows: a transport protocol, mobility (135), or nothing (59).
     protocol: u8,
     is_fragment: bool,
     is_later_fragment: bool,
@@ -318,7 +318,6 @@ const fn is_extension(header_type: u8) -> bool {
             | extension::FRAGMENT
             | extension::AUTHENTICATION
             | extension::DESTINATION
-            | extension::MOBILITY
     )
 }
 
@@ -422,12 +421,13 @@ mod ether_type {
     pub(super) const OLD_QINQ: u16 = 0x9100;
 }
 
-/// IPv6 extension header types (Source: IANA protocol numbers).
+/// IPv6 extension headers that something can follow (Source: IANA protocol numbers). "No next
+/// header" (59) and the mobility header, which nothing may follow (RFC 6275 section 6.1.1), end a
+/// chain like a transport protocol.
 mod extension {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const AUTHENTICATION: u8 = 51;
     pub(super) const DESTINATION: u8 = 60;
-    pub(super) const MOBILITY: u8 = 135;
 }
