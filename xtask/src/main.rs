@@ -61,7 +61,7 @@ enum Task {
     },
 }
 
-/// Why a task failed; printed as it is.
+/// Why a task failed; printed as it is. Empty if the task has said it itself.
 type Failure = String;
 
 fn main() -> ExitCode {
@@ -77,7 +77,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("xtask: {failure}");
+            if !failure.is_empty() {
+                eprintln!("xtask: {failure}");
+            }
             ExitCode::FAILURE
         }
     }
