@@ -1,5 +1,6 @@
 //! Certificates of `ringwatch pki`, looked at with other eyes: x509-parser, and rustls as the
 //! verifier that both programs use.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; clippy knows only test functions")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

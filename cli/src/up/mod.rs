@@ -222,7 +222,9 @@ pub fn run(options: Options) -> Result<(), UpError> {
         screen,
     };
     let Some(mut programs) = appliance.start(&mut signals)? else { return Ok(()) };
+    // Time and rates count from here on.
     appliance.started = Instant::now();
+    appliance.figures = Figures::default();
     appliance.watch(&mut programs, &mut signals, options.duration.map(Duration::from_secs))?;
     appliance.end(programs, &mut signals)
 }
@@ -306,6 +308,10 @@ impl Appliance<'_> {
             return Ok(None);
         }
         self.screen.say(&format!("sensor        on {}, connected", self.place.interfaces))?;
+        let (store, logs) = (self.folder.store(), self.folder.log("*"));
+        self.screen.say(&format!("events        {}", store.join("events/eve.json").display()))?;
+        self.screen.say(&format!("frames        {}", store.join("frames").display()))?;
+        self.screen.say(&format!("logs          {}", logs.display()))?;
         Ok(Some(Programs { sensor, collector, watchdog }))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Each runs in a process group of its own, so that Ctrl-C at the terminal reaches `up` alone, which
 //! then ends the sensor before the collector. Should `up` itself be killed, the
-//! [watchdog](super::watchdog) ends them.
+//! [watchdog](mod@super::watchdog) ends them.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};

@@ -40,6 +40,14 @@ impl Meter {
         self.samples.back().map_or(0, |(_, value)| *value)
     }
 
+    /// The rate times `factor` in words; nothing without a sample.
+    fn rate(&self, unit: &str, factor: f64) -> String {
+        if self.samples.is_empty() {
+            return String::new();
+        }
+        scaled(self.per_second() * factor, unit)
+    }
+
     fn per_second(&self) -> f64 {
         match (self.samples.front(), self.samples.back()) {
             (Some((from, low)), Some((to, high))) if to > from => {
@@ -113,7 +121,8 @@ impl Figures {
             format!(
                 "seen       {:>16} {:>14}   {} packets, {} dropped by the kernel",
                 scaled(self.packets.per_second(), "packets/s"),
-                scaled(self.bytes.per_second() * 8.0, "bit/s"),
+                // Empty while the sensor's metrics cannot be read.
+                self.bytes.rate("bit/s", 8.0),
                 grouped(self.packets.total()),
                 grouped(self.drops()),
             ),
@@ -133,7 +142,7 @@ impl Figures {
             ),
             format!(
                 "found      {:>16} {:>14}   {}, {} open, {} closed",
-                scaled(self.connections.per_second(), "conn/s"),
+                self.connections.rate("conn/s", 1.0),
                 "",
                 counted(self.connections.total(), "new connection"),
                 counted(alerts.0 as u64, "alert"),
