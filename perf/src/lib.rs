@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The network lab that Ringwatch's tests run in, and the load generator.
+//!
+//! ```text
+//!   lab       network namespaces joined by veth pairs; gone when dropped, also after a panic
+//!   process   a child with its output in files; killed when dropped
+//!   programs  Ringwatch's own programs, out of the target folder of the running test
+//!   tools     Debian programs that a test needs: skipped and said, or a failure in CI
+//!   frames    Ethernet frames with correct checksums
+//!   inject    frames onto an interface
+//!   pcap      small capture files, in every byte order and resolution
+//! ```
+//!
+//! Except for [`inject`] and [`pcap`], which the load generator uses too, functions here panic with
+//! a message that says what to do: they are called by tests.
+
+pub mod frames;
+pub mod inject;
+pub mod lab;
+pub mod pcap;
+pub mod process;
+pub mod programs;
+pub mod tools;

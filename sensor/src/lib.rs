@@ -11,5 +11,6 @@
 //!   uplink     the TLS connection to the collector
 //! ```
 
+pub mod afpacket;
 pub mod frame;
 pub mod packet;

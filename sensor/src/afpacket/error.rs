@@ -1,0 +1,121 @@
+//! Why a ring could not be opened.
+
+use std::fmt;
+use std::io;
+
+/// Why a ring could not be opened. Each variant asks for another remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The thread lacks the capability to open packet sockets.
+    #[error("cannot capture on {interface}: CAP_NET_RAW is missing")]
+    Permission {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// There is no interface of this name.
+    #[error("there is no interface {name:?}; there are {}", existing.join(", "))]
+    NoSuchInterface {
+        /// The name that was asked for.
+        name: String,
+        /// Names of the interfaces that exist.
+        existing: Vec<String>,
+    },
+    /// Frames of this kind of hardware cannot be analysed.
+    #[error("interface {name} has hardware type {hardware}, which is neither Ethernet nor raw IP")]
+    UnsupportedHardware {
+        /// Name of the interface.
+        name: String,
+        /// The ARPHRD_ number that the kernel gives.
+        hardware: u16,
+    },
+    /// A size of the ring that no kernel accepts.
+    #[error("ring setting {key} = {value} is not usable: {reason}")]
+    Setting {
+        /// Field of [`RingConfig`](super::RingConfig).
+        key: &'static str,
+        /// Its value.
+        value: u32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The kernel has no memory for the ring.
+    #[error("no memory for a ring of {bytes} bytes on {interface}")]
+    Memory {
+        /// Name of the interface.
+        interface: String,
+        /// Size of the ring.
+        bytes: u64,
+    },
+    /// Another step failed.
+    #[error("cannot {step} on {interface}")]
+    System {
+        /// The step.
+        step: Step,
+        /// Name of the interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The steps of opening a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Asking about the interface.
+    Query,
+    /// `socket(2)`.
+    Socket,
+    /// `PACKET_VERSION`.
+    Version,
+    /// `PACKET_RESERVE`.
+    Reserve,
+    /// `PACKET_TIMESTAMP`.
+    Timestamp,
+    /// `PACKET_IGNORE_OUTGOING`.
+    IgnoreOutgoing,
+    /// `SO_ATTACH_FILTER`.
+    Filter,
+    /// `PACKET_RX_RING`.
+    RxRing,
+    /// `mmap(2)`.
+    Map,
+    /// `PACKET_ADD_MEMBERSHIP`.
+    Promiscuous,
+    /// `bind(2)`.
+    Bind,
+    /// `PACKET_FANOUT`.
+    Fanout,
+    /// `PACKET_STATISTICS`.
+    Statistics,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Query => "read the properties of the interface",
+            Self::Socket => "open a packet socket",
+            Self::Version => "choose TPACKET_V3",
+            Self::Reserve => "reserve room for a VLAN tag",
+            Self::Timestamp => "choose the time stamps",
+            Self::IgnoreOutgoing => "leave out outgoing frames",
+            Self::Filter => "attach a packet filter",
+            Self::RxRing => "make a receive ring",
+            Self::Map => "map the receive ring",
+            Self::Promiscuous => "set promiscuous mode",
+            Self::Bind => "bind a packet socket",
+            Self::Fanout => "join a fanout group",
+            Self::Statistics => "read the packet statistics",
+        })
+    }
+}
+
+impl OpenError {
+    /// The error of `step`, told apart by what the caller can do about it.
+    pub(super) fn at(step: Step, interface: &str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match (step, source.raw_os_error()) {
+            (Step::Socket, Some(libc::EPERM | libc::EACCES)) => Self::Permission { interface },
+            _ => Self::System { step, interface, source },
+        }
+    }
+}

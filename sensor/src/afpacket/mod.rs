@@ -1,0 +1,52 @@
+//! Frames from an interface through a TPACKET_V3 ring: the only place of the sensor with unsafe code.
+//!
+//! ```text
+//!   interface   what the system says about an interface: index, link type, MTU
+//!   sys         one system call per safe function
+//!   socket      the packet socket: options in the one order that leaks no foreign frame
+//!   filter      classic BPF programs: reject everything, accept up to a snap length
+//!   fanout      a group of rings that share the frames of one interface
+//!   ring        socket and memory together: open, begin, next block, stop
+//!   block       the right to read one block, and the checked walk over its frames
+//!   stats       the kernel's clear-on-read counters, summed
+//! ```
+//!
+//! The ring is memory shared with the kernel, cut into blocks that change hands:
+//!
+//! ```text
+//!             kernel fills ──▶
+//!   ┌─────────┬─────────┬─────────┬─────────┐     status USER    ours, from an Acquire load ...
+//!   │ block 0 │ block 1 │ block 2 │ block 3 │     status KERNEL  the kernel's, from the Release store
+//!   │  USER   │  USER   │ KERNEL  │ KERNEL  │                    in the drop of `Block`
+//!   └─────────┴─────────┴─────────┴─────────┘
+//!     ──▶ we read
+//! ```
+//!
+//! No Rust reference ever covers memory that the kernel may write, the status word excepted, which is
+//! an atomic. Nothing that a block says is trusted: offsets and lengths are checked once, here, and
+//! what fails is counted as corrupt and skipped.
+//!
+//! Source: Linux `Documentation/networking/packet_mmap.rst`, `include/uapi/linux/if_packet.h`.
+#![expect(
+    unsafe_code,
+    reason = "shares memory with the kernel; this module is where that is allowed"
+)]
+
+mod block;
+mod error;
+#[cfg(test)]
+mod fake;
+mod fanout;
+mod filter;
+mod interface;
+mod ring;
+mod socket;
+mod stats;
+mod sys;
+
+pub use block::{Block, Captured, Direction, Frames};
+pub use error::{OpenError, Step};
+pub use fanout::FanoutGroup;
+pub use interface::Interface;
+pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
+pub use stats::Statistics;

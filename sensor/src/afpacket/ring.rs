@@ -1,0 +1,397 @@
+//! A ring: its socket and its memory, from opening to the last block.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::block::{Block, Tally};
+use super::error::{OpenError, Step};
+use super::fanout::FanoutGroup;
+use super::interface::Interface;
+use super::socket::PacketSocket;
+use super::stats::Statistics;
+use super::sys::{self, Mapping};
+use crate::frame::LinkType;
+
+/// Sizes and habits of one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Bytes of a block: a multiple of the page size. 256 KiB at least hold any frame that the kernel
+    /// puts together out of segments.
+    pub block_bytes: u32,
+    /// Blocks of the ring. At low rates a block is used up per `retire_ms`, however empty.
+    pub block_count: u32,
+    /// Milliseconds after which a partly filled block is handed over.
+    pub retire_ms: u32,
+    /// Bytes kept of each frame, at least 1.
+    pub snaplen: u32,
+    /// See frames that are for other hosts. Without effect on loopback.
+    pub promiscuous: bool,
+}
+
+impl RingConfig {
+    /// Bytes of the whole ring.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        u64::from(self.block_bytes) * u64::from(self.block_count)
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        const PAGE_BYTES: u32 = 4096; // the smallest of any machine; the kernel checks the real one
+        let Self { block_bytes, block_count, retire_ms, snaplen, promiscuous: _ } = *self;
+        let refuse = |key, value, reason| Err(OpenError::Setting { key, value, reason });
+        if block_bytes == 0 || block_bytes % PAGE_BYTES != 0 {
+            return refuse("block_bytes", block_bytes, "it must be a multiple of the page size");
+        }
+        for (key, value) in
+            [("block_count", block_count), ("retire_ms", retire_ms), ("snaplen", snaplen)]
+        {
+            if value == 0 {
+                return refuse(key, value, "it must be at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A ring on one interface. Made and read by one thread (it is not `Send`): the kernel takes its
+/// memory from that thread's NUMA node.
+///
+/// Life: [`open`](Ring::open), [`start_group`](Ring::start_group) or [`join`](Ring::join) if there
+/// are several, [`begin`](Ring::begin) once all have joined, [`next_block`](Ring::next_block) ...,
+/// [`reject_all`](Ring::reject_all), further blocks until [`waiting`](Ring::waiting) is 0, drop.
+#[derive(Debug)]
+pub struct Ring {
+    // Drop order: the memory goes before the socket. Either alone would keep the ring in its group.
+    blocks: Blocks,
+    _mapping: Mapping,
+    socket: PacketSocket,
+    interface: Interface,
+    snaplen: u32,
+    statistics: Statistics,
+    is_down: bool,
+}
+
+impl Ring {
+    /// Opens a ring that rejects every frame until [`begin`](Ring::begin).
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each names its step.
+    pub fn open(config: &RingConfig, interface: &Interface) -> Result<Self, OpenError> {
+        config.check()?;
+        let (socket, mapping) = PacketSocket::open(config, interface)?;
+        let blocks = Blocks {
+            start: mapping.start(),
+            block_bytes: config.block_bytes as usize,
+            block_count: config.block_count as usize,
+            next: 0,
+            link: interface.link,
+            tally: Tally::default(),
+        };
+        Ok(Self {
+            blocks,
+            _mapping: mapping,
+            socket,
+            interface: interface.clone(),
+            snaplen: config.snaplen,
+            statistics: Statistics::default(),
+            is_down: false,
+        })
+    }
+
+    /// Makes a fanout group with this ring as its first member.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] at [`Step::Fanout`].
+    pub fn start_group(&self) -> Result<FanoutGroup, OpenError> {
+        self.socket.start_group(self.interface.is_loopback).map_err(self.failed(Step::Fanout))
+    }
+
+    /// Joins a fanout group of the same interface.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one.
+    pub fn join(&self, group: FanoutGroup) -> Result<(), OpenError> {
+        self.socket.join(group).map_err(self.failed(Step::Fanout))
+    }
+
+    /// Lets frames in. Call once, after the last member has joined: members that join later would
+    /// take flows over from this ring.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] at [`Step::Statistics`] or [`Step::Filter`].
+    pub fn begin(&mut self) -> Result<(), OpenError> {
+        while self.next_block().is_some() {}
+        self.socket.take_statistics().map_err(self.failed(Step::Statistics))?;
+        self.statistics = Statistics::default();
+        self.blocks.tally = Tally::default();
+        self.socket.accept(self.snaplen).map_err(self.failed(Step::Filter))
+    }
+
+    /// The next block in ring order, if the kernel has released it. Never waits.
+    #[inline]
+    pub fn next_block(&mut self) -> Option<Block<'_>> {
+        // SAFETY: `blocks` describes `_mapping`, which lives as long as `self`; the kernel writes to a
+        // block with the status USER only after it was given back.
+        unsafe { self.blocks.next() }
+    }
+
+    /// Reads the kernel's counters and adds them up. They have 32 bits: call at least once a minute.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn refresh_statistics(&mut self) -> io::Result<Statistics> {
+        let delta = self.socket.take_statistics()?;
+        self.statistics.add(delta);
+        Ok(self.statistics)
+    }
+
+    /// The counters as of the last [`refresh_statistics`](Ring::refresh_statistics).
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Frames that blocks claimed to hold and that could not be read, since [`begin`](Ring::begin).
+    #[must_use]
+    pub fn corrupt(&self) -> u64 {
+        self.blocks.tally.corrupt
+    }
+
+    /// Frames that the kernel put into the ring, by the last
+    /// [`refresh_statistics`](Ring::refresh_statistics), and that no block has brought yet.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        let stored = self.statistics.packets.saturating_sub(self.statistics.drops);
+        stored.saturating_sub(self.blocks.tally.claimed)
+    }
+
+    /// Lets no further frame in. What lies in a partly filled block comes within `retire_ms`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reject_all(&self) -> io::Result<()> {
+        self.socket.reject_all()
+    }
+
+    /// What happened to the link since the last call. Clears the error that makes [`wait`] return at
+    /// once; call it when [`wait`] says [`Wake::Link`], and now and then to learn of
+    /// [`LinkEvent::Up`], which the kernel does not announce.
+    pub fn link_event(&mut self) -> Option<LinkEvent> {
+        let error = self.socket.take_error().unwrap_or(libc::EBADF);
+        if error != 0 {
+            self.is_down = true;
+            return Some(match error {
+                _ if !self.socket.has_interface() => LinkEvent::Gone,
+                libc::ENETDOWN => LinkEvent::Down,
+                other => LinkEvent::Failed(other),
+            });
+        }
+        if self.is_down && self.socket.has_interface() && self.socket.is_up(&self.interface.name) {
+            self.is_down = false;
+            return Some(LinkEvent::Up);
+        }
+        None
+    }
+
+    /// The interface, as it was when the ring was opened.
+    #[must_use]
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    fn failed(&self, step: Step) -> impl Fn(io::Error) -> OpenError {
+        let name = self.interface.name.clone();
+        move |error| OpenError::at(step, &name, error)
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What happened to the link of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// The interface went down. The same ring goes on when it comes up again.
+    Down,
+    /// The interface is up again, and frames come in.
+    Up,
+    /// The interface was deleted. Drop the ring; one of the same name needs a new ring.
+    Gone,
+    /// Another error of the socket, by its `errno`.
+    Failed(i32),
+}
+
+/// Why [`wait`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// A ring has a block.
+    Block,
+    /// A ring has an error to tell: call [`Ring::link_event`] on each, and look for blocks as well.
+    Link,
+    /// Nothing, for as long as the timeout or until a signal.
+    Idle,
+}
+
+/// Waits until one of `rings` has a block or an error, at most for `timeout` (milliseconds, rounded
+/// down). Watches the first 64 rings; those behind are served when it returns.
+///
+/// # Errors
+/// The kernel's.
+pub fn wait<'a>(rings: impl IntoIterator<Item = &'a Ring>, timeout: Duration) -> io::Result<Wake> {
+    const MAX_RINGS: usize = 64; // on the stack: a worker does not allocate
+    const ERROR: libc::c_short = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+    let mut fds = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_RINGS];
+    let mut used = 0;
+    for (entry, ring) in fds.iter_mut().zip(rings) {
+        entry.fd = ring.as_fd().as_raw_fd();
+        used += 1;
+    }
+    let fds = &mut fds[..used];
+    sys::poll(fds, timeout)?;
+    let events = fds.iter().fold(0, |all, entry| all | entry.revents);
+    Ok(match events {
+        _ if events & ERROR != 0 => Wake::Link,
+        0 => Wake::Idle,
+        _ => Wake::Block,
+    })
+}
+
+/// The memory of a ring and the place in it. Tests make it over plain memory.
+#[derive(Debug)]
+struct Blocks {
+    start: NonNull<u8>,
+    block_bytes: usize,
+    block_count: usize,
+    next: usize,
+    link: LinkType,
+    tally: Tally,
+}
+
+impl Blocks {
+    /// # Safety
+    /// `start` is aligned to 8 and valid for reads and writes of `block_count` blocks while the
+    /// returned value lives, and every block follows the rule of [`Block::take`].
+    #[inline]
+    unsafe fn next(&mut self) -> Option<Block<'_>> {
+        // SAFETY: `next` < `block_count`, so the block lies in the memory that the caller promises.
+        let start = unsafe { self.start.add(self.next * self.block_bytes) };
+        // SAFETY: the caller's promise; `block_bytes` is a multiple of a page; the borrow of `self` in
+        // the result keeps a second `Block` from being made.
+        let block = unsafe { Block::take(start, self.block_bytes, self.link, &mut self.tally) }?;
+        self.next += 1;
+        if self.next == self.block_count {
+            self.next = 0;
+        }
+        Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::afpacket::fake::{FakeFrame, FakeRing};
+    use std::sync::atomic::Ordering;
+    use std::thread;
+
+    const BLOCK_BYTES: usize = 4096;
+
+    fn blocks(ring: &FakeRing, block_count: usize) -> Blocks {
+        Blocks {
+            start: ring.block(0),
+            block_bytes: BLOCK_BYTES,
+            block_count,
+            next: 0,
+            link: LinkType::ETHERNET,
+            tally: Tally::default(),
+        }
+    }
+
+    fn first_frame(blocks: &mut Blocks) -> Option<Vec<u8>> {
+        // SAFETY: the fake ring outlives `blocks` in every test, and writes to a block only while its
+        // status says that it is the kernel's.
+        let block = unsafe { blocks.next() }?;
+        block.frames().next().map(|captured| captured.frame.data.to_vec())
+    }
+
+    #[test]
+    fn blocks_come_in_ring_order_whatever_is_ready() {
+        let ring = FakeRing::new(BLOCK_BYTES, 3);
+        let mut blocks = blocks(&ring, 3);
+        for index in [0_u8, 1, 2] {
+            ring.fill(usize::from(index), &[FakeFrame::whole(&[index])]);
+        }
+        ring.hand_over(1);
+        assert_eq!(first_frame(&mut blocks), None);
+        ring.hand_over(0);
+        assert_eq!(first_frame(&mut blocks), Some(vec![0]));
+        assert_eq!(first_frame(&mut blocks), Some(vec![1]));
+        assert_eq!(first_frame(&mut blocks), None);
+        ring.hand_over(2);
+        ring.hand_over(0);
+        assert_eq!(first_frame(&mut blocks), Some(vec![2]));
+        assert_eq!(first_frame(&mut blocks), Some(vec![0]));
+        assert_eq!(blocks.tally.claimed, 4);
+    }
+
+    #[test]
+    fn a_kernel_on_another_thread_and_a_reader_never_disturb_each_other() {
+        const ROUNDS: u32 = 20_000;
+        let ring = FakeRing::new(BLOCK_BYTES, 2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    let index = round as usize % 2;
+                    while ring.status(index).load(Ordering::Acquire) != libc::TP_STATUS_KERNEL {
+                        thread::yield_now();
+                    }
+                    let frame = FakeFrame::whole(&round.to_ne_bytes().repeat(1 + index));
+                    ring.fill(index, &vec![frame; 1 + round as usize % 5]);
+                    ring.hand_over(index);
+                }
+            });
+            let mut blocks = blocks(&ring, 2);
+            for round in 0..ROUNDS {
+                let block = loop {
+                    // SAFETY: as in `first_frame`.
+                    match unsafe { blocks.next() } {
+                        Some(block) => break block,
+                        None => thread::yield_now(),
+                    }
+                };
+                assert_eq!(block.frames().count(), 1 + round as usize % 5);
+                for captured in block.frames() {
+                    assert_eq!(captured.frame.data[..4], round.to_ne_bytes());
+                }
+            }
+            assert_eq!(blocks.tally.corrupt, 0);
+        });
+    }
+
+    #[test]
+    fn sizes_that_no_kernel_takes_are_refused_by_name() {
+        let good = RingConfig {
+            block_bytes: 4096,
+            block_count: 2,
+            retire_ms: 1,
+            snaplen: 1,
+            promiscuous: false,
+        };
+        assert!(good.check().is_ok());
+        let cases = [
+            ("block_bytes", RingConfig { block_bytes: 5000, ..good }),
+            ("block_bytes", RingConfig { block_bytes: 0, ..good }),
+            ("block_count", RingConfig { block_count: 0, ..good }),
+            ("retire_ms", RingConfig { retire_ms: 0, ..good }),
+            ("snaplen", RingConfig { snaplen: 0, ..good }),
+        ];
+        for (name, config) in cases {
+            let Err(OpenError::Setting { key, .. }) = config.check() else { panic!("{name}") };
+            assert_eq!(key, name);
+        }
+    }
+}
