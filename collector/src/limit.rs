@@ -10,6 +10,8 @@ pub struct LineLimit {
     /// Bounded: [`MOST_PEERS`] entries. When full, peers that are not in it get no line until old
     /// entries expire; the caller counts what is left out.
     peers: BTreeMap<IpAddr, Entry>,
+    /// When expired entries were looked for last: not for each of many spoofed callers.
+    purged: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,10 @@ impl LineLimit {
             entry.began = now;
             return Some(suppressed);
         }
-        if self.peers.len() >= MOST_PEERS {
+        let is_purge_due =
+            self.purged.is_none_or(|purged| now.duration_since(purged) >= PURGE_INTERVAL);
+        if self.peers.len() >= MOST_PEERS && is_purge_due {
+            self.purged = Some(now);
             self.peers.retain(|_, entry| now.duration_since(entry.began) < WINDOW);
         }
         if self.peers.len() >= MOST_PEERS {
@@ -43,6 +48,7 @@ impl LineLimit {
 }
 
 const WINDOW: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 const MOST_PEERS: usize = 1024;
 
 #[cfg(test)]

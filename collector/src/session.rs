@@ -504,3 +504,271 @@ fn out_of_order(found: &Message<'_>, wanted: &'static str) -> SessionError {
     };
     SessionError::WrongOrder { found, wanted }
 }
+
+#[cfg(test)]
+mod tests {
+    use wire::codec::Decoder;
+    use wire::frames::FrameBatchWriter;
+    use wire::message::Interfaces;
+    use wire::records::RecordBatchWriter;
+    use wire::units::WireLen;
+
+    use super::*;
+
+    /// A session in virtual time, and what the sensor receives from it.
+    struct Link {
+        session: Session,
+        start: Instant,
+        elapsed: Duration,
+        decoder: Decoder,
+    }
+
+    const WALL: UnixNanos = UnixNanos(1_000_000_000_000);
+
+    impl Link {
+        fn new(resume: Option<Resume>) -> Self {
+            let start = Instant::now();
+            let now = Now { instant: start, wall: WALL };
+            let session = Session::open("a".into(), "ids", resume, now).unwrap();
+            Self { session, start, elapsed: Duration::ZERO, decoder: Decoder::new() }
+        }
+
+        /// A link whose sensor has said hello and has interface 1.
+        fn greeted() -> Self {
+            let mut link = Self::new(None);
+            link.control(Control::SensorHello(hello("a"))).unwrap();
+            let interface = Interface { id: 1, name: "e".into(), linktype: 1, snaplen: 9 };
+            link.control(Control::Interfaces(Interfaces { interfaces: vec![interface] })).unwrap();
+            link.sent();
+            link
+        }
+
+        fn now(&self) -> Now {
+            Now { instant: self.start + self.elapsed, wall: WALL.plus(self.elapsed) }
+        }
+
+        fn control(&mut self, control: Control) -> Result<Intake<'static>, SessionError> {
+            let now = self.now();
+            self.session.receive(Message::Control(control), now)
+        }
+
+        fn records(&mut self, first: u64, records: &[&str]) -> Result<Intake<'_>, SessionError> {
+            let mut batch = RecordBatchWriter::new();
+            for json in records {
+                batch.try_push(RecordKind::Flow, json.as_bytes()).unwrap();
+            }
+            let mut bytes = Vec::new();
+            batch.finish(Sequence(first), &mut bytes);
+            self.message(&bytes)
+        }
+
+        fn frames(&mut self, sequence: u64, interface: u32) -> Result<Intake<'_>, SessionError> {
+            let mut batch = FrameBatchWriter::new(1, 9);
+            batch.try_push(UnixNanos(1), WireLen(1), interface, &[&[0]]).unwrap();
+            let bytes = batch.finish(Sequence(sequence)).to_vec();
+            self.message(&bytes)
+        }
+
+        fn message(&mut self, bytes: &[u8]) -> Result<Intake<'_>, SessionError> {
+            let now = self.now();
+            assert_eq!(self.decoder.push(bytes), bytes.len());
+            let message = self.decoder.next_message()?.unwrap();
+            self.session.receive(message, now)
+        }
+
+        /// Lets time pass, with a tick each second.
+        fn pass(&mut self, seconds: u64, is_listening: bool) -> Result<(), SessionError> {
+            for _ in 0..seconds {
+                self.elapsed += Duration::from_secs(1);
+                let now = self.now();
+                self.session.tick(now, is_listening)?;
+            }
+            Ok(())
+        }
+
+        /// What the collector sent since the last call.
+        fn sent(&mut self) -> Vec<Control> {
+            let bytes = std::mem::take(self.session.output());
+            let mut decoder = Decoder::new();
+            assert_eq!(decoder.push(&bytes), bytes.len());
+            let mut sent = Vec::new();
+            while let Some(message) = decoder.next_message().unwrap() {
+                match message {
+                    Message::Control(control) => sent.push(control),
+                    other => panic!("unexpected {other:?}"),
+                }
+            }
+            sent
+        }
+    }
+
+    fn hello(name: &str) -> SensorHello {
+        SensorHello {
+            minor: 0,
+            sensor: name.into(),
+            boot_epoch: 5,
+            host: String::new(),
+            version: String::new(),
+        }
+    }
+
+    fn marks(records: u64, frames: u64) -> Marks {
+        Marks { records: Sequence(records), frames: Sequence(frames) }
+    }
+
+    fn ack(stream: Stream, sequence: u64, count: u64) -> Control {
+        Control::Ack(Ack { stream, sequence: Sequence(sequence), count })
+    }
+
+    fn check_records(intake: &Intake<'_>, lines: &str, missing: u64, duplicates: u64) {
+        let Intake::Records(records) = intake else { panic!("{intake:?}") };
+        assert_eq!(String::from_utf8_lossy(&records.lines), lines);
+        assert_eq!((records.missing, records.duplicates), (missing, duplicates));
+    }
+
+    #[test]
+    fn the_first_word_is_the_collectors_and_says_where_to_go_on() {
+        let resume = Resume { boot_epoch: 5, records: Sequence(3), frames: Sequence(4) };
+        let mut link = Link::new(Some(resume));
+        let sent = link.sent();
+        let [Control::CollectorHello(hello)] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!((hello.collector.as_str(), hello.resume), ("ids", Some(resume)));
+    }
+
+    #[test]
+    fn records_already_taken_are_skipped_and_the_others_kept() {
+        let mut link = Link::greeted();
+        check_records(&link.records(1, &["{}", "{ }"]).unwrap(), "{}\n{ }\n", 0, 0);
+        check_records(&link.records(2, &["{ }", "{\"c\":3}"]).unwrap(), "{\"c\":3}\n", 0, 1);
+        assert!(matches!(link.records(1, &["{}"]).unwrap(), Intake::Duplicate { count: 1 }));
+        check_records(&link.records(6, &["{}"]).unwrap(), "{}\n", 2, 0);
+    }
+
+    #[test]
+    fn a_duplicate_is_acknowledged_only_when_it_is_stored() {
+        let mut link = Link::greeted();
+        link.records(1, &["{}"]).unwrap();
+        link.records(1, &["{}"]).unwrap();
+        assert_eq!(link.sent(), []);
+        link.session.acknowledge(marks(1, 0), 1, 0).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Records, 1, 1)]);
+        link.records(1, &["{}"]).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Records, 1, 1)]);
+    }
+
+    #[test]
+    fn each_stream_is_acknowledged_when_it_has_moved() {
+        let mut link = Link::greeted();
+        link.session.acknowledge(marks(3, 0), 3, 0).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Records, 3, 3)]);
+        link.session.acknowledge(marks(3, 2), 3, 20).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Frames, 2, 20)]);
+        link.session.acknowledge(marks(3, 2), 3, 20).unwrap();
+        assert_eq!(link.sent(), []);
+    }
+
+    #[test]
+    fn what_an_earlier_connection_handed_over_is_not_taken_again() {
+        let mut link = Link::greeted();
+        link.session.resume_after(marks(10, 4), marks(8, 4));
+        assert!(matches!(link.records(9, &["{}", "{}"]).unwrap(), Intake::Duplicate { count: 2 }));
+        assert!(matches!(link.frames(4, 1).unwrap(), Intake::Duplicate { .. }));
+        assert_eq!(link.sent(), [ack(Stream::Frames, 4, 0)]);
+        assert!(matches!(link.frames(6, 1).unwrap(), Intake::Frames { missing: 1, .. }));
+    }
+
+    #[test]
+    fn a_heartbeat_leaves_every_five_seconds() {
+        let mut link = Link::greeted();
+        link.pass(14, true).unwrap();
+        let beats = link.sent();
+        let times: Vec<_> = beats
+            .iter()
+            .map(|beat| match beat {
+                Control::Heartbeat(beat) => beat.sent_at.since(WALL).as_secs(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(times, [5, 10]);
+    }
+
+    #[test]
+    fn fifteen_seconds_of_silence_end_the_session_before_and_after_the_hello() {
+        for mut link in [Link::new(None), Link::greeted()] {
+            link.pass(14, true).unwrap();
+            assert_eq!(link.pass(1, true).unwrap_err().name(), "silent");
+        }
+    }
+
+    #[test]
+    fn silence_that_is_our_own_fault_does_not_count() {
+        let mut link = Link::greeted();
+        link.pass(100, false).unwrap();
+        link.pass(14, true).unwrap();
+        assert_eq!(link.pass(1, true).unwrap_err().name(), "silent");
+    }
+
+    #[test]
+    fn an_echo_tells_how_far_the_clocks_are_apart() {
+        let mut link = Link::greeted();
+        link.pass(5, true).unwrap();
+        let beat_left = WALL.plus(Duration::from_secs(5));
+        // 2 s to the sensor, held for 1 s, 2 s back; the sensor's clock is 100 s ahead.
+        link.pass(4, true).unwrap();
+        link.pass(1, true).unwrap();
+        let sent_at = beat_left.plus(Duration::from_secs(3 + 100));
+        let echo = Some(Echo { sent_at: beat_left, held_for: 1_000_000_000 });
+        let intake = link.control(Control::Heartbeat(Heartbeat { sent_at, echo })).unwrap();
+        let Intake::ClockOffset(offset) = intake else { panic!("{intake:?}") };
+        assert_eq!(offset, 100_000_000_000);
+    }
+
+    #[test]
+    fn each_heartbeat_is_echoed_once_with_the_time_it_was_held() {
+        let mut link = Link::greeted();
+        link.pass(3, true).unwrap();
+        let echo = Some(Echo { sent_at: WALL, held_for: 0 });
+        let beat = Heartbeat { sent_at: UnixNanos(77), echo };
+        link.control(Control::Heartbeat(beat)).unwrap();
+        link.pass(7, true).unwrap();
+        let echoes: Vec<_> = link
+            .sent()
+            .into_iter()
+            .map(|beat| match beat {
+                Control::Heartbeat(beat) => beat.echo,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = Echo { sent_at: UnixNanos(77), held_for: 2_000_000_000 };
+        assert_eq!(echoes, [Some(expected), None]);
+    }
+
+    #[test]
+    fn an_interface_declared_again_replaces_the_earlier_one() {
+        let mut link = Link::greeted();
+        let renamed = Interface { id: 1, name: "new".into(), linktype: 1, snaplen: 9 };
+        let interfaces = vec![renamed.clone()];
+        link.control(Control::Interfaces(Interfaces { interfaces })).unwrap();
+        assert_eq!(link.session.interfaces().as_slice(), [renamed]);
+        assert_eq!(link.frames(1, 2).unwrap_err().name(), "unknown_interface");
+    }
+
+    #[test]
+    fn interfaces_without_end_or_with_control_characters_are_refused() {
+        let interface = |id: usize, name: &str| Interface {
+            id: u32::try_from(id).unwrap(),
+            name: name.into(),
+            linktype: 1,
+            snaplen: 9,
+        };
+        for interfaces in [
+            (0..=MOST_INTERFACES).map(|id| interface(id, "e")).collect(),
+            vec![interface(1, "line\nbreak")],
+            vec![interface(1, &"x".repeat(256))],
+        ] {
+            let mut link = Link::greeted();
+            let error = link.control(Control::Interfaces(Interfaces { interfaces })).unwrap_err();
+            assert_eq!(error.name(), "too_many_interfaces");
+        }
+    }
+}

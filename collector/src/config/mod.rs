@@ -325,8 +325,8 @@ mod tests {
             "/etc/c.toml:2: [store] segment_mib = 0: out of range; 1 to 16384 MiB are allowed",
         );
         check_error(
-            "[store]\nsegment_age = \"2 days\"",
-            "/etc/c.toml:2: [store] segment_age = \"2 days\": \
+            "[store]\nsegment_age = \"48h\"",
+            "/etc/c.toml:2: [store] segment_age = \"48h\": \
              out of range; \"1s\" to \"24h\" are allowed",
         );
         check_error(

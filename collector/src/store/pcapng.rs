@@ -139,7 +139,8 @@ pub fn renumber_interfaces(blocks: &mut [u8], mut number: impl FnMut(u32) -> u32
         let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         let interface = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
         head[INTERFACE_OFFSET..].copy_from_slice(&number(interface).to_le_bytes());
-        rest = rest.get_mut(length..).unwrap_or_default();
+        // No packet is shorter, so this ends whatever the bytes are.
+        rest = rest.get_mut(length.max(PACKET_OVERHEAD)..).unwrap_or_default();
     }
 }
 
@@ -214,4 +215,155 @@ fn put_u16(out: &mut Vec<u8>, number: u16) {
 
 fn put_u32(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&number.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use pcap_parser::traits::PcapReaderIterator;
+    use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
+    use proptest::prelude::*;
+    use wire::frames::FrameBatchWriter;
+    use wire::units::{Sequence, WireLen};
+
+    use super::*;
+
+    /// Length of the last block of [`file`].
+    const STATISTICS: usize = 88;
+
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Packet {
+        time: u64,
+        wire_len: u32,
+        interface: u32,
+        data: Vec<u8>,
+    }
+
+    fn packet() -> impl Strategy<Value = Packet> {
+        let data = prop::collection::vec(any::<u8>(), 0..200);
+        (0..u64::MAX / 2, any::<u16>(), 0_u32..3, data).prop_map(|(time, more, interface, data)| {
+            let wire_len = u32::try_from(data.len()).unwrap() + u32::from(more);
+            Packet { time, wire_len, interface, data }
+        })
+    }
+
+    /// A file of three interfaces with these packets and statistics.
+    fn file(packets: &[Packet]) -> Vec<u8> {
+        let mut batch = FrameBatchWriter::new(1, 65535);
+        for Packet { time, wire_len, interface, data } in packets {
+            batch.try_push(UnixNanos(*time), WireLen(*wire_len), *interface, &[data]).unwrap();
+        }
+        let bytes = batch.finish(Sequence(1)).to_vec();
+        let payload = &bytes[wire::header::HEADER_LEN..];
+        let mut out = Vec::new();
+        push_section_header(&mut out);
+        for number in 0..3 {
+            push_interface(&mut out, &format!("a/eth{number}"), 1, 65535);
+        }
+        push_frames(&mut out, &FrameBatch::parse(Sequence(1), payload).unwrap());
+        let kernel = Some(KernelStatistics { packets: 9, drops: 2 });
+        let (start, end) = (UnixNanos(1 << 40), UnixNanos(1 << 41));
+        push_statistics(&mut out, 2, &Statistics { start, end, kernel, delivered: 7 });
+        out
+    }
+
+    /// The packets of a file, read by a program that is not ours.
+    fn read(bytes: &[u8]) -> Vec<Packet> {
+        let mut reader = PcapNGReader::new(1 << 16, Cursor::new(bytes)).unwrap();
+        let mut packets = Vec::new();
+        loop {
+            match reader.next() {
+                Ok((offset, block)) => {
+                    if let PcapBlockOwned::NG(Block::EnhancedPacket(block)) = block {
+                        packets.push(Packet {
+                            time: u64::from(block.ts_high) << 32 | u64::from(block.ts_low),
+                            wire_len: block.origlen,
+                            interface: block.if_id,
+                            data: block.data[..block.caplen as usize].to_vec(),
+                        });
+                    }
+                    reader.consume(offset);
+                }
+                Err(PcapError::Eof) => return packets,
+                Err(PcapError::Incomplete(_)) => reader.refill().unwrap(),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    fn whole(bytes: &[u8]) -> u64 {
+        whole_blocks(&mut Cursor::new(bytes), bytes.len() as u64).unwrap()
+    }
+
+    #[test]
+    fn statistics_are_laid_out_as_specified() {
+        let file = file(&[]);
+        let block = &file[file.len() - STATISTICS..];
+        assert_eq!(block[..12], [5, 0, 0, 0, 88, 0, 0, 0, 2, 0, 0, 0]);
+        // Upper half first: 2^41 is 0x200 times 2^32.
+        assert_eq!(block[12..20], [0, 2, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(block[20..32], [2, 0, 8, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(block[44..56], [4, 0, 8, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(block[56..68], [5, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(block[68..80], [8, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_has_no_whole_block() {
+        assert_eq!(whole(b""), 0);
+        assert_eq!(whole(&[0; 4096]), 0);
+        assert_eq!(whole(b"{\"event_type\":\"flow\"}, and more than a header"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn packets_survive_the_round_trip(packets in prop::collection::vec(packet(), 0..50)) {
+            prop_assert_eq!(read(&file(&packets)), packets);
+        }
+
+        #[test]
+        fn renumbering_changes_interfaces_and_nothing_else(
+            packets in prop::collection::vec(packet(), 0..50)
+        ) {
+            let start = file(&[]).len() - STATISTICS;
+            let mut bytes = file(&packets);
+            let end = bytes.len() - STATISTICS;
+            renumber_interfaces(&mut bytes[start..end], |number| 2 - number);
+            let expected: Vec<_> = packets
+                .into_iter()
+                .map(|packet| Packet { interface: 2 - packet.interface, ..packet })
+                .collect();
+            prop_assert_eq!(read(&bytes), expected);
+        }
+
+        #[test]
+        fn a_file_cut_anywhere_keeps_its_whole_blocks(
+            packets in prop::collection::vec(packet(), 1..20),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = file(&packets);
+            let cut = cut.index(bytes.len());
+            let kept = usize::try_from(whole(&bytes[..cut])).unwrap();
+            prop_assert!(kept <= cut);
+            prop_assert!(cut < 300 + kept);
+            prop_assert_eq!(whole(&bytes[..kept]), kept as u64);
+            if kept > 0 {
+                let rest = read(&bytes[..kept]);
+                prop_assert_eq!(&rest[..], &packets[..rest.len()]);
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let mut after_header = file(&[]);
+            after_header.extend_from_slice(&bytes);
+            prop_assert!(whole(&after_header) >= file(&[]).len() as u64);
+            for bytes in [bytes, vec![0; 100]] {
+                let mut copy = bytes.clone();
+                renumber_interfaces(&mut copy, |number| number);
+                prop_assert_eq!(copy, bytes);
+            }
+        }
+    }
 }
