@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The collector: takes events and frames from sensors over mutual TLS, and stores them.
+//!
+//! ```text
+//!   sensors ═ TLS ═▶ ingest ──queue──▶ committer ──▶ store ── events/eve.json
+//!                      ▲                  │            └──── frames/*.pcapng ◀── sealer
+//!                      └── mailbox ◀──────┘
+//!                          (stored: acknowledge)     status ◀── all of them
+//!                                                       └────▶ api: /api/v1/status /metrics /healthz
+//!
+//!   config      the configuration, checked
+//!   preflight   everything that can be wrong, checked before anything starts
+//!   tls         our identity, and who a peer is
+//!   session     the conversation with a sensor, without I/O and clock
+//!   ingest      event loop: sockets, TLS, sessions
+//!   committer   the one thread that writes
+//!   store       segments, event log, marks
+//!   status      counters and what is known about sensors
+//!   limit       one log line per peer and minute
+//!   api         HTTP
+//!   pipeline    the only place where threads and queues are made
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod committer;
+pub mod config;
+pub mod ingest;
+pub mod limit;
+pub mod pipeline;
+pub mod preflight;
+pub mod session;
+pub mod status;
+pub mod store;
+pub mod tls;

@@ -1,0 +1,124 @@
+//! The body of `/metrics`: OpenMetrics text, made anew for each request from the counters that the
+//! status keeps.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::report::free_bytes;
+use crate::status::{Reasons, SensorState, Shared, read};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySensor {
+    sensor: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+/// All metrics as text.
+///
+/// # Errors
+/// When formatting fails, which it does only for want of memory.
+pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("ringwatch");
+    register_sensors(&mut registry, shared);
+    register_collector(&mut registry, shared);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn register_sensors(registry: &mut Registry, shared: &Shared) {
+    let counters: [(&str, &str, fn(&SensorState) -> u64); 7] = [
+        ("stored_frames", "Frames stored", |state| state.stored.frames),
+        ("stored_frame_bytes", "Captured bytes of stored frames", |state| state.stored.frame_bytes),
+        ("stored_records", "Event records stored", |state| state.stored.records),
+        ("stored_alerts", "Alert records stored", |state| state.stored.alerts),
+        ("duplicates", "Records and frame batches that were stored already", |state| {
+            state.duplicates
+        }),
+        ("missing", "Records and frame batches that never came", |state| state.missing),
+        ("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames),
+    ];
+    let sensors = shared.sensors();
+    for (name, help, value) in counters {
+        let family = Family::<BySensor, Counter>::default();
+        for sensor in &sensors {
+            let labels = BySensor { sensor: sensor.name().to_owned() };
+            family.get_or_create(&labels).inc_by(value(&sensor.state()));
+        }
+        registry.register(name, help, family);
+    }
+    let connected = Family::<BySensor, Gauge>::default();
+    for sensor in &sensors {
+        let labels = BySensor { sensor: sensor.name().to_owned() };
+        let is_connected = sensor.state().connection.is_some();
+        connected.get_or_create(&labels).set(i64::from(is_connected));
+    }
+    registry.register("sensor_connected", "Whether the sensor is connected", connected);
+}
+
+fn register_collector(registry: &mut Registry, shared: &Shared) {
+    let counters = &shared.counters;
+    let plain: [(&str, &str, &AtomicU64); 8] = [
+        ("accepted_connections", "Connections accepted", &counters.connections),
+        ("sealed_segments", "Segments sealed", &counters.segments_sealed),
+        ("unsealed_segments", "Segments that could not be sealed", &counters.segments_unsealed),
+        ("repaired_segments", "Segments repaired at start", &counters.segments_repaired),
+        ("torn_bytes", "Bytes cut off by repairs at start", &counters.torn_bytes),
+        ("store_errors", "Failed operations of the store", &counters.store_errors),
+        ("store_waits", "Times that a sensor waited for the store", &counters.store_waits),
+        ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
+    ];
+    for (name, help, value) in plain {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(read(value));
+        registry.register(name, help, counter);
+    }
+    let refused = by_reason(&shared.refused);
+    registry.register("refused_connections", "Connections refused or closed for a fault", refused);
+    let handshakes = by_reason(&shared.handshakes);
+    registry.register("handshake_failures", "Failed TLS handshakes", handshakes);
+    let free = Gauge::<i64>::default();
+    free.set(i64::try_from(free_bytes(shared)).unwrap_or(i64::MAX));
+    registry.register("store_free_bytes", "Bytes free in the store", free);
+}
+
+fn by_reason(reasons: &Reasons) -> Family<ByReason, Counter> {
+    let family = Family::<ByReason, Counter>::default();
+    for (reason, count) in reasons.snapshot() {
+        family.get_or_create(&ByReason { reason }).inc_by(count);
+    }
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::units::UnixNanos;
+
+    use super::*;
+
+    #[test]
+    fn counters_of_sensors_and_reasons_are_in_the_text() {
+        let shared = Shared::new("c".into(), UnixNanos(0), "/".into());
+        shared.sensor("web-1").state().stored.frames = 5;
+        shared.refused.count("bad_crc");
+        let text = render(&shared).unwrap();
+        for line in [
+            "ringwatch_stored_frames_total{sensor=\"web-1\"} 5\n",
+            "ringwatch_sensor_connected{sensor=\"web-1\"} 0\n",
+            "ringwatch_refused_connections_total{reason=\"bad_crc\"} 1\n",
+            "ringwatch_refused_connections_total{reason=\"bad_magic\"} 0\n",
+            "ringwatch_store_errors_total 0\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+}

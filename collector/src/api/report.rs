@@ -1,0 +1,153 @@
+//! The body of `/api/v1/status`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use wire::ledger::Ledger;
+use wire::units::UnixNanos;
+
+use super::rates::{Rate, Rates};
+use crate::committer::wall_clock;
+use crate::status::{Sensor, SensorState, Shared, Stored, read};
+
+/// The collector as a whole. Names of fields are read by other programs: keep them.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    collector: String,
+    version: &'static str,
+    started: String,
+    uptime_seconds: f64,
+    store: Store,
+    sensors: Vec<SensorReport>,
+    refused: BTreeMap<&'static str, u64>,
+    handshake_failures: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Store {
+    path: String,
+    events: String,
+    segments_sealed: u64,
+    open_segment: Option<String>,
+    frames: u64,
+    frame_bytes: u64,
+    records: u64,
+    free_bytes: u64,
+    errors: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SensorReport {
+    name: String,
+    connected: bool,
+    peer: Option<String>,
+    since: Option<String>,
+    boot_epoch: u64,
+    host: String,
+    version: String,
+    frames: u64,
+    frame_bytes: u64,
+    records: u64,
+    alerts: u64,
+    frames_per_second: f64,
+    bytes_per_second: f64,
+    records_per_second: f64,
+    last_frame: Option<String>,
+    last_record: Option<String>,
+    duplicates: u64,
+    missing: u64,
+    gap_frames: u64,
+    clock_offset_ms: Option<f64>,
+    ledger: Option<Ledger>,
+}
+
+/// The state of everything, now.
+#[must_use]
+pub fn status(shared: &Shared, rates: &Rates) -> Status {
+    let sensors = shared.sensors();
+    let totals: Vec<Stored> = sensors.iter().map(|sensor| sensor.state().stored).collect();
+    Status {
+        collector: shared.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: rfc3339(shared.started),
+        uptime_seconds: wall_clock().since(shared.started).as_secs_f64(),
+        store: Store {
+            path: shared.store_path.display().to_string(),
+            events: shared.events_path.display().to_string(),
+            segments_sealed: read(&shared.counters.segments_sealed),
+            open_segment: shared.open_segment().map(|path| path.display().to_string()),
+            frames: totals.iter().map(|stored| stored.frames).sum(),
+            frame_bytes: totals.iter().map(|stored| stored.frame_bytes).sum(),
+            records: totals.iter().map(|stored| stored.records).sum(),
+            free_bytes: free_bytes(shared),
+            errors: read(&shared.counters.store_errors),
+        },
+        sensors: sensors.iter().map(|sensor| report(sensor, rates.of(sensor))).collect(),
+        refused: shared.refused.snapshot(),
+        handshake_failures: shared.handshakes.snapshot(),
+    }
+}
+
+/// Bytes that a process without privileges can still write in the store; 0 if there is no telling.
+#[must_use]
+pub fn free_bytes(shared: &Shared) -> u64 {
+    nix::sys::statvfs::statvfs(&shared.store_path)
+        .map_or(0, |space| space.blocks_available().saturating_mul(space.fragment_size()))
+}
+
+fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
+    let state = sensor.state().clone();
+    let SensorState { connection, since, stored, clock_offset, ledger, .. } = state;
+    SensorReport {
+        name: sensor.name().to_owned(),
+        connected: connection.is_some(),
+        peer: connection.map(|connection| connection.peer.to_string()),
+        since: (since != UnixNanos(0)).then(|| rfc3339(since)),
+        boot_epoch: state.boot_epoch,
+        host: state.host,
+        version: state.version,
+        frames: stored.frames,
+        frame_bytes: stored.frame_bytes,
+        records: stored.records,
+        alerts: stored.alerts,
+        frames_per_second: rate.frames,
+        bytes_per_second: rate.bytes,
+        records_per_second: rate.records,
+        last_frame: stored.last_frame.map(rfc3339),
+        last_record: stored.last_record.map(rfc3339),
+        duplicates: state.duplicates,
+        missing: state.missing,
+        gap_frames: state.gap_frames,
+        clock_offset_ms: clock_offset.map(|nanos| nanos as f64 / 1e6),
+        ledger,
+    }
+}
+
+fn rfc3339(time: UnixNanos) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(time.0))
+        .unwrap_or(jiff::Timestamp::MAX)
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc3339_in_utc_with_microseconds() {
+        assert_eq!(rfc3339(UnixNanos(1_700_000_000_123_456_789)), "2023-11-14T22:13:20.123456Z");
+    }
+
+    #[test]
+    fn a_sensor_of_an_earlier_run_is_shown_as_away() {
+        let shared = Shared::new("c".into(), UnixNanos(1), "/".into());
+        shared.sensor("a").state().boot_epoch = 7;
+        let json = serde_json::to_value(status(&shared, &Rates::default())).unwrap();
+        let sensor = &json["sensors"][0];
+        assert_eq!((&sensor["name"], &sensor["connected"]), (&"a".into(), &false.into()));
+        assert!(sensor["since"].is_null() && sensor["peer"].is_null());
+        assert_eq!(json["refused"]["bad_crc"], 0);
+        assert!(json["store"]["free_bytes"].as_u64().unwrap() > 0);
+    }
+}

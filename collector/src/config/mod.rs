@@ -1,0 +1,365 @@
+//! The configuration: a TOML file, read into a raw form, checked into [`Config`].
+//!
+//! Reading makes no system call but opening the file; what the values point at (certificates, the
+//! store's folder) is checked by [`crate::preflight`], with the same kind of error.
+
+mod origin;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use origin::Section;
+pub use origin::{ConfigError, Origin};
+
+/// The checked configuration, units resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this collector; `None`: the certificate's.
+    pub name: Option<String>,
+    /// Where sensors connect.
+    pub sensors: SocketAddr,
+    /// Where the HTTP API listens; `None`: nowhere.
+    pub api: Option<SocketAddr>,
+    /// Files of the TLS identity.
+    pub tls: TlsFiles,
+    /// Where and how things are stored.
+    pub store: StoreConfig,
+    /// Where each value stands in the file, for errors found later.
+    pub origin: Origin,
+}
+
+/// Files of the collector's identity, all PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Certificate of the authority that issued the sensors' certificates.
+    pub ca: PathBuf,
+    /// Certificate chain of this collector, its own certificate first.
+    pub certificate: PathBuf,
+    /// Private key of the certificate.
+    pub key: PathBuf,
+}
+
+/// Where and how things are stored.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Folder of the store.
+    pub path: PathBuf,
+    /// Bytes from which a segment is sealed.
+    pub segment_bytes: u64,
+    /// Age from which a segment is sealed.
+    pub segment_age: Duration,
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Relative paths in it count from its own folder.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+        Self::parse(file, &text)
+    }
+
+    /// Checks the text of a configuration file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let origin = Origin::parse(file, text, SECTIONS)?;
+        let raw: RawConfig = toml::from_str(text).map_err(|error| origin.locate(text, &error))?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let check = Check { origin: &origin };
+        Ok(Self {
+            name: raw.collector.name.map(|name| check.name(name)).transpose()?,
+            sensors: check.address("sensors", DEFAULT_SENSORS, &raw.listen.sensors)?,
+            api: match raw.listen.api.as_str() {
+                "" => None,
+                text => Some(check.address("api", DEFAULT_API, text)?),
+            },
+            tls: TlsFiles {
+                ca: folder.join(raw.tls.ca),
+                certificate: folder.join(raw.tls.certificate),
+                key: folder.join(raw.tls.key),
+            },
+            store: StoreConfig {
+                path: folder.join(raw.store.path),
+                segment_bytes: check.segment_bytes(raw.store.segment_mib)?,
+                segment_age: check.segment_age(&raw.store.segment_age)?,
+            },
+            origin,
+        })
+    }
+}
+
+/// The checks of single values; each knows the place of the value it refuses.
+struct Check<'o> {
+    origin: &'o Origin,
+}
+
+impl Check<'_> {
+    fn name(&self, name: String) -> Result<String, ConfigError> {
+        if is_name(&name) {
+            return Ok(name);
+        }
+        let problem = "a name has 1 to 63 characters of a-z 0-9 . - _ \
+                       and begins with a letter or digit";
+        Err(self.origin.fault("collector", "name", "", problem.to_owned()))
+    }
+
+    fn address(&self, key: &str, default: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+        text.parse().map_err(|_| {
+            let problem = format!("is no IP address with port, such as {default:?}");
+            self.origin.fault("listen", key, default, problem)
+        })
+    }
+
+    fn segment_bytes(&self, mib: i64) -> Result<u64, ConfigError> {
+        match u64::try_from(mib) {
+            Ok(mib) if SEGMENT_MIB.contains(&mib) => Ok(mib * 1024 * 1024),
+            _ => {
+                let (least, most) = (SEGMENT_MIB.start(), SEGMENT_MIB.end());
+                let problem = format!("out of range; {least} to {most} MiB are allowed");
+                Err(self.origin.fault("store", "segment_mib", "256", problem))
+            }
+        }
+    }
+
+    fn segment_age(&self, text: &str) -> Result<Duration, ConfigError> {
+        let age = text.parse::<jiff::SignedDuration>().ok();
+        match age.and_then(|age| Duration::try_from(age).ok()) {
+            Some(age) if SEGMENT_AGE.contains(&age) => Ok(age),
+            Some(_) => {
+                let problem = "out of range; \"1s\" to \"24h\" are allowed".to_owned();
+                Err(self.origin.fault("store", "segment_age", DEFAULT_SEGMENT_AGE, problem))
+            }
+            None => {
+                let problem = "is no duration; write it as \"60s\" or \"5m\"".to_owned();
+                Err(self.origin.fault("store", "segment_age", DEFAULT_SEGMENT_AGE, problem))
+            }
+        }
+    }
+}
+
+/// Whether `name` can be the name of a sensor or collector.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let first = name.bytes().next();
+    name.len() <= 63
+        && first.is_some_and(allowed)
+        && name.bytes().all(|byte| allowed(byte) || b".-_".contains(&byte))
+}
+
+/// The file as written; every key may be left out.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawConfig {
+    collector: RawCollector,
+    listen: RawListen,
+    tls: RawTls,
+    store: RawStore,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawCollector {
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawListen {
+    sensors: String,
+    api: String,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawTls {
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawStore {
+    path: PathBuf,
+    segment_mib: i64,
+    segment_age: String,
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self { sensors: DEFAULT_SENSORS.to_owned(), api: DEFAULT_API.to_owned() }
+    }
+}
+
+impl Default for RawTls {
+    fn default() -> Self {
+        Self {
+            ca: DEFAULT_CA.into(),
+            certificate: DEFAULT_CERTIFICATE.into(),
+            key: DEFAULT_KEY.into(),
+        }
+    }
+}
+
+impl Default for RawStore {
+    fn default() -> Self {
+        Self {
+            path: DEFAULT_STORE.into(),
+            segment_mib: DEFAULT_SEGMENT_MIB,
+            segment_age: DEFAULT_SEGMENT_AGE.to_owned(),
+        }
+    }
+}
+
+/// All sections and keys, in the order of `config/collector.toml`.
+const SECTIONS: &[Section] = &[
+    Section { name: "collector", keys: &["name"] },
+    Section { name: "listen", keys: &["sensors", "api"] },
+    Section { name: "tls", keys: &["ca", "certificate", "key"] },
+    Section { name: "store", keys: &["path", "segment_mib", "segment_age"] },
+];
+
+const DEFAULT_SENSORS: &str = "0.0.0.0:4750";
+const DEFAULT_API: &str = "127.0.0.1:8480";
+/// Default of `[tls] ca`.
+pub const DEFAULT_CA: &str = "/etc/ringwatch/pki/ca.pem";
+/// Default of `[tls] certificate`.
+pub const DEFAULT_CERTIFICATE: &str = "/etc/ringwatch/pki/collector.pem";
+/// Default of `[tls] key`.
+pub const DEFAULT_KEY: &str = "/etc/ringwatch/pki/collector.key.pem";
+/// Default of `[store] path`.
+pub const DEFAULT_STORE: &str = "/var/lib/ringwatch/collector";
+const DEFAULT_SEGMENT_MIB: i64 = 256;
+const DEFAULT_SEGMENT_AGE: &str = "60s";
+const SEGMENT_MIB: std::ops::RangeInclusive<u64> = 1..=16_384;
+const SEGMENT_AGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/c.toml"), text).map_err(|error| error.to_string())
+    }
+
+    fn check_error(text: &str, expected: &str) {
+        assert_eq!(parse(text).unwrap_err(), expected);
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config.sensors.to_string(), "0.0.0.0:4750");
+        assert_eq!(config.api.unwrap().to_string(), "127.0.0.1:8480");
+        assert_eq!(config.store.segment_bytes, 256 * 1024 * 1024);
+        assert_eq!(config.store.segment_age, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_and_says_the_defaults() {
+        let shipped = include_str!("../../../config/collector.toml");
+        let (shipped, empty) = (parse(shipped).unwrap(), parse("").unwrap());
+        assert_eq!(
+            format!("{:?}", Config { origin: empty.origin.clone(), ..shipped }),
+            format!("{empty:?}")
+        );
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_section_and_key() {
+        let shipped = include_str!("../../../config/collector.toml");
+        for Section { name, keys } in SECTIONS {
+            assert!(shipped.contains(&format!("[{name}]\n")), "[{name}] is missing");
+            for key in *keys {
+                let shown = shipped.lines().any(|line| {
+                    line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = "))
+                });
+                assert!(shown, "{key} of [{name}] is missing");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        check_error(
+            "[store]\npath = \"/x\"\nsegment_mb = 7\n",
+            "/etc/c.toml:3: [store] segment_mb = 7: unknown key; did you mean segment_mib?",
+        );
+    }
+
+    #[test]
+    fn a_key_like_no_other_lists_those_that_exist() {
+        check_error(
+            "[tls]\nzzz = true",
+            "/etc/c.toml:2: [tls] zzz = true: unknown key; known: ca, certificate, key",
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_names_the_nearest() {
+        check_error("\n[stor]\n", "/etc/c.toml:2: [stor]: unknown section; did you mean [store]?");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_place() {
+        let error = parse("[store]\nsegment_mib = \"many\"").unwrap_err();
+        assert!(
+            error.starts_with("/etc/c.toml:2: [store] segment_mib = \"many\": invalid type"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_range() {
+        check_error(
+            "[store]\nsegment_mib = 0",
+            "/etc/c.toml:2: [store] segment_mib = 0: out of range; 1 to 16384 MiB are allowed",
+        );
+        check_error(
+            "[store]\nsegment_age = \"48h\"",
+            "/etc/c.toml:2: [store] segment_age = \"48h\": \
+             out of range; \"1s\" to \"24h\" are allowed",
+        );
+        check_error(
+            "[store]\nsegment_age = \"soon\"",
+            "/etc/c.toml:2: [store] segment_age = \"soon\": \
+             is no duration; write it as \"60s\" or \"5m\"",
+        );
+    }
+
+    #[test]
+    fn broken_toml_names_the_line() {
+        let error = parse("[store]\npath = \n").unwrap_err();
+        assert!(error.starts_with("/etc/c.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_folder_of_the_file() {
+        let config = parse("[tls]\nca = \"pki/ca.pem\"").unwrap();
+        assert_eq!(config.tls.ca, Path::new("/etc/pki/ca.pem"));
+    }
+
+    #[test]
+    fn an_empty_api_address_turns_the_api_off() {
+        assert_eq!(parse("[listen]\napi = \"\"").unwrap().api, None);
+    }
+
+    #[test]
+    fn names_are_those_that_a_certificate_can_carry() {
+        for good in ["a", "0", "ids-1.rack_2"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "A", "-a", ".a", "a b", "ä", &"a".repeat(64)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

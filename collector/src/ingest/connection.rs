@@ -1,0 +1,312 @@
+//! One connection: socket, TLS, and after the handshake the conversation with a sensor.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use rustls::ServerConfig;
+
+use super::intake::{Conversation, Progress, TakenMarks};
+use super::secure::Secure;
+use crate::committer::Queue;
+use crate::session::{Now, SessionError};
+use crate::status::{self, Shared};
+use crate::tls::{self, PeerError, Role};
+
+/// Time that a peer has for the handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Bytes that one read of the socket takes at most: several frame batches, and little enough to stay
+/// in the cache until they are decrypted.
+const READ: usize = 128 << 10;
+/// Encrypted bytes for a peer that does not read them, from which it is no longer read itself.
+const MOST_OUTGOING: usize = 256 << 10;
+
+/// What connections share; all of them are served by one thread.
+pub struct Common {
+    /// Status and counters.
+    pub shared: Arc<Shared>,
+    /// The way to the store.
+    pub queue: Queue,
+    /// How far each sensor was taken, by name.
+    pub taken: BTreeMap<String, TakenMarks>,
+    /// Where sockets are read into.
+    pub scratch: Vec<u8>,
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// The sensor said goodbye, or closed in an orderly way.
+    #[error("closed by the sensor")]
+    Orderly,
+    /// The peer is gone without a word.
+    #[error("connection lost")]
+    Lost(#[source] io::Error),
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed")]
+    Handshake(#[source] rustls::Error),
+    /// The peer's certificate is not that of a sensor.
+    #[error("not a sensor")]
+    NotASensor(#[source] PeerError),
+    /// The handshake took too long.
+    #[error("no handshake within {} s", HANDSHAKE.as_secs())]
+    HandshakeTimeout,
+    /// TLS failed after the handshake.
+    #[error("TLS failed")]
+    Tls(#[source] rustls::Error),
+    /// What the sensor sent, or did not send.
+    #[error("protocol error")]
+    Session(#[from] SessionError),
+    /// A newer connection of the same sensor took its place.
+    #[error("replaced by a newer connection of the same sensor")]
+    Replaced,
+}
+
+/// What a connection wants after it was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To be told when the socket is readable or writable.
+    Readiness,
+    /// To be served again soon: there may be more to read.
+    Turn,
+    /// To be served again when the store has taken something.
+    Room,
+}
+
+/// See the module.
+pub struct Connection {
+    id: u64,
+    peer: SocketAddr,
+    socket: TcpStream,
+    secure: Secure,
+    since: Instant,
+    conversation: Option<Box<Conversation>>,
+    /// Plain bytes that came with the end of the handshake, before the conversation began. Filled by
+    /// one read at most.
+    early: Vec<u8>,
+}
+
+impl CloseReason {
+    /// The word in metrics and logs; none where nothing is wrong with the peer.
+    #[must_use]
+    pub const fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Orderly | Self::Lost(_) | Self::Replaced => None,
+            Self::Handshake(_) | Self::NotASensor(_) => Some("tls_handshake"),
+            Self::HandshakeTimeout => Some("handshake_timeout"),
+            Self::Tls(_) => Some("tls"),
+            Self::Session(error) => Some(error.name()),
+        }
+    }
+
+    /// For a failed handshake: the word for what failed in it.
+    #[must_use]
+    pub fn handshake_failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Handshake(error) => Some(tls::handshake_failure(error)),
+            Self::NotASensor(_) => Some("not_a_sensor"),
+            _ => None,
+        }
+    }
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    ///
+    /// # Errors
+    /// What rustls says of the configuration.
+    pub fn new(
+        id: u64,
+        peer: SocketAddr,
+        socket: TcpStream,
+        config: Arc<ServerConfig>,
+        now: Now,
+    ) -> Result<Self, rustls::Error> {
+        let secure = Secure::new(config)?;
+        let (conversation, early) = (None, Vec::new());
+        Ok(Self { id, peer, socket, secure, since: now.instant, conversation, early })
+    }
+
+    /// Reads once, takes what came, and writes what there is to say.
+    ///
+    /// # Errors
+    /// Why the connection has to be closed.
+    pub fn serve(&mut self, common: &mut Common, now: Now) -> Result<Wish, CloseReason> {
+        let progress = self.digest(common, now)?;
+        if progress == Progress::Waiting {
+            status::add(&common.shared.counters.store_waits, 1);
+            self.flush()?;
+            return Ok(Wish::Room);
+        }
+        let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
+        let has_read = !is_blocked && self.read(common)?;
+        if self.conversation.is_none() && !self.secure.is_handshaking() {
+            self.begin(common, now)?;
+        }
+        let progress = self.digest(common, now)?;
+        self.flush()?;
+        match progress {
+            Progress::Over => Err(CloseReason::Orderly),
+            Progress::Waiting => Ok(Wish::Room),
+            Progress::Drained if self.secure.is_closed_by_peer() => Err(CloseReason::Orderly),
+            Progress::Drained if has_read => Ok(Wish::Turn),
+            Progress::Drained => Ok(Wish::Readiness),
+        }
+    }
+
+    /// Does what the passing of time asks for.
+    ///
+    /// # Errors
+    /// Why the connection has to be closed.
+    pub fn tick(&mut self, is_listening: bool, now: Now) -> Result<(), CloseReason> {
+        match &mut self.conversation {
+            Some(conversation) => conversation.session().tick(now, is_listening)?,
+            None if now.instant.duration_since(self.since) >= HANDSHAKE => {
+                return Err(CloseReason::HandshakeTimeout);
+            }
+            None => {}
+        }
+        self.flush()
+    }
+
+    /// Tells the sensor what is stored.
+    ///
+    /// # Errors
+    /// Why the connection has to be closed.
+    pub fn acknowledge(&mut self) -> Result<(), CloseReason> {
+        if let Some(conversation) = &mut self.conversation {
+            conversation.acknowledge()?;
+        }
+        self.flush()
+    }
+
+    /// Says goodbye and that nothing follows.
+    ///
+    /// # Errors
+    /// Why the connection has to be closed without it.
+    pub fn say_goodbye(&mut self) -> Result<(), CloseReason> {
+        if let Some(conversation) = &mut self.conversation {
+            conversation.session().close("shutdown")?;
+        }
+        self.flush()
+    }
+
+    /// Writes what there is to say, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// Why the connection has to be closed.
+    pub fn flush(&mut self) -> Result<(), CloseReason> {
+        if let Some(conversation) = &mut self.conversation {
+            let output = conversation.session().output();
+            if !output.is_empty() {
+                self.secure.send(output).map_err(CloseReason::Tls)?;
+                output.clear();
+            }
+        }
+        self.write_out().map_err(CloseReason::Lost)
+    }
+
+    /// Whether bytes for the peer wait.
+    pub fn has_output(&mut self) -> bool {
+        !self.secure.outgoing().is_empty()
+    }
+
+    /// Ends the connection: what can still be said is said, the sensor counts as gone.
+    pub fn close(mut self, now: Now) {
+        // The peer learns why (a TLS alert) if its socket takes it; if not, it is gone anyway.
+        let _ = self.write_out();
+        let _ = self.socket.shutdown(Shutdown::Write);
+        if let Some(conversation) = &self.conversation {
+            conversation.close(now.wall);
+        }
+    }
+
+    /// Name of the sensor, once it is known.
+    #[must_use]
+    pub fn sensor(&self) -> Option<&str> {
+        self.conversation.as_ref().map(|conversation| conversation.sensor().name())
+    }
+
+    /// The other end.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The socket, to be registered.
+    pub const fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    fn digest(&mut self, common: &mut Common, now: Now) -> Result<Progress, CloseReason> {
+        let Some(conversation) = &mut self.conversation else { return Ok(Progress::Drained) };
+        let taken = match common.taken.get_mut(conversation.sensor().name()) {
+            Some(taken) => taken,
+            None => common.taken.entry(conversation.sensor().name().to_owned()).or_default(),
+        };
+        Ok(conversation.digest(&common.queue, taken, now)?)
+    }
+
+    /// Reads once from the socket. False if there was nothing.
+    fn read(&mut self, common: &mut Common) -> Result<bool, CloseReason> {
+        let partial = self.secure.partial();
+        let start = partial.len();
+        common.scratch.resize(start + READ, 0);
+        common.scratch[..start].copy_from_slice(partial);
+        let count = match self.socket.read(&mut common.scratch[start..]) {
+            Ok(0) => return Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(CloseReason::Lost(error)),
+        };
+        let was_handshaking = self.secure.is_handshaking();
+        let arrived = &mut common.scratch[..start + count];
+        let (conversation, early) = (&mut self.conversation, &mut self.early);
+        let result = self.secure.receive(arrived, |plain| match conversation {
+            Some(conversation) => conversation.push(plain),
+            None => early.extend_from_slice(plain),
+        });
+        result.map_err(|error| match was_handshaking {
+            true => CloseReason::Handshake(error),
+            false => CloseReason::Tls(error),
+        })?;
+        Ok(true)
+    }
+
+    /// The handshake is done: finds out who the peer is and greets it.
+    fn begin(&mut self, common: &Common, now: Now) -> Result<(), CloseReason> {
+        let certificate = self.secure.peer_certificate().ok_or(PeerError::NoCertificate);
+        let name = certificate
+            .and_then(|certificate| tls::name_in(certificate, Role::Sensor))
+            .map_err(CloseReason::NotASensor)?;
+        let connection = status::Connection { id: self.id, peer: self.peer };
+        let sensor = common.shared.sensor(&name);
+        let mut conversation = Conversation::open(sensor, &common.shared.name, connection, now)?;
+        conversation.push(&std::mem::take(&mut self.early));
+        self.conversation = Some(Box::new(conversation));
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        let outgoing = self.secure.outgoing();
+        let mut sent = 0;
+        let result = loop {
+            if sent == outgoing.len() {
+                break Ok(());
+            }
+            match self.socket.write(&outgoing[sent..]) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => sent += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        outgoing.drain(..sent);
+        result
+    }
+}

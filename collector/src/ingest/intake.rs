@@ -1,0 +1,212 @@
+//! From a sensor's bytes to commands for the store: decoder, session and queue of one connection.
+
+use std::sync::Arc;
+
+use wire::codec::Decoder;
+use wire::message::SensorHello;
+use wire::units::UnixNanos;
+
+use crate::committer::{Body, Command, Frames, Queue};
+use crate::session::{Intake, Now, Session, SessionError};
+use crate::status::{Connection, Marks, Sensor};
+use crate::store::pcapng;
+
+/// The conversation with an authenticated sensor.
+pub struct Conversation {
+    sensor: Arc<Sensor>,
+    connection: u64,
+    boot_epoch: u64,
+    decoder: Decoder,
+    session: Session,
+    /// Decrypted bytes that the decoder had no room for: at most what one read of the socket gave,
+    /// because nothing is read while there are any.
+    overflow: Vec<u8>,
+}
+
+/// How far the conversation got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All that arrived was taken.
+    Drained,
+    /// The queue to the store is full; what arrived waits.
+    Waiting,
+    /// The sensor said goodbye.
+    Over,
+}
+
+impl Conversation {
+    /// Greets a sensor whose certificate has been verified.
+    ///
+    /// # Errors
+    /// See [`Session::open`].
+    pub fn open(
+        sensor: Arc<Sensor>,
+        collector: &str,
+        connection: Connection,
+        now: Now,
+    ) -> Result<Self, SessionError> {
+        let mut state = sensor.state();
+        let resume = state.resume();
+        state.connection = Some(connection);
+        state.since = now.wall;
+        drop(state);
+        let session = Session::open(sensor.name().to_owned(), collector, resume, now)?;
+        Ok(Self {
+            sensor,
+            connection: connection.id,
+            boot_epoch: 0,
+            decoder: Decoder::new(),
+            session,
+            overflow: Vec::new(),
+        })
+    }
+
+    /// The sensor.
+    #[must_use]
+    pub const fn sensor(&self) -> &Arc<Sensor> {
+        &self.sensor
+    }
+
+    /// The session.
+    pub const fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Takes decrypted bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let taken = if self.overflow.is_empty() { self.decoder.push(bytes) } else { 0 };
+        self.overflow.extend_from_slice(&bytes[taken..]);
+    }
+
+    /// Takes messages out of what arrived, as long as the queue has room. `taken` is how far earlier
+    /// connections of this sensor got, by run.
+    ///
+    /// # Errors
+    /// See [`SessionError`]; the connection is to be closed.
+    pub fn digest(
+        &mut self,
+        queue: &Queue,
+        taken: &mut TakenMarks,
+        now: Now,
+    ) -> Result<Progress, SessionError> {
+        loop {
+            if !queue.has_room() {
+                return Ok(Progress::Waiting);
+            }
+            let Some(message) = self.decoder.next_message()? else {
+                if self.overflow.is_empty() {
+                    return Ok(Progress::Drained);
+                }
+                let moved = self.decoder.push(&self.overflow);
+                self.overflow.drain(..moved);
+                continue;
+            };
+            let body = match self.session.receive(message, now)? {
+                Intake::Frames { batch, missing } => {
+                    let mut blocks = queue.buffer();
+                    pcapng::push_frames(&mut blocks, &batch);
+                    self.sensor.state().missing += missing;
+                    Body::Frames(Frames {
+                        sequence: batch.sequence,
+                        interfaces: Arc::clone(self.session.interfaces()),
+                        count: u64::from(batch.len()),
+                        bytes: batch.iter().map(|frame| frame.data.len() as u64).sum(),
+                        blocks,
+                    })
+                }
+                Intake::Records(records) => {
+                    let mut state = self.sensor.state();
+                    state.missing += records.missing;
+                    state.duplicates += records.duplicates;
+                    drop(state);
+                    Body::Records(records)
+                }
+                Intake::Hello(hello) => {
+                    self.greet(&hello, taken);
+                    continue;
+                }
+                Intake::Goodbye(goodbye) => {
+                    tracing::info!(
+                        sensor = self.sensor.name(),
+                        reason = goodbye.reason,
+                        "sensor says goodbye"
+                    );
+                    return Ok(Progress::Over);
+                }
+                other => {
+                    note(&self.sensor, other);
+                    continue;
+                }
+            };
+            taken.marks = self.session.taken();
+            let (sensor, connection) = (Arc::clone(&self.sensor), self.connection);
+            queue.send(Command { sensor, connection, boot_epoch: self.boot_epoch, body });
+        }
+    }
+
+    /// Tells the sensor what is stored now.
+    ///
+    /// # Errors
+    /// See [`Session::acknowledge`].
+    pub fn acknowledge(&mut self) -> Result<(), SessionError> {
+        let mut state = self.sensor.state();
+        if state.boot_epoch != self.boot_epoch {
+            return Ok(());
+        }
+        let (marks, counts) = (state.marks, *state.on_connection(self.connection));
+        drop(state);
+        self.session.acknowledge(marks, counts.records, counts.frames)
+    }
+
+    /// Takes note that the connection is gone.
+    pub fn close(&self, wall: UnixNanos) {
+        let mut state = self.sensor.state();
+        if state.connection.is_some_and(|connection| connection.id == self.connection) {
+            state.connection = None;
+            state.since = wall;
+        }
+    }
+
+    fn greet(&mut self, hello: &SensorHello, taken: &mut TakenMarks) {
+        let mut state = self.sensor.state();
+        state.greet(hello);
+        let stored = state.marks;
+        drop(state);
+        self.boot_epoch = hello.boot_epoch;
+        if taken.boot_epoch != hello.boot_epoch {
+            *taken = TakenMarks { boot_epoch: hello.boot_epoch, marks: stored };
+        }
+        self.session.resume_after(taken.marks, stored);
+        tracing::info!(
+            sensor = self.sensor.name(),
+            host = hello.host,
+            version = hello.version,
+            records = stored.records.0,
+            frames = stored.frames.0,
+            "sensor connected"
+        );
+    }
+}
+
+/// How far one run of a sensor was taken into the queue, over all its connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TakenMarks {
+    boot_epoch: u64,
+    marks: Marks,
+}
+
+/// Takes note of what is not stored.
+fn note(sensor: &Sensor, intake: Intake<'_>) {
+    let mut state = sensor.state();
+    match intake {
+        Intake::Duplicate { count } => state.duplicates += count,
+        Intake::Ledger(ledger) => state.ledger = Some(ledger),
+        Intake::ClockOffset(offset) => state.clock_offset = Some(offset),
+        Intake::Gap(gap) => state.gap_frames = state.gap_frames.saturating_add(gap.frames),
+        Intake::Nothing
+        | Intake::Hello(_)
+        | Intake::Frames { .. }
+        | Intake::Records(_)
+        | Intake::Goodbye(_) => {}
+    }
+}

@@ -1,0 +1,332 @@
+//! Where sensors arrive: one thread, one event loop, all connections.
+//!
+//! ```text
+//!   socket ──▶ TLS (secure) ──▶ decoder, session (intake) ──▶ queue ──▶ committer
+//!          ◀──────────────── acknowledgements ◀── mailbox ◀────────────────┘
+//! ```
+//!
+//! A connection is read a piece at a time, in turn with the others. One that misbehaves is closed
+//! with a named reason; the others do not notice.
+
+mod connection;
+mod intake;
+mod secure;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
+
+use crate::committer::{Mailbox, Queue, now};
+use crate::limit::LineLimit;
+use crate::status::{Shared, add};
+use connection::{CloseReason, Common, Connection, Wish};
+
+/// The event loop. See the module.
+pub struct Ingest {
+    poll: Poll,
+    /// None once a stop was asked for.
+    listener: Option<TcpListener>,
+    config: Arc<ServerConfig>,
+    mailbox: Arc<Mailbox>,
+    is_stopping: Arc<AtomicBool>,
+    connections: BTreeMap<Token, Connection>,
+    /// The connection of each sensor, by name.
+    sensors: BTreeMap<String, Token>,
+    /// Connections that may have something to read.
+    turns: BTreeSet<Token>,
+    /// Connections that wait for the store.
+    waiting: BTreeSet<Token>,
+    next_token: usize,
+    last_tick: Instant,
+    limit: LineLimit,
+    /// None once a stop was asked for: that tells the committer that nothing follows.
+    common: Option<Common>,
+    shared: Arc<Shared>,
+}
+
+/// The waker of an event loop's poll has this token.
+pub const WAKER: Token = Token(1);
+
+impl Ingest {
+    /// An event loop for `listener`, whose `poll` has a waker with the token [`WAKER`].
+    ///
+    /// # Errors
+    /// What the system says about registering the socket.
+    pub fn new(
+        poll: Poll,
+        listener: std::net::TcpListener,
+        config: Arc<ServerConfig>,
+        queue: Queue,
+        mailbox: Arc<Mailbox>,
+        shared: Arc<Shared>,
+        is_stopping: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let (taken, scratch) = (BTreeMap::new(), Vec::new());
+        let common = Common { shared: Arc::clone(&shared), queue, taken, scratch };
+        Ok(Self {
+            poll,
+            listener: Some(listener),
+            config,
+            mailbox,
+            is_stopping,
+            connections: BTreeMap::new(),
+            sensors: BTreeMap::new(),
+            turns: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            next_token: WAKER.0 + 1,
+            last_tick: Instant::now(),
+            limit: LineLimit::default(),
+            common: Some(common),
+            shared,
+        })
+    }
+
+    /// Serves sensors until a stop is asked for; then waits until all that was taken is stored, says
+    /// so to the sensors, and ends.
+    ///
+    /// # Errors
+    /// What the system says about waiting for events.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        while !self.is_stopping.load(Ordering::Relaxed) {
+            self.turn(&mut events)?;
+        }
+        self.stop_taking();
+        while !self.mailbox.is_drained() {
+            self.wait(&mut events)?;
+            self.take_mail();
+        }
+        self.take_mail();
+        self.say_goodbye(&mut events)
+    }
+
+    /// One round: wait, accept, read from each connection that has something.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        self.wait(events)?;
+        let mut has_mail = false;
+        let mut has_callers = false;
+        for event in events.iter() {
+            match event.token() {
+                LISTENER => has_callers = true,
+                WAKER => has_mail = true,
+                // A connection that waits for the store is served when that has taken something.
+                token if self.waiting.contains(&token) => {}
+                token => _ = self.turns.insert(token),
+            }
+        }
+        if has_mail {
+            self.take_mail();
+            self.turns.append(&mut self.waiting);
+        }
+        if has_callers {
+            self.accept();
+        }
+        for token in std::mem::take(&mut self.turns) {
+            self.serve(token);
+        }
+        if self.last_tick.elapsed() >= TICK {
+            self.tick();
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let patience = if self.turns.is_empty() { TICK } else { Duration::ZERO };
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((socket, peer)) => self.admit(socket, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Out of file descriptors, say. `tick` calls again.
+                    self.shared.refused.count("accept_failed");
+                    if self.limit.allow(SELF, Instant::now()).is_some() {
+                        tracing::error!(%error, "cannot accept connections");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, mut socket: TcpStream, peer: SocketAddr) {
+        add(&self.shared.counters.connections, 1);
+        if self.connections.len() >= MOST_CONNECTIONS {
+            self.shared.refused.count("too_many_connections");
+            self.warn(peer, None, "too_many_connections", &format!("limit {MOST_CONNECTIONS}"));
+            return;
+        }
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let _ = socket.set_nodelay(true);
+        let registered = self.poll.registry().register(&mut socket, token, interest);
+        let config = Arc::clone(&self.config);
+        match (registered, Connection::new(token.0 as u64, peer, socket, config, now())) {
+            (Ok(()), Ok(connection)) => {
+                self.connections.insert(token, connection);
+                self.turns.insert(token);
+            }
+            (registered, connection) => {
+                self.shared.refused.count("accept_failed");
+                let cause = registered.err().map(|error| error.to_string());
+                let cause = cause.or(connection.err().map(|error| error.to_string()));
+                self.warn(peer, None, "accept_failed", &cause.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Serves one connection and does with it what comes of that.
+    fn serve(&mut self, token: Token) {
+        let (Some(connection), Some(common)) = (self.connections.get_mut(&token), &mut self.common)
+        else {
+            return;
+        };
+        let was_known = connection.sensor().is_some();
+        let result = connection.serve(common, now());
+        let newcomer = match connection.sensor() {
+            Some(sensor) if !was_known => Some(sensor.to_owned()),
+            _ => None,
+        };
+        match result {
+            Ok(Wish::Readiness) => {}
+            Ok(Wish::Turn) => _ = self.turns.insert(token),
+            Ok(Wish::Room) => _ = self.waiting.insert(token),
+            Err(reason) => self.close(token, &reason),
+        }
+        if let Some(sensor) = newcomer
+            && self.connections.contains_key(&token)
+            && let Some(older) = self.sensors.insert(sensor, token)
+        {
+            self.close(older, &CloseReason::Replaced);
+        }
+    }
+
+    /// Tells sensors what is stored now.
+    fn take_mail(&mut self) {
+        for sensor in self.mailbox.take().into_values() {
+            let Some(&token) = self.sensors.get(sensor.name()) else { continue };
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if let Err(reason) = connection.acknowledge() {
+                self.close(token, &reason);
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.last_tick = Instant::now();
+        self.accept();
+        let now = now();
+        let tokens: Vec<Token> = self.connections.keys().copied().collect();
+        for token in tokens {
+            let is_listening = !self.waiting.contains(&token);
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if let Err(reason) = connection.tick(is_listening, now) {
+                self.close(token, &reason);
+            }
+        }
+    }
+
+    fn close(&mut self, token: Token, reason: &CloseReason) {
+        let Some(mut connection) = self.connections.remove(&token) else { return };
+        self.turns.remove(&token);
+        self.waiting.remove(&token);
+        let sensor = connection.sensor().map(ToOwned::to_owned);
+        if let Some(sensor) = &sensor
+            && self.sensors.get(sensor) == Some(&token)
+        {
+            self.sensors.remove(sensor);
+        }
+        // The socket is closed in any case, which unregisters it as well.
+        let _ = self.poll.registry().deregister(connection.socket());
+        let peer = connection.peer();
+        connection.close(now());
+        self.note_close(peer, sensor.as_deref(), reason);
+    }
+
+    fn note_close(&mut self, peer: SocketAddr, sensor: Option<&str>, reason: &CloseReason) {
+        if let Some(failure) = reason.handshake_failure() {
+            self.shared.handshakes.count(failure);
+        }
+        let cause = reason.source().map_or_else(|| reason.to_string(), ToString::to_string);
+        match (reason.name(), sensor) {
+            (Some(name), _) => {
+                self.shared.refused.count(name);
+                self.warn(peer, sensor, name, &cause);
+            }
+            (None, Some(sensor)) => {
+                tracing::info!(sensor, %peer, reason = %reason, cause, "sensor disconnected");
+            }
+            // Whoever connects and leaves before saying who he is: a port scanner, a health check.
+            (None, None) => self.shared.refused.count("closed_in_handshake"),
+        }
+    }
+
+    /// One line per peer and minute about what was refused.
+    fn warn(&mut self, peer: SocketAddr, sensor: Option<&str>, reason: &str, cause: &str) {
+        match self.limit.allow(peer.ip(), Instant::now()) {
+            Some(suppressed) => {
+                tracing::warn!(%peer, sensor, reason, cause, suppressed, "connection refused");
+            }
+            None => add(&self.shared.counters.suppressed_lines, 1),
+        }
+    }
+
+    /// A stop: no new connections, nothing more is read. What is in decoders and was not taken is
+    /// not acknowledged either; sensors send it again.
+    fn stop_taking(&mut self) {
+        self.listener = None;
+        self.common = None;
+        self.turns.clear();
+    }
+
+    /// Sends what there is to send, for a limited time.
+    fn say_goodbye(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadline = Instant::now() + FAREWELL;
+        for connection in self.connections.values_mut() {
+            // It is closed next in any case.
+            let _ = connection.say_goodbye();
+        }
+        loop {
+            self.connections
+                .retain(|_, connection| connection.flush().is_ok() && connection.has_output());
+            if self.connections.is_empty() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            self.wait(events)?;
+        }
+    }
+}
+
+const LISTENER: Token = Token(0);
+/// Most connections at once. Each takes up to 0.5 MiB of buffers while its sensor sends.
+const MOST_CONNECTIONS: usize = 1024;
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Time for the last acknowledgements to leave at a stop.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Whom log lines about ourselves are limited by.
+const SELF: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);

@@ -1,0 +1,198 @@
+//! The only place where threads and queues are made.
+//!
+//! ```text
+//!   thread      takes from                          gives to
+//!   ingest      sockets, mailbox                    queue (1024 batches, 64 MiB), sockets
+//!   committer   queue                               event log, open segment, mailbox, sealer's queue
+//!   sealer      its queue (4 segments)              the disk
+//!   api         HTTP requests                       HTTP answers
+//! ```
+//!
+//! A stop goes the same way: ingest closes the queue, the committer stores what is in it and closes
+//! the sealer's queue, ingest tells the sensors what was stored last, and ends.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::api;
+use crate::committer::{self, Committer, Mailbox};
+use crate::config::Config;
+use crate::ingest::{Ingest, WAKER};
+use crate::preflight::Checked;
+use crate::status::Shared;
+use crate::store::{self, Store};
+
+/// Why the collector cannot start, or ended in disorder.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A socket cannot be opened.
+    #[error("cannot listen on {address} for {purpose}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Who would connect there.
+        purpose: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] store::OpenError),
+    /// The system refuses a thread or a poll.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread ended by a panic: a bug.
+    #[error("thread {name} panicked")]
+    Panicked {
+        /// The thread.
+        name: &'static str,
+    },
+    /// The disk failed until the end.
+    #[error("{batches} batches could not be stored; sensors were not told that they were")]
+    NotStored {
+        /// How many.
+        batches: u64,
+    },
+}
+
+/// A running collector.
+pub struct Pipeline {
+    is_stopping: Arc<AtomicBool>,
+    mailbox: Arc<Mailbox>,
+    ingest: JoinHandle<io::Result<()>>,
+    committer: JoinHandle<u64>,
+    sealer: JoinHandle<()>,
+    api: Option<(JoinHandle<io::Result<()>>, oneshot::Sender<()>)>,
+}
+
+impl Pipeline {
+    /// Opens sockets and store, then starts the threads.
+    ///
+    /// # Errors
+    /// See [`PipelineError`]; nothing runs then.
+    pub fn start(config: &Config, checked: Checked) -> Result<Self, PipelineError> {
+        let Checked { identity, name } = checked;
+        let sensors = TcpListener::bind(config.sensors).map_err(|source| {
+            PipelineError::Listen { address: config.sensors, purpose: "sensors", source }
+        })?;
+        let api_socket = config.api.map(|address| {
+            let purpose = "the API";
+            api::bind(address).map_err(|source| PipelineError::Listen { address, purpose, source })
+        });
+        let api_socket = api_socket.transpose()?;
+        let shared =
+            Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
+        let store = Store::open(&config.store, Arc::clone(&shared))?;
+        announce(&shared, &sensors, api_socket.as_ref());
+
+        let poll = mio::Poll::new().map_err(system("create an event loop"))?;
+        let waker = mio::Waker::new(poll.registry(), WAKER).map_err(system("create a waker"))?;
+        let mailbox = Arc::new(Mailbox::new(waker));
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let (queue, queue_end) = committer::queue();
+        // Full after four segments: the disk is slower than the sensors for minutes, and waiting for
+        // it is all that is left; sensors count what they lose meanwhile.
+        let (to_sealer, segments) = crossbeam_channel::bounded(4);
+
+        let ingest = Ingest::new(
+            poll,
+            sensors,
+            identity.server,
+            queue,
+            Arc::clone(&mailbox),
+            Arc::clone(&shared),
+            Arc::clone(&is_stopping),
+        )
+        .map_err(system("watch the listening socket"))?;
+        let committer = Committer::new(
+            store,
+            queue_end,
+            Arc::clone(&mailbox),
+            to_sealer,
+            Arc::clone(&shared),
+            Arc::clone(&is_stopping),
+        );
+        let for_sealer = Arc::clone(&shared);
+        let sealer = spawn("sealer", move || committer::seal_segments(&segments, &for_sealer))?;
+        let committer = spawn("committer", move || committer.run())?;
+        let ingest = spawn("ingest", move || ingest.run())?;
+        let api = match api_socket {
+            None => None,
+            Some(socket) => {
+                let (stop, stopped) = oneshot::channel();
+                Some((spawn("api", move || api::serve(socket, shared, stopped))?, stop))
+            }
+        };
+        Ok(Self { is_stopping, mailbox, ingest, committer, sealer, api })
+    }
+
+    /// Whether a thread has ended that should not.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
+        let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
+        is_data_gone || self.sealer.is_finished() || is_api_gone
+    }
+
+    /// Stops in order: nothing new is taken, all that was taken is stored and acknowledged, the open
+    /// segment is sealed.
+    ///
+    /// # Errors
+    /// What went wrong, now or before.
+    pub fn stop(self) -> Result<(), PipelineError> {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.mailbox.wake();
+        let not_stored = join("committer", self.committer);
+        let ingest = join("ingest", self.ingest);
+        let sealer = join("sealer", self.sealer);
+        let api = self.api.map(|(thread, stop)| {
+            // The thread may have ended already; joining tells why.
+            let _ = stop.send(());
+            join("api", thread)
+        });
+        ingest?.map_err(system("wait for sensors"))?;
+        if let Some(result) = api {
+            result?.map_err(system("serve the API"))?;
+        }
+        sealer?;
+        match not_stored? {
+            0 => Ok(()),
+            batches => Err(PipelineError::NotStored { batches }),
+        }
+    }
+}
+
+/// Says where everything is, with the ports that the system gave where the configuration has 0.
+fn announce(shared: &Shared, sensors: &TcpListener, api: Option<&TcpListener>) {
+    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
+    let sensors = address(sensors).unwrap_or_default();
+    let api = api.map(|api| address(api).unwrap_or_default());
+    let store = shared.store_path.display();
+    tracing::info!(name = shared.name, sensors, api, %store, "collector started");
+}
+
+fn spawn<T: Send + 'static>(
+    name: &'static str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, PipelineError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map_err(system("start a thread"))
+}
+
+fn join<T>(name: &'static str, thread: JoinHandle<T>) -> Result<T, PipelineError> {
+    thread.join().map_err(|_| PipelineError::Panicked { name })
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> PipelineError {
+    move |source| PipelineError::System { action, source }
+}

@@ -1,0 +1,324 @@
+//! What the collector knows about itself and its sensors: written by the threads that do the work,
+//! once per batch, and read by the API.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wire::ledger::Ledger;
+use wire::message::{Resume, SensorHello};
+use wire::units::{Sequence, UnixNanos};
+
+use crate::store::pcapng::KernelStatistics;
+
+/// What all threads share.
+pub struct Shared {
+    /// Name of this collector.
+    pub name: String,
+    /// When it was started.
+    pub started: UnixNanos,
+    /// Folder of the store.
+    pub store_path: PathBuf,
+    /// The event log.
+    pub events_path: PathBuf,
+    /// The hidden file of the open segment.
+    pub open_segment: Mutex<Option<PathBuf>>,
+    /// All counters that belong to no sensor.
+    pub counters: Counters,
+    /// The store takes nothing at the moment.
+    pub is_store_failing: AtomicBool,
+    /// Why connections were closed or refused, by reason.
+    pub refused: Reasons,
+    /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
+    pub handshakes: Reasons,
+    sensors: Mutex<BTreeMap<String, Arc<Sensor>>>,
+}
+
+/// Counters that belong to no sensor. They only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted from the listening socket.
+    pub connections: AtomicU64,
+    /// Segments sealed.
+    pub segments_sealed: AtomicU64,
+    /// Segments that could not be sealed; they stay hidden until the next start.
+    pub segments_unsealed: AtomicU64,
+    /// Segments of an earlier run that were repaired and sealed at start.
+    pub segments_repaired: AtomicU64,
+    /// Bytes that the repair of segments and event log cut off.
+    pub torn_bytes: AtomicU64,
+    /// Failed operations of the store; each was tried again.
+    pub store_errors: AtomicU64,
+    /// Times that a sensor was not read because the queue to the store was full.
+    pub store_waits: AtomicU64,
+    /// Log lines that were left out because their peer had one within the minute.
+    pub suppressed_lines: AtomicU64,
+}
+
+/// Counts by reason. Reasons are words of a fixed set.
+#[derive(Debug, Default)]
+pub struct Reasons(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Reasons {
+    /// All of `names`, at zero, so that a reader sees which ones there are.
+    #[must_use]
+    pub fn new(names: &[&'static str]) -> Self {
+        Self(Mutex::new(names.iter().map(|name| (*name, 0)).collect()))
+    }
+
+    /// Counts one more.
+    pub fn count(&self, name: &'static str) {
+        *locked(&self.0).entry(name).or_default() += 1;
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+        locked(&self.0).clone()
+    }
+}
+
+/// One sensor, known by the name in its certificate. Never forgotten: there are as many as the
+/// authority issued certificates.
+#[derive(Debug)]
+pub struct Sensor {
+    name: String,
+    number: usize,
+    collector_started: UnixNanos,
+    state: Mutex<SensorState>,
+}
+
+/// What is known about a sensor.
+#[derive(Clone, Debug, Default)]
+pub struct SensorState {
+    /// The live connection.
+    pub connection: Option<Connection>,
+    /// Since when it is connected, or is not.
+    pub since: UnixNanos,
+    /// Its run; all sequences belong to it.
+    pub boot_epoch: u64,
+    /// Its host name.
+    pub host: String,
+    /// Its version.
+    pub version: String,
+    /// What is stored, since the collector was started.
+    pub stored: Stored,
+    /// Last record and frame batch stored; records count when they are on the disk.
+    pub marks: Marks,
+    /// What was stored of one connection.
+    pub on_connection: OnConnection,
+    /// Records and frame batches that were stored already when they came.
+    pub duplicates: u64,
+    /// Records and frame batches that never came, seen by a hole in the sequence.
+    pub missing: u64,
+    /// Frames that the sensor itself reported as missing.
+    pub gap_frames: u64,
+    /// The sensor's clock minus ours, in nanoseconds.
+    pub clock_offset: Option<i64>,
+    /// Its last ledger.
+    pub ledger: Option<Ledger>,
+}
+
+/// A live connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Unique within this run of the collector.
+    pub id: u64,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// Totals of what is stored of a sensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Frames.
+    pub frames: u64,
+    /// Captured bytes of these frames.
+    pub frame_bytes: u64,
+    /// Records, alerts included.
+    pub records: u64,
+    /// Alert records.
+    pub alerts: u64,
+    /// When the last frame was stored.
+    pub last_frame: Option<UnixNanos>,
+    /// When the last record was stored.
+    pub last_record: Option<UnixNanos>,
+}
+
+/// Positions in the streams of one run of a sensor; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Last record.
+    pub records: Sequence,
+    /// Last frame batch.
+    pub frames: Sequence,
+}
+
+/// What was stored of one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnConnection {
+    /// The connection.
+    pub id: u64,
+    /// Records on the disk.
+    pub records: u64,
+    /// Frames written.
+    pub frames: u64,
+}
+
+impl Shared {
+    /// Nothing known yet but where things are.
+    #[must_use]
+    pub fn new(name: String, started: UnixNanos, store_path: PathBuf) -> Self {
+        Self {
+            name,
+            started,
+            events_path: store_path.join("events").join("eve.json"),
+            store_path,
+            open_segment: Mutex::default(),
+            counters: Counters::default(),
+            is_store_failing: AtomicBool::new(false),
+            refused: Reasons::new(REFUSED),
+            handshakes: Reasons::default(),
+            sensors: Mutex::default(),
+        }
+    }
+
+    /// The sensor of this name; it is known from now on.
+    #[must_use]
+    pub fn sensor(&self, name: &str) -> Arc<Sensor> {
+        let mut sensors = locked(&self.sensors);
+        if let Some(sensor) = sensors.get(name) {
+            return Arc::clone(sensor);
+        }
+        let sensor = Arc::new(Sensor {
+            name: name.to_owned(),
+            number: sensors.len(),
+            collector_started: self.started,
+            state: Mutex::default(),
+        });
+        sensors.insert(name.to_owned(), Arc::clone(&sensor));
+        sensor
+    }
+
+    /// All sensors, by name.
+    #[must_use]
+    pub fn sensors(&self) -> Vec<Arc<Sensor>> {
+        locked(&self.sensors).values().cloned().collect()
+    }
+
+    /// Says which segment is open.
+    pub fn set_open_segment(&self, path: Option<PathBuf>) {
+        *locked(&self.open_segment) = path;
+    }
+
+    /// The hidden file of the open segment.
+    #[must_use]
+    pub fn open_segment(&self) -> Option<PathBuf> {
+        locked(&self.open_segment).clone()
+    }
+}
+
+impl Sensor {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number among the sensors of this run, in the order in which they became known.
+    #[must_use]
+    pub const fn number(&self) -> usize {
+        self.number
+    }
+
+    /// What is known about it, for reading and changing.
+    pub fn state(&self) -> MutexGuard<'_, SensorState> {
+        locked(&self.state)
+    }
+
+    /// What its kernel counted on one interface. Zero for a sensor that was started after the
+    /// collector and has not reported yet; `None` if there is no telling.
+    #[must_use]
+    pub fn kernel_statistics(&self, interface: &str) -> Option<KernelStatistics> {
+        let state = self.state();
+        let Some(ledger) = &state.ledger else {
+            let is_new = state.boot_epoch >= self.collector_started.0;
+            return is_new.then(KernelStatistics::default);
+        };
+        let entry = ledger.interfaces.iter().find(|entry| entry.name == interface)?;
+        Some(KernelStatistics { packets: entry.kernel_packets, drops: entry.kernel_drops })
+    }
+}
+
+impl SensorState {
+    /// Takes note of the sensor's hello. A new run begins its sequences anew.
+    pub fn greet(&mut self, hello: &SensorHello) {
+        if self.boot_epoch != hello.boot_epoch {
+            self.boot_epoch = hello.boot_epoch;
+            self.marks = Marks::default();
+            self.ledger = None;
+        }
+        self.host.clone_from(&hello.host);
+        self.version.clone_from(&hello.version);
+    }
+
+    /// Takes over what an earlier run of the collector stored.
+    pub const fn restore(&mut self, resume: &Resume) {
+        self.boot_epoch = resume.boot_epoch;
+        self.marks = Marks { records: resume.records, frames: resume.frames };
+    }
+
+    /// What was stored of this connection; begins at zero with each new one.
+    pub fn on_connection(&mut self, id: u64) -> &mut OnConnection {
+        if self.on_connection.id != id {
+            self.on_connection = OnConnection { id, ..OnConnection::default() };
+        }
+        &mut self.on_connection
+    }
+
+    /// What a sensor is told to go on from; `None` if nothing is stored of it.
+    #[must_use]
+    pub fn resume(&self) -> Option<Resume> {
+        let Marks { records, frames } = self.marks;
+        let is_known = self.boot_epoch != 0;
+        is_known.then_some(Resume { boot_epoch: self.boot_epoch, records, frames })
+    }
+}
+
+/// One more, or several.
+pub fn add(counter: &AtomicU64, more: u64) {
+    // Nothing is derived from the order in which counters are seen to move.
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// The value of a counter.
+#[must_use]
+pub fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Locks; what a thread left behind that panicked is still a valid count.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reasons that connections are closed for; always shown, also at zero.
+const REFUSED: &[&str] = &[
+    "tls_handshake",
+    "handshake_timeout",
+    "too_many_connections",
+    "bad_magic",
+    "unsupported_version",
+    "too_long",
+    "bad_raw_len",
+    "bad_crc",
+    "malformed",
+    "name_mismatch",
+    "wrong_order",
+    "unknown_interface",
+    "too_many_interfaces",
+    "bad_record",
+    "silent",
+];

@@ -1,0 +1,216 @@
+//! The store: frames in segments, events in a log, marks of what is stored.
+//!
+//! ```text
+//!   PATH/lock                     held while a collector runs
+//!   PATH/marks.json               last record and frame batch of each sensor
+//!   PATH/events/eve.json          events, JSON lines
+//!   PATH/frames/TIME.pcapng       sealed segments
+//!   PATH/frames/.TIME.pcapng.part the open segment
+//! ```
+//!
+//! Nothing here waits for anything but the disk, and nothing panics when it fails: a failed call can
+//! be made again. The one caller is [`crate::committer`].
+
+pub mod events;
+pub mod marks;
+pub mod pcapng;
+pub mod segment;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wire::message::Interface;
+use wire::units::UnixNanos;
+
+use crate::config::StoreConfig;
+use crate::status::{Sensor, Shared, add};
+use events::EventLog;
+use marks::{Marks, MarksFile};
+use segment::{Repair, Segment};
+
+/// The open store.
+pub struct Store {
+    events: EventLog,
+    marks: MarksFile,
+    segment: Option<Segment>,
+    frames_folder: PathBuf,
+    segment_bytes: u64,
+    segment_age: Duration,
+    shared: Arc<Shared>,
+    /// Keeps a second collector out, until the store is dropped.
+    _lock: File,
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A folder or file is not usable.
+    #[error("cannot {action} {}", path.display())]
+    Unusable {
+        /// What was tried.
+        action: &'static str,
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another collector has it.
+    #[error("another collector uses the store {}", path.display())]
+    InUse {
+        /// Folder of the store.
+        path: PathBuf,
+    },
+}
+
+impl Store {
+    /// Opens the store, makes what is missing, and repairs what a killed collector left behind.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
+        let frames_folder = config.path.join("frames");
+        for folder in [&config.path, &config.path.join("events"), &frames_folder] {
+            let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
+            made.map_err(unusable("create", folder))?;
+        }
+        let lock = lock(&config.path)?;
+        let (events, torn) =
+            EventLog::open(&shared.events_path).map_err(unusable("open", &shared.events_path))?;
+        if torn > 0 {
+            tracing::warn!(bytes = torn, "cut off the torn last line of the event log");
+            add(&shared.counters.torn_bytes, torn);
+        }
+        let repairs =
+            segment::repair_all(&frames_folder).map_err(unusable("repair", &frames_folder))?;
+        repairs.iter().for_each(|repair| note_repair(&shared, repair));
+        Ok(Self {
+            events,
+            marks: MarksFile::new(&config.path),
+            segment: None,
+            frames_folder,
+            segment_bytes: config.segment_bytes,
+            segment_age: config.segment_age,
+            shared,
+            _lock: lock,
+        })
+    }
+
+    /// What an earlier run stored last of each sensor. Damaged marks are said and forgotten: then
+    /// sensors send again what they still have, and it is stored twice.
+    #[must_use]
+    pub fn read_marks(&self) -> Marks {
+        self.marks.read().unwrap_or_else(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, cause, "starting without marks: records may be stored twice");
+            Marks::new()
+        })
+    }
+
+    /// Appends event lines.
+    ///
+    /// # Errors
+    /// What the file system says; nothing was appended.
+    pub fn append_events(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.events.append(lines)
+    }
+
+    /// Opens a segment unless one is open.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn ensure_segment(&mut self, now: UnixNanos, instant: Instant) -> io::Result<()> {
+        if self.segment.is_none() {
+            let segment = Segment::create(&self.frames_folder, now, instant)?;
+            self.shared.set_open_segment(Some(segment.path().to_owned()));
+            self.segment = Some(segment);
+        }
+        Ok(())
+    }
+
+    /// Prepares the packets in `blocks` for the open segment; to be called once for each batch.
+    pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
+        if let Some(segment) = &mut self.segment {
+            segment.stage(sensor, interfaces, blocks);
+        }
+    }
+
+    /// Writes staged packets.
+    ///
+    /// # Errors
+    /// What the file system says; the same call may be made again.
+    pub fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
+        self.segment.as_mut().map_or(Ok(()), |segment| segment.write(blocks))
+    }
+
+    /// Brings the events to the disk, then the marks that speak of them.
+    ///
+    /// # Errors
+    /// What the file system says; the same call may be made again.
+    pub fn commit(&mut self, marks: &Marks) -> io::Result<()> {
+        self.events.sync()?;
+        self.marks.write(marks)
+    }
+
+    /// When the open segment is old enough to be sealed, if nothing else seals it before.
+    #[must_use]
+    pub fn segment_due(&self) -> Option<Instant> {
+        self.segment.as_ref().map(|segment| segment.opened() + self.segment_age)
+    }
+
+    /// Whether the open segment is to be sealed for its size or age.
+    #[must_use]
+    pub fn is_segment_due(&self, now: Instant) -> bool {
+        self.segment.as_ref().is_some_and(|segment| {
+            segment.length() >= self.segment_bytes || segment.opened() + self.segment_age <= now
+        })
+    }
+
+    /// Writes the statistics of the open segment and gives it away to be sealed.
+    ///
+    /// # Errors
+    /// What the file system says; the same call may be made again.
+    pub fn take_segment(&mut self, now: UnixNanos) -> io::Result<Option<Segment>> {
+        if let Some(segment) = &mut self.segment {
+            segment.finish(now)?;
+        }
+        self.shared.set_open_segment(None);
+        Ok(self.segment.take())
+    }
+}
+
+/// Takes the lock of the store, which ends with the process.
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join("lock");
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).mode(0o640).open(&path);
+    let file = opened.map_err(unusable("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: folder.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => {
+            Err(OpenError::Unusable { action: "lock", path, source })
+        }
+    }
+}
+
+fn note_repair(shared: &Shared, repair: &Repair) {
+    match repair {
+        Repair::Sealed { path, cut } => {
+            tracing::warn!(segment = %path.display(), cut, "sealed a segment of an earlier run");
+            add(&shared.counters.segments_repaired, 1);
+            add(&shared.counters.torn_bytes, *cut);
+        }
+        Repair::Removed { path } => {
+            tracing::info!(segment = %path.display(), "removed a segment without a whole block");
+        }
+    }
+}
+
+fn unusable(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Unusable { action, path, source }
+}

@@ -1,0 +1,261 @@
+//! One segment: a pcapng file of frames, hidden while it grows, renamed when it is sealed.
+//!
+//! ```text
+//!   frames/.20251121T101500.000001Z.pcapng.part ── full, old or stop ──▶ statistics ──▶ fsync ──▶
+//!   frames/20251121T101500.000001Z.pcapng
+//! ```
+//!
+//! Writing is in two steps, so that a failed write can be tried again: [`Segment::stage`] numbers
+//! the interfaces, [`Segment::write`] puts bytes at a known place.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use wire::message::Interface;
+use wire::units::UnixNanos;
+
+use super::pcapng::{self, KernelStatistics, Statistics};
+use crate::status::Sensor;
+
+/// What the name of a sealed segment ends with.
+pub const SUFFIX: &str = ".pcapng";
+/// What the name of an open segment ends with; it begins with a point.
+pub const OPEN_SUFFIX: &str = ".pcapng.part";
+/// Owner may write, group may read: frames are nobody else's business.
+const MODE: u32 = 0o640;
+
+/// An open segment.
+pub struct Segment {
+    file: File,
+    path: PathBuf,
+    /// Bytes that are surely written; whatever lies behind is overwritten.
+    length: u64,
+    started: UnixNanos,
+    opened: Instant,
+    interfaces: Vec<SegmentInterface>,
+    /// Header and interface blocks that go in front of the next frames.
+    head: Vec<u8>,
+}
+
+/// An interface as this segment knows it; its number is its position.
+struct SegmentInterface {
+    sensor: Arc<Sensor>,
+    interface: Interface,
+    /// Frames of it in this segment.
+    delivered: u64,
+    /// What the kernel had counted when the interface appeared here.
+    base: Option<KernelStatistics>,
+}
+
+impl Segment {
+    /// Creates an empty segment in `folder`, named after `now`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create(folder: &Path, now: UnixNanos, opened: Instant) -> io::Result<Self> {
+        let mut micros = now.0 / 1000;
+        loop {
+            let path = folder.join(format!(".{}{OPEN_SUFFIX}", stem(micros)));
+            let mut options = OpenOptions::new();
+            let created = options.write(true).create_new(true).mode(MODE).open(&path);
+            match created {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => micros += 1,
+                Ok(_) if sealed_path(&path).exists() => {
+                    std::fs::remove_file(&path)?;
+                    micros += 1;
+                }
+                created => return Ok(Self::new(created?, path, now, opened)),
+            }
+        }
+    }
+
+    fn new(file: File, path: PathBuf, started: UnixNanos, opened: Instant) -> Self {
+        let mut head = Vec::new();
+        pcapng::push_section_header(&mut head);
+        Self { file, path, length: 0, started, opened, interfaces: Vec::new(), head }
+    }
+
+    /// Gives the packets in `blocks` (see [`pcapng::push_frames`]) this segment's interface
+    /// numbers, and prepares an interface block for each that is new here.
+    pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
+        // Nearly all frames of a batch are of one interface.
+        let mut last = None;
+        pcapng::renumber_interfaces(blocks, |id| {
+            let number = match last {
+                Some((known, number)) if known == id => number,
+                _ => self.number(sensor, interfaces, id),
+            };
+            last = Some((id, number));
+            if let Some(interface) = self.interfaces.get_mut(number) {
+                interface.delivered += 1;
+            }
+            // There are fewer interfaces than frames in a segment of at most 16 GiB.
+            number as u32
+        });
+    }
+
+    /// Position of an interface in this segment; new ones are added.
+    fn number(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], id: u32) -> usize {
+        let interface = interfaces.iter().find(|interface| interface.id == id);
+        let known = self.interfaces.iter().position(|known| {
+            Arc::ptr_eq(&known.sensor, sensor) && Some(&known.interface) == interface
+        });
+        if let Some(number) = known {
+            return number;
+        }
+        // The session lets no frame of an undeclared interface through.
+        let interface = interface.cloned().unwrap_or_else(|| undeclared(id));
+        let name = format!("{}/{}", sensor.name(), interface.name);
+        pcapng::push_interface(&mut self.head, &name, interface.linktype, interface.snaplen);
+        let base = sensor.kernel_statistics(&interface.name);
+        let sensor = Arc::clone(sensor);
+        self.interfaces.push(SegmentInterface { sensor, interface, delivered: 0, base });
+        self.interfaces.len() - 1
+    }
+
+    /// Writes staged blocks. After an error, the same call may be made again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
+        if !self.head.is_empty() {
+            self.file.write_all_at(&self.head, self.length)?;
+            self.length += self.head.len() as u64;
+            self.head.clear();
+        }
+        self.file.write_all_at(blocks, self.length)?;
+        self.length += blocks.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the statistics. After an error, the same call may be made again. The segment then is
+    /// complete and can be given to [`Segment::seal`].
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn finish(&mut self, now: UnixNanos) -> io::Result<()> {
+        let mut blocks = Vec::new();
+        for (number, known) in self.interfaces.iter().enumerate() {
+            let SegmentInterface { sensor, interface, delivered, base } = known;
+            let kernel = base.zip(sensor.kernel_statistics(&interface.name)).map(grown);
+            let (start, end) = (self.started, now);
+            let statistics = Statistics { start, end, kernel, delivered: *delivered };
+            pcapng::push_statistics(&mut blocks, number as u32, &statistics);
+        }
+        self.write(&blocks)
+    }
+
+    /// Brings a finished segment to the disk and gives it its lasting name.
+    ///
+    /// # Errors
+    /// What the file system says; the file then stays hidden, and is repaired at the next start.
+    pub fn seal(self) -> io::Result<PathBuf> {
+        self.file.set_len(self.length)?;
+        seal_file(&self.file, &self.path)
+    }
+
+    /// Bytes written.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// When it was created.
+    #[must_use]
+    pub const fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// The hidden file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What became of a left-over open segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Cut at its last whole block and sealed.
+    Sealed {
+        /// Its lasting name.
+        path: PathBuf,
+        /// Bytes that were no whole block.
+        cut: u64,
+    },
+    /// It had no whole block, and is gone.
+    Removed {
+        /// The name it had.
+        path: PathBuf,
+    },
+}
+
+/// Seals the open segments that a collector left behind when it was killed.
+///
+/// # Errors
+/// What the file system says.
+pub fn repair_all(folder: &Path) -> io::Result<Vec<Repair>> {
+    let mut repairs = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') && name.ends_with(OPEN_SUFFIX) {
+            repairs.push(repair(&path)?);
+        }
+    }
+    Ok(repairs)
+}
+
+fn repair(path: &Path) -> io::Result<Repair> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let whole = pcapng::whole_blocks(&mut io::BufReader::new(&mut file), length)?;
+    if whole == 0 {
+        std::fs::remove_file(path)?;
+        return Ok(Repair::Removed { path: path.to_owned() });
+    }
+    file.set_len(whole)?;
+    Ok(Repair::Sealed { path: seal_file(&file, path)?, cut: length - whole })
+}
+
+/// Renames a file once its bytes are on the disk, and makes the name last as well.
+fn seal_file(file: &File, path: &Path) -> io::Result<PathBuf> {
+    file.sync_all()?;
+    let sealed = sealed_path(path);
+    std::fs::rename(path, &sealed)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(sealed)
+}
+
+/// The lasting name of a hidden file: without point and `.part`.
+fn sealed_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.trim_start_matches('.').trim_end_matches(OPEN_SUFFIX);
+    path.with_file_name(format!("{stem}{SUFFIX}"))
+}
+
+/// `20251121T101500.000001Z`: sorts by time, and is a file name everywhere.
+fn stem(micros: u64) -> String {
+    let micros = i64::try_from(micros).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
+    time.strftime("%Y%m%dT%H%M%S.%6fZ").to_string()
+}
+
+/// What an interface is taken for that was never declared.
+fn undeclared(id: u32) -> Interface {
+    const LINKTYPE_ETHERNET: u16 = 1;
+    Interface { id, name: format!("interface-{id}"), linktype: LINKTYPE_ETHERNET, snaplen: 0 }
+}
+
+/// What was counted between two readings; a sensor that was started anew counts from zero.
+fn grown((base, now): (KernelStatistics, KernelStatistics)) -> KernelStatistics {
+    let since = |base: u64, now: u64| now.checked_sub(base).unwrap_or(now);
+    KernelStatistics {
+        packets: since(base.packets, now.packets),
+        drops: since(base.drops, now.drops),
+    }
+}

@@ -1,0 +1,266 @@
+//! Who is let in, and what becomes of those that misbehave.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rcgen::ExtendedKeyUsagePurpose;
+use wire::message::{Control, Heartbeat, Interface, Interfaces};
+use wire::records::RecordKind;
+use wire::units::UnixNanos;
+
+use crate::lab::{Authority, Collector, Issued, Lab};
+use crate::sensor::{Sensor, frame_batch, handshake, hello, record_batch};
+
+/// Waits until exactly one connection was refused, for this reason, and said so once.
+fn check_refused(collector: &Collector, reason: &str) {
+    let status = collector.wait_for_status(reason, |status| {
+        let refused = status["refused"].as_object().unwrap();
+        refused.values().map(|count| count.as_u64().unwrap()).sum::<u64>() > 0
+    });
+    assert_eq!(status["refused"][reason], 1, "{}", status["refused"]);
+    let log = collector.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains(&format!("reason={reason:?}")), "{log}");
+}
+
+/// A handshake with this certificate fails for this reason, and others still get in.
+fn check_handshake(lab: &Lab, own: Option<&Issued>, failure: &str) {
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    // The client's part of a TLS 1.3 handshake ends before the server has seen its certificate.
+    if let Ok(mut stream) = handshake(&collector.sensors, &ca, own) {
+        let mut bytes = Vec::new();
+        assert!(stream.read_to_end(&mut bytes).is_err(), "not refused");
+        assert_eq!(bytes, b"", "something was said before the certificate was known");
+    }
+    check_refused(&collector, "tls_handshake");
+    assert_eq!(collector.status()["handshake_failures"][failure], 1, "{}", collector.status());
+    Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("good"), "good", 5);
+}
+
+/// These bytes of a sensor close its connection for this reason; another one goes on.
+fn check_misbehaviour(bytes: &[u8], reason: &str) {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut good = Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("good"), "good", 5);
+    let mut bad = Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("bad"), "bad", 5);
+    bad.send_bytes(bytes);
+    bad.read_to_end();
+    check_refused(&collector, reason);
+    good.send_records(1, &[(RecordKind::Flow, "{}")]);
+    good.wait_for_ack(1, 0);
+    assert_eq!(lab.events(), "{}\n");
+}
+
+fn encoded(control: Control) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    control.encode(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn no_certificate_is_refused() {
+    check_handshake(&Lab::new(), None, "no_certificate");
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused() {
+    let stranger = Authority::new().sensor("a");
+    check_handshake(&Lab::new(), Some(&stranger), "unknown_issuer");
+}
+
+#[test]
+fn a_collectors_certificate_is_no_sensors() {
+    let lab = Lab::new();
+    let own = lab.authority.collector("other");
+    check_handshake(&lab, Some(&own), "wrong_purpose");
+}
+
+#[test]
+fn a_client_certificate_for_another_role_is_refused() {
+    let lab = Lab::new();
+    let uris = ["ringwatch://collector/a"];
+    let own = lab.authority.issue(&uris, ExtendedKeyUsagePurpose::ClientAuth);
+    check_handshake(&lab, Some(&own), "not_a_sensor");
+}
+
+#[test]
+fn a_certificate_with_two_identities_is_refused() {
+    let lab = Lab::new();
+    let uris = ["ringwatch://sensor/a", "ringwatch://sensor/b"];
+    let own = lab.authority.issue(&uris, ExtendedKeyUsagePurpose::ClientAuth);
+    check_handshake(&lab, Some(&own), "not_a_sensor");
+}
+
+#[test]
+fn a_sensor_that_calls_itself_by_another_name_is_closed() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::connect(&collector.sensors, &ca, &lab.authority.sensor("a")).unwrap();
+    sensor.send(&Control::SensorHello(hello("b", 5)));
+    sensor.read_to_end();
+    check_refused(&collector, "name_mismatch");
+}
+
+#[test]
+fn garbage_instead_of_tls_is_closed() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let mut stream = TcpStream::connect(&collector.sensors).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    check_refused(&collector, "tls_handshake");
+    assert_eq!(collector.status()["handshake_failures"]["not_tls"], 1);
+}
+
+#[test]
+fn many_refused_connections_of_one_peer_are_one_log_line() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(&collector.sensors).unwrap();
+        stream.write_all(b"garbage garbage garbage").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    collector.wait_for_status("50 refusals", |status| status["refused"]["tls_handshake"] == 50);
+    assert_eq!(collector.log().matches("WARN").count(), 1, "{}", collector.log());
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_suppressed_lines_total 49"), "{metrics}");
+}
+
+#[test]
+fn garbage_within_tls_is_closed() {
+    check_misbehaviour(b"garbage instead of a header, long enough", "bad_magic");
+}
+
+#[test]
+fn a_wrong_checksum_is_closed() {
+    let mut bytes = frame_batch(1, &[vec![1; 60]]);
+    *bytes.last_mut().unwrap() ^= 1;
+    check_misbehaviour(&bytes, "bad_crc");
+}
+
+#[test]
+fn a_message_longer_than_the_limit_is_closed_before_it_arrives() {
+    let mut bytes = frame_batch(1, &[vec![1; 60]]);
+    bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
+    bytes[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+    check_misbehaviour(&bytes[..32], "too_long");
+}
+
+#[test]
+fn another_version_is_closed() {
+    let mut bytes = frame_batch(1, &[vec![1; 60]]);
+    bytes[4] = 9;
+    check_misbehaviour(&bytes, "unsupported_version");
+}
+
+#[test]
+fn frames_of_an_undeclared_interface_are_closed() {
+    let mut bytes = encoded(Control::Interfaces(Interfaces {
+        interfaces: vec![Interface { id: 8, name: "x".into(), linktype: 1, snaplen: 1 }],
+    }));
+    let mut batch = wire::frames::FrameBatchWriter::new(1, 1);
+    batch.try_push(UnixNanos(1), wire::units::WireLen(1), 9, &[&[0]]).unwrap();
+    bytes.extend_from_slice(batch.finish(wire::units::Sequence(1)));
+    check_misbehaviour(&bytes, "unknown_interface");
+}
+
+#[test]
+fn a_record_that_is_no_object_is_closed() {
+    check_misbehaviour(&record_batch(1, &[(RecordKind::Flow, "[1]")]), "bad_record");
+}
+
+#[test]
+fn an_event_in_the_name_of_another_sensor_is_closed() {
+    let forged = r#"{"ringwatch":{"sensor":"good"}}"#;
+    check_misbehaviour(&record_batch(1, &[(RecordKind::Alert, forged)]), "name_mismatch");
+}
+
+#[test]
+fn a_second_hello_is_closed() {
+    check_misbehaviour(&encoded(Control::SensorHello(hello("bad", 5))), "wrong_order");
+}
+
+#[test]
+fn data_before_the_hello_is_closed() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::connect(&collector.sensors, &ca, &lab.authority.sensor("a")).unwrap();
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.read_to_end();
+    check_refused(&collector, "wrong_order");
+    assert_eq!(lab.events(), "");
+}
+
+#[test]
+fn a_sensor_that_connects_again_replaces_its_older_connection() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut older = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    older.send_records(1, &[(RecordKind::Flow, "{}")]);
+    older.wait_for_ack(1, 0);
+    let mut newer = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    older.read_to_end();
+    newer.send_records(2, &[(RecordKind::Flow, "{}")]);
+    newer.wait_for_ack(2, 0);
+    assert_eq!(newer.counts, (1, 0));
+    let line = collector.wait_for_line("sensor disconnected");
+    assert!(line.contains("replaced by a newer connection"), "{line}");
+    assert_eq!(collector.status()["sensors"][0]["connected"], true);
+}
+
+#[test]
+fn a_heartbeat_is_answered_at_once_and_tells_the_clock_offset() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    sensor.send(&Control::Heartbeat(Heartbeat { sent_at: UnixNanos(77), echo: None }));
+    while sensor.heartbeats.is_empty() {
+        sensor.receive().unwrap();
+    }
+    let beat = sensor.heartbeats[0];
+    assert_eq!(beat.echo.unwrap().sent_at, UnixNanos(77));
+    // A sensor whose clock is two seconds ahead.
+    let echo = wire::message::Echo { sent_at: beat.sent_at, held_for: 0 };
+    let sent_at = beat.sent_at.plus(Duration::from_secs(2));
+    sensor.send(&Control::Heartbeat(Heartbeat { sent_at, echo: Some(echo) }));
+    let status = collector
+        .wait_for_status("offset", |status| status["sensors"][0]["clock_offset_ms"].is_number());
+    let offset = status["sensors"][0]["clock_offset_ms"].as_f64().unwrap();
+    assert!((1500.0..=2500.0).contains(&offset), "{offset}");
+}
+
+#[test]
+fn a_peer_that_does_not_shake_hands_is_closed_after_ten_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(&collector.sensors).unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap(), 0);
+    let waited = start.elapsed();
+    assert!((10..13).contains(&waited.as_secs()), "{waited:?}");
+    check_refused(&collector, "handshake_timeout");
+}
+
+#[test]
+fn a_silent_sensor_is_given_up_after_fifteen_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let start = Instant::now();
+    sensor.read_to_end();
+    let waited = start.elapsed();
+    assert!((14..18).contains(&waited.as_secs()), "{waited:?}");
+    assert!(sensor.heartbeats.len() >= 2, "{}", sensor.heartbeats.len());
+    check_refused(&collector, "silent");
+}

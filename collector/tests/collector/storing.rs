@@ -1,0 +1,352 @@
+//! What is taken is stored, once, and acknowledged.
+
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
+use wire::ledger::{InterfaceLedger, Ledger};
+use wire::message::Control;
+use wire::records::RecordKind;
+
+use crate::lab::{Lab, wait_until};
+use crate::sensor::Sensor;
+
+/// Frames of many lengths, so that every padding occurs.
+fn frames(count: u8) -> Vec<Vec<u8>> {
+    (0..count).map(|number| vec![number; 60 + usize::from(number) % 37]).collect()
+}
+
+/// Interface names and packets (interface, data) of a segment.
+fn read_segment(path: &std::path::Path) -> (Vec<String>, Vec<(u32, Vec<u8>)>) {
+    let file = std::fs::File::open(path).unwrap();
+    let mut reader = PcapNGReader::new(1 << 20, file).unwrap();
+    let (mut names, mut packets) = (Vec::new(), Vec::new());
+    loop {
+        match reader.next() {
+            Ok((offset, block)) => {
+                match block {
+                    PcapBlockOwned::NG(Block::InterfaceDescription(block)) => {
+                        assert_eq!(block.if_tsresol, 9);
+                        let name = block.if_name().unwrap().unwrap();
+                        names.push(name.to_owned());
+                    }
+                    PcapBlockOwned::NG(Block::EnhancedPacket(block)) => {
+                        let data = &block.data[..block.caplen as usize];
+                        packets.push((block.if_id, data.to_vec()));
+                    }
+                    _ => {}
+                }
+                reader.consume(offset);
+            }
+            Err(PcapError::Eof) => return (names, packets),
+            Err(PcapError::Incomplete(_)) => reader.refill().unwrap(),
+            Err(error) => panic!("{}: {error:?}", path.display()),
+        }
+    }
+}
+
+fn event(sensor: &str, number: u64) -> String {
+    format!(r#"{{"event_type":"flow","ringwatch":{{"sensor":"{sensor}","n":{number}}}}}"#)
+}
+
+#[test]
+fn frames_and_records_are_stored_as_sent_and_acknowledged() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("web-1");
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "web-1", 5);
+    assert_eq!((sensor.hello.collector.as_str(), sensor.hello.resume), ("ids", None));
+
+    sensor.send_frames(1, &frames(100));
+    sensor.send_frames(2, &frames(3));
+    let alert = event("web-1", 2);
+    sensor.send_records(1, &[(RecordKind::Flow, r#"{"a":1}"#), (RecordKind::Alert, &alert)]);
+    let interface = InterfaceLedger {
+        name: "eth0".into(),
+        kernel_packets: 110,
+        kernel_drops: 7,
+        analysed: 103,
+        exported: 103,
+        ..Default::default()
+    };
+    let ledger = Ledger { interfaces: vec![interface], ..Default::default() };
+    sensor.send(&Control::LedgerReport(ledger.clone()));
+    sensor.wait_for_ack(2, 2);
+
+    assert_eq!(sensor.counts, (2, 103));
+    assert_eq!(lab.events(), format!("{{\"a\":1}}\n{alert}\n"));
+    let status = collector.wait_for_status("ledger", |status| {
+        status["sensors"][0]["ledger"]["interfaces"][0]["kernel_drops"] == 7
+    });
+    let shown = &status["sensors"][0];
+    assert_eq!(shown["connected"], true);
+    assert_eq!(shown["frames"], 103);
+    assert_eq!(shown["records"], 2);
+    assert_eq!(shown["alerts"], 1);
+    assert_eq!(shown["host"], "host");
+    assert_eq!(status["store"]["frames"], 103);
+    let open = status["store"]["open_segment"].as_str().unwrap().to_owned();
+    assert!(open.ends_with(".pcapng.part"), "{open}");
+    assert_eq!(collector.get("/healthz"), (200, "ok\n".to_owned()));
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_stored_frames_total{sensor=\"web-1\"} 103"), "{metrics}");
+
+    let log = collector.stop();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    sensor.read_to_end();
+    assert_eq!(sensor.goodbye.as_deref(), Some("shutdown"));
+    let segments = lab.segments();
+    assert_eq!(segments.len(), 1);
+    let (names, packets) = read_segment(&segments[0]);
+    assert_eq!(names, ["web-1/eth0"]);
+    let sent: Vec<_> = frames(100).into_iter().chain(frames(3)).map(|frame| (0, frame)).collect();
+    assert_eq!(packets, sent);
+}
+
+#[test]
+fn capinfos_and_tshark_read_a_segment_without_complaint() {
+    if !perf::tools::require(&["capinfos", "tshark"]) {
+        return;
+    }
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    for name in ["a", "b"] {
+        let own = lab.authority.sensor(name);
+        let mut sensor = Sensor::join(&collector.sensors, &ca, &own, name, 5);
+        sensor.send_frames(1, &frames(50));
+        let interface =
+            InterfaceLedger { name: "eth0".into(), kernel_drops: 3, ..Default::default() };
+        let ledger = Ledger { interfaces: vec![interface], ..Default::default() };
+        sensor.send(&Control::LedgerReport(ledger));
+        sensor.wait_for_ack(0, 1);
+        sensor.leave();
+    }
+    collector.wait_for_status("two ledgers", |status| {
+        let sensors = status["sensors"].as_array().unwrap();
+        sensors.len() == 2 && sensors.iter().all(|sensor| sensor["connected"] == false)
+    });
+    collector.stop();
+    let segment = &lab.segments()[0];
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(segment).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program}: {errors}");
+        // tshark says so when it runs as root.
+        let errors: Vec<_> = errors.lines().filter(|line| !line.contains("as user")).collect();
+        assert!(errors.is_empty(), "{program}: {errors:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let infos = run("capinfos", &[]);
+    for part in [
+        "Number of packets:   100",
+        "File timestamp precision:  nanoseconds (9)",
+        "Name = a/eth0",
+        "Name = b/eth0",
+        "Time precision = nanoseconds (9)",
+        "Number of stat entries = 1",
+    ] {
+        assert!(infos.contains(part), "{part:?} is not in {infos}");
+    }
+    let times = run("tshark", &["-T", "fields", "-e", "frame.time_epoch", "-c", "1", "-r"]);
+    assert_eq!(times.trim(), "1700000000.000000001");
+}
+
+#[test]
+fn two_sensors_at_once_are_kept_apart() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    std::thread::scope(|scope| {
+        for (name, batches) in [("a", 40), ("b", 60)] {
+            let own = lab.authority.sensor(name);
+            let (address, ca) = (&collector.sensors, &ca);
+            scope.spawn(move || {
+                let mut sensor = Sensor::join(address, ca, &own, name, 5);
+                for number in 1..=batches {
+                    sensor.send_frames(number, &frames(100));
+                    sensor.send_records(number, &[(RecordKind::Flow, &event(name, number))]);
+                }
+                sensor.wait_for_ack(batches, batches);
+                assert_eq!(sensor.counts, (batches, batches * 100));
+            });
+        }
+    });
+    collector.stop();
+    let (names, packets) = read_segment(&lab.segments()[0]);
+    for (name, batches) in [("a/eth0", 40), ("b/eth0", 60)] {
+        let number = names.iter().position(|known| known == name).unwrap();
+        let own: Vec<_> = packets.iter().filter(|(id, _)| *id as usize == number).collect();
+        assert_eq!(own.len(), batches * 100);
+        let sent: Vec<_> = (0..batches).flat_map(|_| frames(100)).collect();
+        assert!(own.iter().zip(&sent).all(|((_, stored), sent)| stored == sent));
+    }
+    let events = lab.events();
+    for (name, count) in [("a", 40), ("b", 60)] {
+        let own: Vec<_> =
+            events.lines().filter(|line| line.contains(&format!("{name:?}"))).collect();
+        let sent: Vec<_> = (1..=count).map(|number| event(name, number)).collect();
+        assert_eq!(own, sent);
+    }
+}
+
+#[test]
+fn a_full_segment_is_sealed_and_the_next_one_describes_its_interfaces_again() {
+    let lab = Lab::new();
+    lab.configure("segment_mib = 1");
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let large: Vec<_> = (0..40).map(|number| vec![number; 1500]).collect();
+    for number in 1..=50 {
+        sensor.send_frames(number, &large);
+    }
+    sensor.wait_for_ack(0, 50);
+    collector
+        .wait_for_status("two sealed segments", |status| status["store"]["segments_sealed"] == 2);
+    collector.stop();
+    let segments = lab.segments();
+    assert_eq!(segments.len(), 3);
+    let mut total = 0;
+    for segment in &segments {
+        let (names, packets) = read_segment(segment);
+        assert_eq!(names, ["a/eth0"]);
+        total += packets.len();
+    }
+    assert_eq!(total, 50 * 40);
+}
+
+#[test]
+fn a_segment_is_sealed_when_it_is_old_enough() {
+    let lab = Lab::new();
+    lab.configure("segment_age = \"1s\"");
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_frames(1, &frames(1));
+    sensor.wait_for_ack(0, 1);
+    let find = || lab.segments().first().cloned();
+    let segment = wait_until("sealed segment", find, || collector.log());
+    assert_eq!(read_segment(&segment).1.len(), 1);
+    assert!(collector.status()["store"]["open_segment"].is_null());
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_and_is_stored_once() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    for number in 1..=20 {
+        sensor.send_records(number, &[(RecordKind::Flow, &event("a", number))]);
+        sensor.send_frames(number, &frames(10));
+    }
+    sensor.wait_for_ack(20, 20);
+    // Marks of frames alone are written once a second.
+    let marks = lab.store().join("marks.json");
+    let is_marked = || {
+        let text = std::fs::read_to_string(&marks).ok()?;
+        text.contains("\"frames\":20").then_some(())
+    };
+    wait_until("marks", is_marked, || std::fs::read_to_string(&marks).unwrap_or_default());
+    collector.kill();
+    drop(sensor);
+
+    let collector = lab.start();
+    assert!(collector.log().contains("sealed a segment of an earlier run"), "{}", collector.log());
+    assert_eq!(collector.status()["sensors"][0]["connected"], false);
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let resume = sensor.hello.resume.unwrap();
+    assert_eq!((resume.boot_epoch, resume.records.0, resume.frames.0), (5, 20, 20));
+    // The sensor has not heard of the last acknowledgements and sends again.
+    let again: Vec<_> = (19..=22).map(|number| event("a", number)).collect();
+    let records: Vec<_> = again.iter().map(|json| (RecordKind::Flow, json.as_str())).collect();
+    sensor.send_records(19, &records);
+    sensor.send_frames(20, &frames(10));
+    sensor.send_frames(21, &frames(10));
+    sensor.wait_for_ack(22, 21);
+    let status = collector.status();
+    assert_eq!(status["sensors"][0]["duplicates"], 3);
+    collector.stop();
+
+    let sent: Vec<_> = (1..=22).map(|number| event("a", number)).collect();
+    assert_eq!(lab.events().lines().collect::<Vec<_>>(), sent);
+    let stored: usize = lab.segments().iter().map(|path| read_segment(path).1.len()).sum();
+    assert_eq!(stored, 21 * 10);
+}
+
+#[test]
+fn a_torn_segment_and_a_torn_line_are_cut_at_the_next_start() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, &event("a", 1))]);
+    sensor.send_frames(1, &frames(10));
+    sensor.wait_for_ack(1, 1);
+    let open = collector.status()["store"]["open_segment"].as_str().unwrap().to_owned();
+    collector.kill();
+    let events = lab.store().join("events/eve.json");
+    for (path, torn) in [
+        (open.as_ref(), &b"\x06\0\0\0\x40\0\0\0half a packet"[..]),
+        (events.as_path(), b"{\"torn\""),
+    ] {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(torn).unwrap();
+    }
+    let collector = lab.start();
+    assert_eq!(lab.events(), event("a", 1) + "\n");
+    assert_eq!(read_segment(&lab.segments()[0]).1.len(), 10);
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_torn_bytes_total 28"), "{metrics}");
+    collector.stop();
+}
+
+#[test]
+fn a_new_run_of_a_sensor_begins_its_sequences_anew() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    for boot_epoch in [5, 6] {
+        let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", boot_epoch);
+        sensor.send_records(1, &[(RecordKind::Flow, &event("a", boot_epoch))]);
+        sensor.wait_for_ack(1, 0);
+        sensor.leave();
+    }
+    assert_eq!(lab.events(), format!("{}\n{}\n", event("a", 5), event("a", 6)));
+    assert_eq!(collector.status()["sensors"][0]["duplicates"], 0);
+}
+
+#[test]
+fn a_hole_in_the_sequence_is_counted_and_no_reason_to_stop() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_frames(4, &frames(1));
+    sensor.send_records(11, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(11, 4);
+    assert_eq!(collector.status()["sensors"][0]["missing"], 13);
+}
+
+#[test]
+fn all_that_was_sent_before_a_stop_is_stored_or_not_acknowledged() {
+    let lab = Lab::new();
+    let mut collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    for number in 1..=100 {
+        sensor.send_frames(number, &frames(100));
+        sensor.send_records(number, &[(RecordKind::Flow, &event("a", number))]);
+    }
+    collector.signal(Signal::SIGINT);
+    sensor.read_to_end();
+    assert_eq!(collector.wait().code(), Some(0), "{}", collector.log());
+    let stored: usize = lab.segments().iter().map(|path| read_segment(path).1.len()).sum();
+    let (records, batches) = sensor.acknowledged;
+    assert_eq!(lab.events().lines().count() as u64, records);
+    assert_eq!(stored as u64, batches * 100);
+}
