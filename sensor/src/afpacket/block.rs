@@ -35,6 +35,7 @@ const BLOCK_HEADER_BYTES: usize = size_of::<tpacket_block_desc>();
 
 // The layouts of include/uapi/linux/if_packet.h, which is a stable interface of the kernel.
 const _: () = {
+    assert!(usize::BITS >= 64, "sums of offsets, which have 32 bits, must not overflow");
     assert!(size_of::<tpacket3_hdr>() == ADDRESS_OFFSET);
     assert!(offset_of!(tpacket3_hdr, tp_snaplen) == 12 && offset_of!(tpacket3_hdr, tp_mac) == 24);
     assert!(offset_of!(tpacket3_hdr, hv1) == 28);
@@ -54,7 +55,12 @@ pub(super) struct Tally {
 
 /// The right to read one block. Dropping it gives the block back to the kernel.
 ///
-/// Belongs to the thread that reads the ring (it is not `Send`), as do the frames in it.
+/// Belongs to the thread that reads the ring, as do the frames in it:
+///
+/// ```compile_fail
+/// fn needs_send<T: Send>() {}
+/// needs_send::<sensor::afpacket::Block<'static>>();
+/// ```
 #[derive(Debug)]
 pub struct Block<'ring> {
     start: NonNull<u8>,
