@@ -16,7 +16,7 @@ pub(super) struct Alerts {
     open: BTreeMap<u64, OpenAlert>,
     by_key: BTreeMap<AlertKey, u64>,
     capacity: usize,
-    /// Room for contacts that the sets of all alerts share.
+    /// Room for contacts and ports that the sets of all alerts share.
     spare: usize,
     close_after: Duration,
     last_id: u64,
@@ -76,32 +76,32 @@ impl Alerts {
     }
 
     /// Opens an alert for `group`, or extends the one that is open under `key`. Returns its id; 0 if
-    /// too many are open.
+    /// there is no room.
     pub(super) fn open_or_extend(
         &mut self,
         key: AlertKey,
         group: GroupKey,
         by_syn_alone: bool,
     ) -> u64 {
-        let id = match self.by_key.get(&key) {
-            Some(&id) => id,
-            None if self.open.len() >= self.capacity => {
-                self.not_opened += 1;
-                self.summary.not_opened += 1;
-                return 0;
-            }
-            None => {
-                self.last_id += 1;
-                self.opened += 1;
-                self.by_key.insert(key, self.last_id);
-                self.open.insert(self.last_id, OpenAlert::new(self.last_id, key, by_syn_alone));
-                self.last_id
-            }
-        };
-        if let Some(alert) = self.open.get_mut(&id) {
-            alert.cover(group);
+        if let Some(id) = self.by_key.get(&key)
+            && let Some(alert) = self.open.get_mut(id)
+            && alert.cover(group, &mut self.spare)
+        {
+            return *id;
         }
-        id
+        if self.by_key.contains_key(&key) || self.open.len() >= self.capacity {
+            self.not_opened += 1;
+            self.summary.not_opened += 1;
+            return 0;
+        }
+        self.last_id += 1;
+        self.opened += 1;
+        let mut alert = OpenAlert::new(self.last_id, key, by_syn_alone);
+        // The first group always has room.
+        alert.cover(group, &mut self.spare);
+        self.by_key.insert(key, self.last_id);
+        self.open.insert(self.last_id, alert);
+        self.last_id
     }
 
     /// Tells an alert about one of its contacts. Returns its id; 0 if it is no longer open.

@@ -133,7 +133,8 @@ impl Contacts {
         // An index is at most 7/8 full, its size a power of two, one control byte for each number.
         let index = |entries: usize| (entries * 8 / 7).next_power_of_two() * (number + 1);
         let groups = 2 * capacity;
-        capacity * (size_of::<Entry>() + number + Wheel::BYTES)
+        // Four lists of numbers: free ones, those that wait for the tick, and two groups of each.
+        capacity * (size_of::<Entry>() + 4 * number + Wheel::BYTES)
             + groups * (size_of::<Group>() + number)
             + index(capacity)
             + index(groups)

@@ -37,7 +37,7 @@ mod oracle;
 #[cfg(test)]
 mod tests;
 
-pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase};
+pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase, SAMPLES};
 pub use allow::{AllowList, Network, ParseNetworkError};
 pub use config::{DetectorConfig, Profile};
 pub use detector::{Budget, Detector, DetectorCounters};

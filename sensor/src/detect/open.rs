@@ -88,11 +88,16 @@ impl OpenAlert {
         }
     }
 
-    /// Takes a group in, before its contacts.
-    pub(super) fn cover(&mut self, group: GroupKey) {
-        if let GroupKey::Horizontal { port, .. } = group {
-            self.swept.insert(port);
+    /// Takes a group in, before its contacts. Returns whether there was room for its port.
+    pub(super) fn cover(&mut self, group: GroupKey, spare: &mut usize) -> bool {
+        let GroupKey::Horizontal { port, .. } = group else { return true };
+        if *spare == 0 && !self.swept.is_empty() {
+            return false;
         }
+        if self.swept.insert(port) && self.swept.len() > 1 {
+            *spare -= 1;
+        }
+        true
     }
 
     /// Takes in a contact of a covered group, or what changed about it.
@@ -142,8 +147,9 @@ impl OpenAlert {
     }
 
     /// Room that its sets took from what all sets share.
-    pub(super) const fn room_taken(&self) -> usize {
-        self.contacts.room_taken() + self.hosts.room_taken()
+    pub(super) fn room_taken(&self) -> usize {
+        let ports = self.swept.len().saturating_sub(1);
+        ports + self.contacts.room_taken() + self.hosts.room_taken()
     }
 
     /// The next step of its life, to be told.

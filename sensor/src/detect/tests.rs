@@ -456,3 +456,13 @@ fn thresholds_and_times_are_those_of_the_configuration() {
         (1..20).map(|n| (n * 5 * SECOND, contact(1, 1, n as u16), Attempted)).collect();
     assert_eq!(alerts_of(config(), &slow), []);
 }
+#[test]
+fn tables_stay_within_the_configured_memory() {
+    for memory_mib in [1, 4, 64] {
+        let detector = Detector::new(DetectorConfig { memory_mib, ..DetectorConfig::default() });
+        let budget = detector.budget();
+        assert_eq!(budget.bytes, (memory_mib as usize) << 20);
+        assert!((budget.bytes / 400..budget.bytes / 250).contains(&budget.contacts), "{budget:?}");
+        assert!((budget.bytes / 40_000..).contains(&budget.alerts), "{budget:?}");
+    }
+}
