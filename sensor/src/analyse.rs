@@ -114,7 +114,7 @@ impl Analyser {
             kind_counter(&counters.packets, packet).add(1);
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
-                self.contacts.prefetch(hash);
+                self.contacts.prefetch(hash, observation);
                 self.observed[observed] = Observed { hash, key, observation, time: self.clock };
                 observed += 1;
             }

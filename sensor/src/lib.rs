@@ -25,13 +25,14 @@ pub mod evidence;
 pub mod export;
 pub mod file;
 pub mod frame;
+pub mod hardware;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
 pub mod output;
 pub mod packet;
 pub mod pipeline;
-pub mod prefetch;
+
 pub mod recorder;
 pub mod replay;
 pub mod sandbox;
