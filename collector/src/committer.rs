@@ -73,12 +73,12 @@ impl Body {
 
 /// The way to the committer.
 ///
-/// Bounded: [`MOST_COMMANDS`] batches and [`MOST_BYTES`]. When full, the event loop stops reading
+/// Bounded: `MOST_COMMANDS` batches and `MOST_BYTES`. When full, the event loop stops reading
 /// from the sensor that has the next batch, until there is room; `store_waits` counts that.
 pub struct Queue {
     commands: Sender<Command>,
     bytes: Arc<AtomicUsize>,
-    /// Buffers that were written. Bounded: [`MOST_SPARE`]; when full, a buffer is freed instead.
+    /// Buffers that were written. Bounded: `MOST_SPARE`; when full, a buffer is freed instead.
     spare: Receiver<Vec<u8>>,
 }
 
