@@ -149,6 +149,12 @@ impl Mailbox {
         self.is_drained.load(Ordering::Acquire)
     }
 
+    /// Says that nothing more comes, whatever became of the committer.
+    pub fn close(&self) {
+        self.is_drained.store(true, Ordering::Release);
+        self.wake();
+    }
+
     /// Wakes the reader, whether there is anything for it or not.
     pub fn wake(&self) {
         if let Err(error) = self.waker.wake() {

@@ -205,6 +205,7 @@ impl Ingest {
         else {
             return;
         };
+        self.waiting.remove(&token);
         let was_known = connection.sensor().is_some();
         let result = connection.serve(common, now());
         let newcomer = match connection.sensor() {
@@ -239,6 +240,8 @@ impl Ingest {
     fn tick(&mut self) {
         self.last_tick = Instant::now();
         self.accept();
+        // The committer says when something is stored, not when there is room.
+        self.turns.extend(&self.waiting);
         let now = now();
         let tokens: Vec<Token> = self.connections.keys().copied().collect();
         for token in tokens {

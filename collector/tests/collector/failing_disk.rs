@@ -1,9 +1,10 @@
 //! A disk that is full: nothing is lost in silence, and all goes on once there is room again.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
+use nix::sys::signal::Signal;
 use wire::records::RecordKind;
 
 use crate::lab::{Lab, wait_until};
@@ -66,6 +67,29 @@ fn a_full_disk_is_said_and_costs_neither_frame_nor_record() {
 }
 
 #[test]
+fn a_second_signal_ends_at_once() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "1m");
+    let mut collector = lab.start();
+    std::fs::write(disk.path.join("filler"), vec![0; 2 << 20]).unwrap_err();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_frames(1, &[vec![1; 1500]]);
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    collector.signal(Signal::SIGTERM);
+    collector.wait_for_line("stopping");
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    collector.signal(Signal::SIGINT);
+    assert_eq!(collector.wait().code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_stop_with_a_full_disk_ends_and_says_what_was_not_stored() {
     if !perf::tools::require_root() {
         return;
@@ -79,7 +103,7 @@ fn a_stop_with_a_full_disk_ends_and_says_what_was_not_stored() {
     sensor.send_frames(1, &[vec![1; 1500]]);
     let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
     wait_until("failing store", is_failing, || collector.log());
-    collector.signal(nix::sys::signal::Signal::SIGTERM);
+    collector.signal(Signal::SIGTERM);
     assert_eq!(collector.wait().code(), Some(1));
     assert!(collector.log().contains("batches could not be stored"), "{}", collector.log());
     sensor.read_to_end();
