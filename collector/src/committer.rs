@@ -111,6 +111,9 @@ impl Queue {
         self.bytes.fetch_add(command.body.size(), Ordering::Relaxed);
         // Fails only when the committer is gone, which ends the process: nothing is acknowledged.
         let _ = self.commands.send(command);
+        if self.commands.len() >= BEHIND {
+            std::thread::yield_now();
+        }
     }
 
     /// An empty buffer for the packets of a batch.
@@ -494,6 +497,9 @@ pub fn wall_clock() -> UnixNanos {
 
 /// Batches in the queue: some milliseconds at full rate.
 const MOST_COMMANDS: usize = 1024;
+/// Batches from which on the committer is given the processor, in case it shares one with the event
+/// loop: it then finds the batches still in the cache.
+const BEHIND: usize = 8;
 /// Bytes in the queue. One batch may exceed it, by at most 4 MiB.
 const MOST_BYTES: usize = 64 << 20;
 /// Written buffers kept for reuse.
