@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The operator's command, `ringwatch`.
+//!
+//! ```text
+//!   pki      certificates: one authority, one certificate per sensor and collector
+//!   api      what a collector says of itself over HTTP
+//!   status   that, as a table
+//!   up       a collector and a sensor on this machine, with a live view
+//!   text     numbers, rates and times as people read them
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod pki;
+pub mod status;
+pub mod text;
+pub mod up;

@@ -1,2 +1,207 @@
-//! Placeholder.
-fn main() {}
+//! `ringwatch`: arguments to a command, its result to an exit code.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use cli::api::{ApiError, Client};
+use cli::pki::{self, Existing, Host, Name, PkiError, Role};
+use cli::{status, text, up};
+
+/// Drives Ringwatch: certificates, state, and the whole appliance on one machine.
+#[derive(Parser)]
+#[command(name = "ringwatch", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  ringwatch up                                   see this machine's traffic, Ctrl-C ends
+  ringwatch pki init /etc/ringwatch/pki          make the authority of an installation
+  ringwatch status                               ask the collector of this machine
+
+Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration,
+            3 missing privilege, 4 missing dependency";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a collector and a sensor on this machine and watch what they see
+    Up(up::Options),
+    /// Make and list certificates
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Show a collector and its sensors
+    Status(StatusArguments),
+    /// Ends the processes named on standard input when it closes (`up` starts this)
+    #[command(hide = true)]
+    Watchdog,
+}
+
+#[derive(Subcommand)]
+enum Pki {
+    /// Make the authority of a new installation
+    ///
+    /// Writes DIR/ca.pem and DIR/ca.key.pem (ECDSA P-256, 10 years). The key signs certificates
+    /// and is needed nowhere else: keep it off the sensors and the collector.
+    #[command(after_help = "Example:\n  ringwatch pki init /etc/ringwatch/pki")]
+    Init {
+        /// Folder of the certificates; created if missing
+        dir: PathBuf,
+        /// Replace an authority that is there; everything it issued stops working
+        #[arg(long)]
+        force: bool,
+    },
+    /// Issue the certificate of one sensor or collector
+    ///
+    /// Writes DIR/NAME.pem and DIR/NAME.key.pem (ECDSA P-256, 1 year). Copy both, and ca.pem, to
+    /// that host.
+    #[command(after_help = "Examples:
+  ringwatch pki issue /etc/ringwatch/pki sensor web-7
+  ringwatch pki issue /etc/ringwatch/pki collector ids --host ids.example --host 192.0.2.7")]
+    Issue {
+        /// Folder with the authority
+        dir: PathBuf,
+        /// What the certificate may act as
+        role: Role,
+        /// 1 to 63 of a-z 0-9 . - _, a letter or digit first
+        name: Name,
+        /// Collector only: a DNS name or address that sensors dial (repeatable; localhost,
+        /// 127.0.0.1 and ::1 are always in)
+        #[arg(long = "host", value_name = "NAME_OR_IP")]
+        hosts: Vec<Host>,
+        /// Replace the certificate of that name
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the certificates of a folder, with role, expiry and hosts
+    #[command(after_help = "Example:\n  ringwatch pki list /etc/ringwatch/pki")]
+    List {
+        /// Folder with the authority
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  ringwatch status
+  ringwatch status --collector http://ids.example:8480 --json")]
+struct StatusArguments {
+    /// The collector's HTTP interface
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8480")]
+    collector: String,
+    /// Print the collector's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a command failed. Decides the exit code.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Status(#[from] ApiError),
+    #[error(transparent)]
+    Up(#[from] up::UpError),
+    #[error("cannot write to standard output")]
+    Output(#[from] std::io::Error),
+}
+
+impl CommandError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Pki(PkiError::HostOfSensor) => 2,
+            Self::Up(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+
+    /// What to check, where the error alone does not tell.
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Status(_) => Some(
+                "Is the collector running (systemctl status ringwatch-collector)? Does it listen \
+                 there ([listen] api in collector.toml; ss -ltn)? --collector URL asks another.",
+            ),
+            _ => None,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough (`ringwatch status | head`).
+        Err(CommandError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // A closed standard error leaves nobody to tell.
+            let mut stderr = std::io::stderr();
+            let _ = writeln!(stderr, "ringwatch: {}", text::chain(&error));
+            let _ = error.advice().map(|advice| writeln!(stderr, "{advice}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), CommandError> {
+    match command {
+        Command::Up(options) => Ok(up::run(options)?),
+        Command::Pki(command) => run_pki(command),
+        Command::Status(arguments) => run_status(&arguments),
+        Command::Watchdog => {
+            up::watchdog();
+            Ok(())
+        }
+    }
+}
+
+fn run_pki(command: Pki) -> Result<(), CommandError> {
+    let output = match command {
+        Pki::Init { dir, force } => {
+            let made = pki::init(&dir, existing(force))?;
+            format!(
+                "authority   {}\nprivate key {}\nNext: ringwatch pki issue {} collector NAME\n",
+                made.certificate.display(),
+                made.key.display(),
+                dir.display()
+            )
+        }
+        Pki::Issue { dir, role, name, hosts, force } => {
+            let made = pki::issue(&dir, role, &name, &hosts, existing(force))?;
+            format!(
+                "certificate {}\nprivate key {}\nCopy both, and {}, to {name}.\n",
+                made.certificate.display(),
+                made.key.display(),
+                dir.join("ca.pem").display()
+            )
+        }
+        Pki::List { dir } => pki::render(&pki::list(&dir)?, jiff::Timestamp::now()),
+    };
+    print(&output)
+}
+
+fn existing(force: bool) -> Existing {
+    if force { Existing::Replace } else { Existing::Keep }
+}
+
+fn run_status(arguments: &StatusArguments) -> Result<(), CommandError> {
+    let client = Client::new(&arguments.collector, Duration::from_secs(5));
+    if arguments.json {
+        // As the collector gave it, fields that this version does not know included.
+        let answer = client.text("/api/v1/status")?;
+        return print(&format!("{}\n", answer.trim_end()));
+    }
+    print(&status::render(&client.status()?))
+}
+
+fn print(output: &str) -> Result<(), CommandError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(output.as_bytes())?;
+    Ok(stdout.flush()?)
+}

@@ -77,3 +77,33 @@ pub fn http_get(url: &str) -> Result<HttpReply, String> {
     let body = reply.body_mut().read_to_string().map_err(|error| error.to_string())?;
     Ok(HttpReply { status: reply.status().as_u16(), body })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    #[test]
+    #[should_panic(expected = "cargo build --workspace --bins")]
+    fn a_program_that_was_not_built_is_a_failure_with_its_remedy() {
+        let _ = path("no-such-program");
+    }
+
+    #[test]
+    fn an_error_status_is_a_reply_and_a_closed_port_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            let reply = "HTTP/1.1 503 Busy\r\ncontent-length: 12\r\n\r\n{\"ok\":false}";
+            stream.write_all(reply.as_bytes()).unwrap();
+        });
+        let reply = http_get(&format!("http://{address}/healthz")).unwrap();
+        server.join().unwrap();
+        assert_eq!((reply.status, reply.json()["ok"].as_bool()), (503, Some(false)));
+        assert!(http_get(&format!("http://{address}/healthz")).is_err());
+    }
+}

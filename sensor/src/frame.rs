@@ -17,6 +17,17 @@ pub struct Frame<'a> {
     pub link: LinkType,
 }
 
+impl Frame<'_> {
+    /// No bytes at no time: what a vector holds where no frame was put yet.
+    pub const EMPTY: Self = Self {
+        data: &[],
+        wire_len: WireLen(0),
+        time: UnixNanos(0),
+        vlan: None,
+        link: LinkType::ETHERNET,
+    };
+}
+
 /// A VLAN tag as IEEE 802.1Q lays it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {

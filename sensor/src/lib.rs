@@ -12,5 +12,30 @@
 //! ```
 
 pub mod afpacket;
+pub mod analyse;
+pub mod api;
+pub mod args;
+pub mod config;
+pub mod connections;
+pub mod counters;
+pub mod detect;
+pub mod detection;
+pub mod event;
+pub mod evidence;
+pub mod export;
+pub mod file;
 pub mod frame;
+pub mod health;
+pub mod ledger;
+pub mod metrics;
+pub mod output;
 pub mod packet;
+pub mod pipeline;
+pub mod prefetch;
+pub mod recorder;
+pub mod replay;
+pub mod sandbox;
+pub mod setup;
+pub mod uplink;
+pub mod uplink_thread;
+pub mod worker;

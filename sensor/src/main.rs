@@ -1,2 +1,203 @@
-//! Placeholder.
-fn main() {}
+//! `ringwatch-sensor`: arguments, configuration, rings, threads, and the end of it all.
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use sensor::afpacket::OpenError;
+use sensor::args::{Action, Command, Run};
+use sensor::config::{Config, ConfigError};
+use sensor::file::FileError;
+use sensor::pipeline::{Pipeline, Start, StartError};
+use sensor::replay::{self, ReplayError};
+use sensor::setup::{self, SetupError};
+use sensor::worker::WorkerError;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    start_log();
+    let ended = match &command.action {
+        Some(Action::CheckConfig { config }) => check_config(config),
+        None => match &command.run.read {
+            Some(path) => read(&command.run, path),
+            None => capture(&command.run),
+        },
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ringwatch-sensor: {}", failure.chain());
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Captures until a signal comes, or nobody reads the events any more.
+fn capture(run: &Run) -> Result<(), Failure> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    listen_for_signals(&stopped)?;
+    let config = run.configuration()?;
+    let interfaces = setup::interfaces(&config.capture)?;
+    let cpus = setup::cpus(&config.capture)?;
+    let ring = setup::ring(&config.capture, interfaces.len() * cpus.len())?;
+    let sensor = setup::sensor_name(&config)?;
+    let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
+    tracing::info!(
+        sensor,
+        interfaces = ?names,
+        workers = cpus.len(),
+        ?cpus,
+        ring_bytes = ring.ring_bytes(),
+        blocks = ring.block_count,
+        stall_tolerance_ms = setup::stall_tolerance_ms(&ring),
+        "starting; ring sizes are for each interface and worker"
+    );
+    let stats_interval = run.stats_interval();
+    let pipeline =
+        Pipeline::start(Start { config, sensor, interfaces, cpus, ring, stats_interval })?;
+    tracing::info!("capturing; SIGINT or SIGTERM ends it");
+    while !stopped.load(Ordering::Relaxed) && !pipeline.is_reader_gone() {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    tracing::info!("stopping: draining rings, delivering what is under way; again to end at once");
+    let ledger = pipeline.stop();
+    match ledger.check() {
+        Ok(()) => tracing::info!(
+            packets = ledger.kernel_packets(),
+            drops = ledger.kernel_drops(),
+            "stopped, the ledger adds up"
+        ),
+        Err(imbalance) => tracing::error!(%imbalance, "stopped"),
+    }
+    Ok(())
+}
+
+/// Analyses a capture file.
+fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
+    let config = run.configuration()?;
+    let workers = config.capture.workers.unwrap_or(1);
+    let name = match config.sensor_name.as_str() {
+        "" => setup::host_name(),
+        name => name.to_owned(),
+    };
+    replay::run(&config, &name, path, workers)?;
+    Ok(())
+}
+
+/// Says everything that a start would say about the configuration.
+fn check_config(path: &std::path::Path) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    setup::sensor_name(&config)?;
+    println!("{} is good", path.display());
+    Ok(())
+}
+
+/// The first signal asks for an orderly end, a second one ends at once.
+fn listen_for_signals(stopped: &Arc<AtomicBool>) -> Result<(), Failure> {
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag unset, the second one finds it set.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(stopped))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(stopped)))
+            .map_err(|error| Failure::Running(Box::new(error)))?;
+    }
+    Ok(())
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RINGWATCH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Why the program ends, by its exit code.
+enum Failure {
+    Running(Box<dyn Error>),
+    Usage(Box<dyn Error>),
+    Privilege(Box<dyn Error>),
+}
+
+impl Failure {
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Running(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Privilege(_) => 3,
+        }
+    }
+
+    /// The error with its causes, and the remedy where there is one for all cases.
+    fn chain(&self) -> String {
+        let (Self::Running(error) | Self::Usage(error) | Self::Privilege(error)) = self;
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            text = format!("{text}: {inner}");
+            source = inner.source();
+        }
+        if matches!(self, Self::Privilege(_)) {
+            let program = std::env::current_exe().unwrap_or_else(|_| "ringwatch-sensor".into());
+            text = format!(
+                "{text}; run as root, or once: setcap cap_net_raw=ep {}",
+                program.display()
+            );
+        }
+        text
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(Box::new(error))
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Interface(error) => error.into(),
+            error => Self::Usage(Box::new(error)),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Permission { .. } => Self::Privilege(Box::new(error)),
+            OpenError::NoSuchInterface { .. }
+            | OpenError::UnsupportedHardware { .. }
+            | OpenError::Setting { .. } => Self::Usage(Box::new(error)),
+            OpenError::Memory { .. } | OpenError::System { .. } => Self::Running(Box::new(error)),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Worker(WorkerError::Open(error)) => error.into(),
+            error => Self::Running(Box::new(error)),
+        }
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::File(FileError::Open { .. } | FileError::NotCapture { .. }) => {
+                Self::Usage(Box::new(error))
+            }
+            error => Self::Running(Box::new(error)),
+        }
+    }
+}

@@ -90,7 +90,7 @@ impl Ledger {
         for interface in &self.interfaces {
             interface.check()?;
         }
-        let exported = self.interfaces.iter().map(|interface| interface.exported).sum();
+        let exported = sum(self.interfaces.iter().map(|interface| interface.exported));
         balance("frames", "exported by interfaces", exported, "produced", self.frames.produced)?;
         self.frames.check("frames")?;
         self.records.check("records")
@@ -99,19 +99,19 @@ impl Ledger {
     /// Frames dropped by the kernel on all interfaces.
     #[must_use]
     pub fn kernel_drops(&self) -> u64 {
-        self.interfaces.iter().map(|interface| interface.kernel_drops).sum()
+        sum(self.interfaces.iter().map(|interface| interface.kernel_drops))
     }
 
     /// Frames offered by the kernel on all interfaces.
     #[must_use]
     pub fn kernel_packets(&self) -> u64 {
-        self.interfaces.iter().map(|interface| interface.kernel_packets).sum()
+        sum(self.interfaces.iter().map(|interface| interface.kernel_packets))
     }
 }
 
 impl InterfaceLedger {
     fn check(&self) -> Result<(), Imbalance> {
-        let accounted = self.kernel_drops + self.corrupt + self.analysed;
+        let accounted = sum([self.kernel_drops, self.corrupt, self.analysed]);
         balance(
             &self.name,
             "kernel_packets",
@@ -119,16 +119,21 @@ impl InterfaceLedger {
             "kernel_drops + corrupt + analysed",
             accounted,
         )?;
-        let accounted = self.not_selected + self.exported + self.lost.values().sum::<u64>();
+        let accounted = sum([self.not_selected, self.exported, sum(self.lost.values().copied())]);
         balance(&self.name, "analysed", self.analysed, "not_selected + exported + lost", accounted)
     }
 }
 
 impl DeliveryLedger {
     fn check(&self, place: &str) -> Result<(), Imbalance> {
-        let accounted = self.acknowledged + self.in_flight + self.lost.values().sum::<u64>();
+        let accounted = sum([self.acknowledged, self.in_flight, sum(self.lost.values().copied())]);
         balance(place, "produced", self.produced, "acknowledged + in_flight + lost", accounted)
     }
+}
+
+/// A ledger may come from a peer: numbers that do not add up to 64 bits must not panic.
+fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 fn balance(
@@ -191,6 +196,15 @@ mod tests {
         let mut ledger = balanced();
         ledger.records.acknowledged -= 1;
         assert_eq!(ledger.check().unwrap_err().place, "records");
+    }
+
+    #[test]
+    fn numbers_of_a_peer_that_overflow_are_an_imbalance_and_no_panic() {
+        let mut ledger = balanced();
+        ledger.interfaces[0].kernel_drops = u64::MAX;
+        ledger.records.in_flight = u64::MAX;
+        assert!(ledger.check().is_err());
+        assert_eq!(ledger.kernel_drops(), u64::MAX);
     }
 
     #[test]

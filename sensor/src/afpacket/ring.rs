@@ -237,8 +237,8 @@ pub enum Wake {
     Idle,
 }
 
-/// Waits until one of `rings` has a block or an error, at most for `timeout` (milliseconds, rounded
-/// down). Watches the first 64 rings; those behind are served when it returns.
+/// Waits until one of `rings` has a block or an error, at most for `timeout` (whole milliseconds,
+/// rounded up). Watches the first 64 rings; those behind are served when it returns.
 ///
 /// # Errors
 /// The kernel's.

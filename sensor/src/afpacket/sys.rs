@@ -149,10 +149,12 @@ pub(super) fn interface(
     })
 }
 
-/// `poll(2)`. An interrupting signal is an ordinary early return.
+/// `poll(2)`. An interrupting signal is an ordinary early return. The timeout is rounded up: rounded
+/// down, a short one would spin.
 pub(super) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {
     let count = libc::nfds_t::try_from(fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let milliseconds = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    let milliseconds = timeout.as_micros().div_ceil(1000);
+    let milliseconds = c_int::try_from(milliseconds).unwrap_or(c_int::MAX);
     // SAFETY: the pointer is valid for reads and writes of `count` entries during the call (a borrow).
     match checked(unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) }) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),

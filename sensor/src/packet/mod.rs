@@ -6,10 +6,13 @@
 //!   community  Community ID of a 5-tuple
 //! ```
 
-
 mod address;
+mod community;
+mod parse;
 
 pub use address::Address;
+pub use community::{community_id, community_id_of_flow};
+pub use parse::{parse, parse_into};
 
 /// What analysis needs of one packet. Plain data, no borrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,8 +161,8 @@ impl FiveTuple {
         let end = |address: Address, port: u16| {
             mix(address.low() ^ key, address.high() ^ (u64::from(port) << 32 | 0x9e37_79b9))
         };
-        let ends = end(self.source, self.source_port)
-            .wrapping_add(end(self.target, self.target_port));
+        let ends =
+            end(self.source, self.source_port).wrapping_add(end(self.target, self.target_port));
         mix(ends ^ key.rotate_left(32), u64::from(self.protocol) | 0xa076_1d64_78bd_0000)
     }
 }
@@ -181,6 +184,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+    /// SCTP. Its packets are [`Kind::OtherIp`](super::Kind::OtherIp), with ports.
+    pub const SCTP: u8 = 132;
 }
 
 /// TCP flag bits (Source: RFC 9293 section 3.1).
@@ -194,4 +199,3 @@ pub mod tcp {
     /// The acknowledgement number is meaningful.
     pub const ACK: u8 = 0x10;
 }
-

@@ -1,0 +1,123 @@
+//! `ringwatch status`: a collector and its sensors as a table.
+
+use std::fmt::Write as _;
+
+use crate::api::{Balance, Sensor, Status};
+use crate::text::{clock, counted, grouped, harmless, scaled, table};
+
+/// The state of a collector for people.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let uptime =
+        clock(std::time::Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
+    let store = &status.store;
+    let mut text = format!(
+        "collector {} (version {}), up {uptime}\n\
+         store     {}: {} frames ({}), {} records, {} sealed, {} free\n\
+         events    {}\n\n",
+        harmless(&status.collector, 64),
+        harmless(&status.version, 32),
+        harmless(&store.path, 200),
+        grouped(store.frames),
+        scaled(store.frame_bytes as f64, "B"),
+        grouped(store.records),
+        counted(store.segments_sealed, "segment"),
+        scaled(store.free_bytes as f64, "B"),
+        harmless(&store.events, 200),
+    );
+    if status.sensors.is_empty() {
+        text.push_str("no sensor has connected yet\n");
+    } else {
+        let rows: Vec<_> = status.sensors.iter().map(row).collect();
+        text.push_str(&table(HEADS, RIGHT, &rows));
+    }
+    for sensor in &status.sensors {
+        if let Balance::Off(imbalance) = sensor.balance() {
+            let _ = writeln!(text, "! {}: {imbalance}", harmless(&sensor.name, 64));
+        }
+    }
+    let refused: Vec<_> = status
+        .refused
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{} {}", harmless(reason, 40), grouped(*count)))
+        .collect();
+    if !refused.is_empty() {
+        let _ = writeln!(text, "\nrefused   {}", refused.join(", "));
+    }
+    text
+}
+
+const COLUMNS: usize = 10;
+const HEADS: [&str; COLUMNS] = [
+    "SENSOR", "STATE", "PEER", "FRAMES", "FRAMES/S", "BYTES/S", "RECORDS", "ALERTS", "DROPPED",
+    "LEDGER",
+];
+const RIGHT: [bool; COLUMNS] = [false, false, false, true, true, true, true, true, true, false];
+
+fn row(sensor: &Sensor) -> [String; COLUMNS] {
+    let drops = sensor.ledger.as_ref().map_or_else(|| "?".into(), |l| grouped(l.kernel_drops()));
+    [
+        harmless(&sensor.name, 64),
+        if sensor.connected { "connected" } else { "away" }.to_owned(),
+        harmless(sensor.peer.as_deref().unwrap_or("-"), 64),
+        grouped(sensor.frames),
+        format!("{:.1}", sensor.frames_per_second),
+        scaled(sensor.bytes_per_second, "B"),
+        grouped(sensor.records),
+        grouped(sensor.alerts),
+        drops,
+        balance_in_words(&sensor.balance()),
+    ]
+}
+
+/// What the ledger says, in a few words.
+#[must_use]
+pub fn balance_in_words(balance: &Balance) -> String {
+    match balance {
+        Balance::AddsUp => "adds up".to_owned(),
+        Balance::Waiting(frames) => format!("adds up, {} waiting", grouped(*frames)),
+        Balance::Off(imbalance) => format!("does not add up ({})", imbalance.place),
+        Balance::Unknown => "none yet".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::ledger::{InterfaceLedger, Ledger};
+
+    fn status() -> Status {
+        let eth0 = InterfaceLedger { name: "eth0".into(), kernel_packets: 5, ..Default::default() };
+        let ledger = Ledger { interfaces: vec![eth0], ..Default::default() };
+        let web = Sensor { name: "web".into(), ledger: Some(ledger), ..Default::default() };
+        let refused = [("bad_crc".to_owned(), 2), ("bad_magic".to_owned(), 0)].into();
+        Status { collector: "ids".into(), sensors: vec![web], refused, ..Default::default() }
+    }
+
+    #[test]
+    fn an_imbalance_is_named_below_the_table() {
+        let text = render(&status());
+        assert!(text.contains("does not add up (eth0)"), "{text}");
+        assert!(text.contains("! web: ledger of eth0 does not add up: kernel_packets 5"), "{text}");
+    }
+
+    #[test]
+    fn only_reasons_that_happened_are_shown() {
+        let text = render(&status());
+        assert!(text.contains("refused   bad_crc 2\n"), "{text}");
+        assert!(!text.contains("bad_magic"), "{text}");
+    }
+
+    #[test]
+    fn a_collector_without_sensors_says_so() {
+        assert!(render(&Status::default()).contains("no sensor has connected yet"));
+    }
+
+    #[test]
+    fn names_of_peers_cannot_steer_the_terminal() {
+        let mut status = status();
+        status.sensors[0].name = "\u{1b}[31mweb".into();
+        assert!(!render(&status).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,180 @@
+//! What a worker does with frames, whether they come from a ring or from a file.
+//!
+//! Frames are taken in vectors: all are parsed and their table lines requested before the first
+//! table is touched, so that the cache misses of a flood overlap.
+
+use wire::units::UnixNanos;
+
+use crate::connections::{ConnectionLog, NewConnection, Seen};
+use crate::counters::{Counter, InterfaceCounters, PacketCounters, WorkerSet};
+use crate::evidence::{
+    self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
+};
+use crate::frame::Frame;
+use crate::packet::{self, Kind, Packet, protocol};
+
+/// Frames of one vector: their packets and table lines fit the first-level cache together.
+pub const VECTOR: usize = 32;
+
+/// Sizes and habits of an [`Analyser`].
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Write new connections.
+    pub new_connections: bool,
+    /// At most so many in a second of packet time.
+    pub connections_per_second: u32,
+    /// New contacts that the table takes between two publishes.
+    pub contacts: usize,
+    /// Seed of all hashes: random, or fixed for repeatable runs.
+    pub key: u64,
+}
+
+/// The analysis of one worker: its tables and its clock. Allocates only when it is made.
+pub struct Analyser {
+    contacts: ContactTable,
+    connections: Option<ConnectionLog>,
+    counters: WorkerSet,
+    packets: [Packet; VECTOR],
+    observed: [Observed; VECTOR],
+    clock: UnixNanos,
+}
+
+/// What one packet of a vector says about a contact.
+#[derive(Clone, Copy)]
+struct Observed {
+    hash: ContactHash,
+    key: ContactKey,
+    observation: Observation,
+    time: UnixNanos,
+}
+
+impl Analyser {
+    /// Empty tables.
+    #[must_use]
+    pub fn new(settings: &Settings, counters: WorkerSet) -> Self {
+        let nothing = Observed {
+            hash: ContactHash::default(),
+            key: ContactKey::default(),
+            observation: Observation::Attempted,
+            time: UnixNanos(0),
+        };
+        Self {
+            contacts: ContactTable::new(settings.contacts, settings.key),
+            connections: settings
+                .new_connections
+                .then(|| ConnectionLog::new(settings.connections_per_second, settings.key)),
+            counters,
+            packets: [Packet::default(); VECTOR],
+            observed: [nothing; VECTOR],
+            clock: UnixNanos(0),
+        }
+    }
+
+    /// The packet clock: the latest time seen. Never runs backwards.
+    #[must_use]
+    pub const fn clock(&self) -> UnixNanos {
+        self.clock
+    }
+
+    /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
+    /// packets, in the same order. `connection` is called for each new connection to be written.
+    #[inline]
+    pub fn analyse(
+        &mut self,
+        interface: usize,
+        frames: &[Frame<'_>],
+        mut connection: impl FnMut(NewConnection),
+    ) -> &[Packet] {
+        debug_assert!(
+            frames.len() <= VECTOR,
+            "a vector holds {VECTOR} frames, not {}",
+            frames.len()
+        );
+        let frames = &frames[..frames.len().min(VECTOR)];
+        let observed = self.parse(interface, frames);
+        for Observed { hash, key, observation, time } in &self.observed[..observed] {
+            self.contacts.observe(*hash, key, *observation, *time);
+        }
+        self.log_connections(interface, frames, &mut connection);
+        &self.packets[..frames.len()]
+    }
+
+    /// First pass: parse, count, request table lines. Gives the number of packets with evidence.
+    #[inline]
+    fn parse(&mut self, interface: usize, frames: &[Frame<'_>]) -> usize {
+        let counters = &self.counters.interfaces[interface];
+        let mut observed = 0;
+        let mut bytes = 0;
+        let mut truncated = 0;
+        for (frame, packet) in frames.iter().zip(&mut self.packets) {
+            packet::parse_into(packet, frame);
+            self.clock = self.clock.max(frame.time);
+            bytes += u64::from(frame.wire_len.0);
+            truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
+            kind_counter(&counters.packets, packet).add(1);
+            if let Some((key, observation)) = evidence::observe(packet) {
+                let hash = self.contacts.hash(&key);
+                self.contacts.prefetch(hash);
+                self.observed[observed] = Observed { hash, key, observation, time: self.clock };
+                observed += 1;
+            }
+        }
+        let InterfaceCounters { analysed, analysed_bytes, truncated: cut, .. } = &***counters;
+        analysed.add(frames.len() as u64);
+        analysed_bytes.add(bytes);
+        cut.add(truncated);
+        observed
+    }
+
+    /// Second pass over the packets, in which a connection may be written.
+    #[inline]
+    fn log_connections(
+        &mut self,
+        interface: usize,
+        frames: &[Frame<'_>],
+        connection: &mut impl FnMut(NewConnection),
+    ) {
+        let Some(log) = &mut self.connections else { return };
+        for (frame, packet) in frames.iter().zip(&self.packets) {
+            // An index of a list that has one entry per interface; it fits by far.
+            match log.observe(packet, interface as u32, frame.time) {
+                Seen::Nothing => {}
+                Seen::OverLimit => {
+                    self.counters.worker.connections.add(1);
+                    self.counters.worker.connections_over_limit.add(1);
+                }
+                Seen::Connection(new) => {
+                    self.counters.worker.connections.add(1);
+                    connection(new);
+                }
+            }
+        }
+    }
+
+    /// Hands out the evidence that is new since the last call. `sink` gives `false` when it is full.
+    pub fn publish(&mut self, sink: impl FnMut(&Contact) -> bool) -> Published {
+        let published = self.contacts.publish(sink);
+        let counted = self.contacts.counters();
+        let worker = &self.counters.worker;
+        worker.contacts_published.set(counted.published);
+        worker.contacts_gated.set(counted.gated);
+        worker.evidence_lost.set(counted.evicted_unpublished + counted.answers_dropped);
+        published
+    }
+}
+
+/// The counter of what a packet is.
+#[inline]
+fn kind_counter<'a>(counters: &'a PacketCounters, packet: &Packet) -> &'a Counter {
+    match packet.kind {
+        Kind::Tcp { .. } => &counters.tcp,
+        Kind::Udp => &counters.udp,
+        Kind::Icmp { .. } if packet.tuple.protocol == protocol::ICMPV6 => &counters.icmpv6,
+        Kind::Icmp { .. } => &counters.icmp,
+        Kind::LaterFragment => &counters.later_fragment,
+        Kind::OtherIp => &counters.other_ip,
+        Kind::Arp => &counters.arp,
+        Kind::Other => &counters.other,
+        Kind::Malformed(reason) => &counters.malformed[reason as usize],
+    }
+}

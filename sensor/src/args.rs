@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, EventOutput};
+
+/// Reads network interfaces, finds port scans while they happen, and sends events and frames to a
+/// collector.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct Command {
+    /// What to do instead of capturing.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+    /// How to capture.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// What the sensor does beside capturing.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Check a configuration file, say what is wrong with it, start nothing
+    CheckConfig {
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// How to capture. What is given here goes before what the file says.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Interface to capture on; may be repeated
+    #[arg(short, long, value_name = "IFACE")]
+    pub interface: Vec<String>,
+    /// Analyse a capture file (pcap, pcapng) instead of an interface; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "interface")]
+    pub read: Option<PathBuf>,
+    /// Number of workers [default: one per usable CPU; with --read: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Write events to this file, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// Seconds between `stats` events
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub stats_interval: u64,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ringwatch-sensor -i eth0                       analyse eth0, print events on standard output
+  ringwatch-sensor -i eth0 -i lo --events eve.json
+  ringwatch-sensor --read capture.pcapng         the same analysis on a file, by the file's clock
+  ringwatch-sensor --config /etc/ringwatch/sensor.toml
+  ringwatch-sensor check-config --config /etc/ringwatch/sensor.toml
+
+Events are Suricata EVE JSON lines. Logs go to standard error; RINGWATCH_LOG=debug says more.
+Capturing needs CAP_NET_RAW; reading a file needs nothing.
+
+Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration, 3 missing privilege.";
+
+impl Run {
+    /// The configuration with the command line laid over it.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn configuration(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config {
+                // The smallest useful run: print what is seen, serve nothing.
+                events: crate::config::Events {
+                    output: EventOutput::Stdout,
+                    ..Config::without_file().events
+                },
+                api_listen: None,
+                ..Config::without_file()
+            },
+        };
+        if !self.interface.is_empty() {
+            config.capture.interfaces.clone_from(&self.interface);
+        }
+        if let Some(workers) = self.workers {
+            config.capture.workers = Some(usize::from(workers));
+        }
+        match &self.events {
+            None => {}
+            Some(path) if path.as_os_str() == "-" => config.events.output = EventOutput::Stdout,
+            Some(path) => config.events.output = EventOutput::File(path.clone()),
+        }
+        Ok(config)
+    }
+
+    /// Time between `stats` events.
+    #[must_use]
+    pub const fn stats_interval(&self) -> Duration {
+        Duration::from_secs(self.stats_interval)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Run {
+        Command::try_parse_from([&["ringwatch-sensor"], words].concat()).unwrap().run
+    }
+
+    #[test]
+    fn without_a_file_events_go_to_standard_output_and_nothing_is_served() {
+        let config = run(&["-i", "eth0", "-i", "lo"]).configuration().unwrap();
+        assert_eq!(config.capture.interfaces, ["eth0", "lo"]);
+        assert_eq!(config.events.output, EventOutput::Stdout);
+        assert_eq!(config.api_listen, None);
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file() {
+        let config = run(&["--events", "x.json", "--workers", "3"]).configuration().unwrap();
+        assert_eq!(config.events.output, EventOutput::File("x.json".into()));
+        assert_eq!(config.capture.workers, Some(3));
+    }
+
+    #[test]
+    fn a_file_and_an_interface_do_not_go_together() {
+        let parsed = Command::try_parse_from(["s", "--read", "a.pcap", "-i", "eth0"]);
+        assert_eq!(parsed.unwrap_err().kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
+}

@@ -1,0 +1,289 @@
+//! The configuration: what the file says ([`raw`]), and what the program may rely on ([`Config`]).
+//!
+//! Checking needs no system call, so `check-config` says everything that a start would say about
+//! the file. Limits and defaults stand together in this file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::detect::Network;
+
+mod error;
+mod raw;
+
+pub use error::ConfigError;
+
+/// Everything the sensor needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this sensor; empty: from the certificate, else the host's name.
+    pub sensor_name: String,
+    /// What is captured and how.
+    pub capture: Capture,
+    /// What counts as a scan.
+    pub detect: Detect,
+    /// Which frames go to the collector.
+    pub export: Export,
+    /// Where to; `None`: local analysis only.
+    pub uplink: Option<Uplink>,
+    /// Local output of events.
+    pub events: Events,
+    /// Address of the local HTTP API; `None`: off.
+    pub api_listen: Option<SocketAddr>,
+}
+
+/// What is captured and how.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// Interface names.
+    pub interfaces: Vec<String>,
+    /// Number of workers; `None`: one per usable CPU.
+    pub workers: Option<usize>,
+    /// CPUs of the workers, in their order; empty: the usable ones, counted up.
+    pub cpus: Vec<usize>,
+    /// Memory of all rings together, MiB.
+    pub ring_mib: u32,
+    /// Size of a ring block, KiB.
+    pub block_kib: u32,
+    /// A block that is not full is handed over after this many milliseconds.
+    pub retire_ms: u32,
+    /// Ask the interface for frames to other stations too.
+    pub promiscuous: bool,
+}
+
+/// What counts as a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detect {
+    /// Which rule set.
+    pub profile: Profile,
+    /// Sources that never alert.
+    pub allow: Vec<Network>,
+    /// Distinct failed ports of one target that make a vertical scan.
+    pub vertical_ports: u32,
+    /// Distinct failed hosts on one port that make a horizontal scan.
+    pub horizontal_hosts: u32,
+    /// Length of the sliding window.
+    pub window: Duration,
+    /// A contact without an answer for so long is silent.
+    pub silent_after: Duration,
+    /// An alert without new contacts for so long is closed.
+    pub close_after: Duration,
+    /// Memory of evidence, all workers and the detector together, MiB.
+    pub memory_mib: u32,
+}
+
+/// Which rule set decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Failed contacts count: refused or silent.
+    Default,
+    /// More than three distinct ports of one target count, by SYN alone.
+    Strict,
+}
+
+/// Which frames go to the collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Which.
+    pub frames: ExportFrames,
+    /// Bytes of a frame that are exported at most.
+    pub snaplen: u32,
+    /// Memory of the batches, MiB.
+    pub pool_mib: u32,
+}
+
+/// Which frames are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFrames {
+    /// None.
+    None,
+    /// Those of one conversation in so many, whole conversations always.
+    OneIn(u32),
+    /// All.
+    All,
+}
+
+/// The connection to the collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// `host:port`, in order of preference.
+    pub collectors: Vec<String>,
+    /// Certificates of the authorities that collectors are verified against (PEM).
+    pub ca: PathBuf,
+    /// This sensor's certificate chain (PEM).
+    pub certificate: PathBuf,
+    /// This sensor's private key (PEM).
+    pub key: PathBuf,
+}
+
+/// Local output of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// Where lines go.
+    pub output: EventOutput,
+    /// One `flow` event in state `new` for each new TCP connection.
+    pub new_connections: bool,
+    /// More new connections than this in a second are counted, not written.
+    pub connections_per_second: u32,
+}
+
+/// Where event lines go on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventOutput {
+    /// Nowhere.
+    None,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Port of a collector that names none.
+pub const COLLECTOR_PORT: u16 = 4750;
+/// Rings of all interfaces and workers together, MiB.
+const RING_MIB: (u32, u32, u32) = (1, 256, 65_536);
+/// A ring block must hold a 64 KiB super-frame and its header.
+const BLOCK_KIB: (u32, u32, u32) = (128, 1024, 65_536);
+const RETIRE_MS: (u32, u32, u32) = (1, 10, 1000);
+const WORKERS: (u32, u32) = (1, 256);
+const SCAN_THRESHOLD: (u32, u32, u32) = (2, 10, 10_000);
+const WINDOW: (Duration, Duration, Duration) =
+    (Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(600));
+const SILENT_AFTER: (Duration, Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(3), Duration::from_secs(30));
+const CLOSE_AFTER: (Duration, Duration, Duration) =
+    (Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(3600));
+const DETECT_MIB: (u32, u32, u32) = (4, 64, 65_536);
+const SAMPLE_ONE_IN: (u32, u32, u32) = (2, 64, 1_000_000);
+const SNAPLEN: (u32, u32, u32) = (64, 65_535, 65_535);
+const POOL_MIB: (u32, u32, u32) = (1, 64, 4096);
+const CONNECTIONS_PER_SECOND: (u32, u32, u32) = (0, 10_000, 1_000_000);
+const API_LISTEN: &str = "127.0.0.1:8475";
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key or a value out of range. The
+    /// error names file, line, key and value.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// The configuration of a run without a file.
+    #[must_use]
+    pub fn without_file() -> Self {
+        raw::check(Path::new("(defaults)"), "", raw::RawConfig::default())
+            .expect("the defaults pass their own checks, as a unit test shows")
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw = toml::from_str(text).map_err(|error| ConfigError::toml(path, text, &error))?;
+        raw::check(path, text, raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("sensor.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_pass_their_own_checks() {
+        let config = Config::without_file();
+        assert_eq!(config.detect.vertical_ports, 10);
+        assert_eq!(config.export.frames, ExportFrames::None);
+        assert_eq!(config.uplink, None);
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped = check(include_str!("../../../config/sensor.toml")).unwrap();
+        let defaults = Config::without_file();
+        assert_eq!(shipped.detect, defaults.detect);
+        assert_eq!(shipped.capture.ring_mib, defaults.capture.ring_mib);
+        assert_eq!(shipped.capture.block_kib, defaults.capture.block_kib);
+        assert_eq!(shipped.capture.retire_ms, defaults.capture.retire_ms);
+    }
+
+    #[test]
+    fn one_interface_or_several() {
+        assert_eq!(check("[capture]\ninterface = 'a'").unwrap().capture.interfaces, ["a"]);
+        let several = check("[capture]\ninterface = ['a', 'b']").unwrap();
+        assert_eq!(several.capture.interfaces, ["a", "b"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_key() {
+        assert_eq!(
+            check("[capture]\ninterface = 'a'\nring_mb = 3\n").unwrap_err(),
+            "sensor.toml:3: unknown key `ring_mb` in [capture]; did you mean `ring_mib`?"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_is_named() {
+        assert_eq!(
+            check("[captur]\n").unwrap_err(),
+            "sensor.toml:1: unknown section `captur`; did you mean `capture`?"
+        );
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_limits() {
+        assert_eq!(
+            check("[capture]\n\nretire_ms = 0").unwrap_err(),
+            "sensor.toml:3: capture.retire_ms = 0 is out of range: 1 to 1000 milliseconds"
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named() {
+        let said = check("[capture]\nretire_ms = 'soon'").unwrap_err();
+        assert!(said.starts_with("sensor.toml:2: capture.retire_ms = 'soon'"), "{said}");
+    }
+
+    #[test]
+    fn text_that_is_no_toml_is_refused_with_its_line() {
+        let said = check("[capture\n").unwrap_err();
+        assert!(said.starts_with("sensor.toml:1: "), "{said}");
+    }
+
+    #[test]
+    fn an_uplink_needs_all_three_files() {
+        assert_eq!(
+            check("[uplink]\ncollectors = ['ids:4750']\nca = 'ca.pem'").unwrap_err(),
+            "sensor.toml:2: uplink.collectors = [\"ids:4750\"] needs uplink.certificate as well"
+        );
+    }
+
+    #[test]
+    fn frames_need_a_collector_to_go_to() {
+        assert_eq!(
+            check("[export]\nframes = 'all'").unwrap_err(),
+            "sensor.toml:2: export.frames = all needs uplink.collectors as well"
+        );
+    }
+
+    #[test]
+    fn a_collector_without_a_port_gets_the_default_port() {
+        let text = "[uplink]\ncollectors = ['ids', '[fd99::1]:1', '::1']\nca = 'a'\n\
+                    certificate = 'b'\nkey = 'c'";
+        let uplink = check(text).unwrap().uplink.unwrap();
+        assert_eq!(uplink.collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
+    }
+
+    #[test]
+    fn a_bad_network_is_named() {
+        assert_eq!(
+            check("[detect]\nallow = ['10.0.0.0/33']").unwrap_err(),
+            "sensor.toml:2: detect.allow: `10.0.0.0/33` is no network: prefix length must be 0 to 32"
+        );
+    }
+}

@@ -1,0 +1,346 @@
+//! The file as it is written, and the way from there to [`Config`].
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::detect::{Network, ParseNetworkError};
+
+use super::{
+    API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
+    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB, Profile,
+    RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW,
+    WORKERS,
+};
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConfig {
+    sensor: RawSensor,
+    capture: RawCapture,
+    detect: RawDetect,
+    export: RawExport,
+    uplink: RawUplink,
+    events: RawEvents,
+    api: RawApi,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawSensor {
+    name: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawCapture {
+    interface: OneOrMany,
+    workers: Option<Spanned<u32>>,
+    cpus: Vec<usize>,
+    ring_mib: Option<Spanned<u32>>,
+    block_kib: Option<Spanned<u32>>,
+    retire_ms: Option<Spanned<u32>>,
+    promiscuous: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawDetect {
+    profile: Option<Spanned<String>>,
+    allow: Vec<Spanned<String>>,
+    vertical_ports: Option<Spanned<u32>>,
+    horizontal_hosts: Option<Spanned<u32>>,
+    window: Option<Spanned<String>>,
+    silent_after: Option<Spanned<String>>,
+    close_after: Option<Spanned<String>>,
+    memory_mib: Option<Spanned<u32>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawExport {
+    frames: Option<Spanned<String>>,
+    sample_one_in: Option<Spanned<u32>>,
+    snaplen: Option<Spanned<u32>>,
+    pool_mib: Option<Spanned<u32>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawUplink {
+    collectors: Option<Spanned<Vec<String>>>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawEvents {
+    file: Option<String>,
+    new_connections: Option<bool>,
+    connections_per_second: Option<Spanned<u32>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawApi {
+    listen: Option<Spanned<String>>,
+}
+
+/// Checks every value and fills in the defaults.
+pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, ConfigError> {
+    let checker = Checker { path, text };
+    let RawConfig { sensor, capture, detect, export, uplink, events, api } = raw;
+    Ok(Config {
+        sensor_name: checker.sensor_name(sensor)?,
+        capture: checker.capture(capture)?,
+        detect: checker.detect(detect)?,
+        export: checker.export(export, uplink.collectors.is_some())?,
+        uplink: checker.uplink(uplink)?,
+        events: checker.events(events)?,
+        api_listen: checker.api(api)?,
+    })
+}
+
+struct Checker<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Checker<'_> {
+    fn sensor_name(&self, RawSensor { name }: RawSensor) -> Result<String, ConfigError> {
+        let Some(name) = name else { return Ok(String::new()) };
+        let text = name.get_ref();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+        let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        if text.len() > 63 || !begins_well || !text.chars().all(allowed) {
+            let rule = "is no name: 1 to 63 of a-z 0-9 . _ -, a letter or digit first";
+            return Err(self.refuse("sensor.name", &name, rule));
+        }
+        Ok(name.into_inner())
+    }
+
+    fn capture(&self, raw: RawCapture) -> Result<Capture, ConfigError> {
+        let RawCapture { interface, workers, cpus, ring_mib, block_kib, retire_ms, promiscuous } =
+            raw;
+        let workers = match workers {
+            Some(workers) => {
+                let (least, most) = WORKERS;
+                Some(self.number("capture.workers", Some(workers), (least, 1, most), "workers")?)
+            }
+            None => None,
+        };
+        Ok(Capture {
+            interfaces: match interface {
+                OneOrMany::One(name) => vec![name],
+                OneOrMany::Many(names) => names,
+            },
+            workers: workers.map(|count| count as usize),
+            cpus,
+            ring_mib: self.number("capture.ring_mib", ring_mib, RING_MIB, "MiB")?,
+            block_kib: self.number("capture.block_kib", block_kib, BLOCK_KIB, "KiB")?,
+            retire_ms: self.number("capture.retire_ms", retire_ms, RETIRE_MS, "milliseconds")?,
+            promiscuous: promiscuous.unwrap_or(true),
+        })
+    }
+
+    fn detect(&self, raw: RawDetect) -> Result<Detect, ConfigError> {
+        let RawDetect {
+            profile,
+            allow,
+            vertical_ports: vertical,
+            horizontal_hosts: horizontal,
+            window,
+            silent_after,
+            close_after,
+            memory_mib,
+        } = raw;
+        Ok(Detect {
+            profile: self.profile(profile)?,
+            allow: allow.into_iter().map(|text| self.network(&text)).collect::<Result<_, _>>()?,
+            vertical_ports: self.number(
+                "detect.vertical_ports",
+                vertical,
+                SCAN_THRESHOLD,
+                "ports",
+            )?,
+            horizontal_hosts: self.number(
+                "detect.horizontal_hosts",
+                horizontal,
+                SCAN_THRESHOLD,
+                "hosts",
+            )?,
+            window: self.duration("detect.window", window, WINDOW)?,
+            silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
+            close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
+            memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
+        })
+    }
+
+    fn profile(&self, profile: Option<Spanned<String>>) -> Result<Profile, ConfigError> {
+        let Some(profile) = profile else { return Ok(Profile::Default) };
+        match profile.get_ref().as_str() {
+            "default" => Ok(Profile::Default),
+            "strict" => Ok(Profile::Strict),
+            _ => Err(self.refuse("detect.profile", &profile, "is not one of: default, strict")),
+        }
+    }
+
+    fn network(&self, text: &Spanned<String>) -> Result<Network, ConfigError> {
+        text.get_ref().parse().map_err(|why: ParseNetworkError| {
+            ConfigError::at(self.path, self.text, text.span(), format!("detect.allow: {why}"))
+        })
+    }
+
+    fn export(&self, raw: RawExport, has_uplink: bool) -> Result<Export, ConfigError> {
+        let RawExport { frames, sample_one_in, snaplen, pool_mib } = raw;
+        let one_in = self.number("export.sample_one_in", sample_one_in, SAMPLE_ONE_IN, "")?;
+        let frames = match frames {
+            None => ExportFrames::None,
+            Some(word) => match word.get_ref().as_str() {
+                "none" => ExportFrames::None,
+                "sampled" | "all" if !has_uplink => {
+                    return Err(self.refuse(
+                        "export.frames",
+                        &word,
+                        "needs uplink.collectors as well",
+                    ));
+                }
+                "sampled" => ExportFrames::OneIn(one_in),
+                "all" => ExportFrames::All,
+                _ => {
+                    let rule = "is not one of: none, sampled, all";
+                    return Err(self.refuse("export.frames", &word, rule));
+                }
+            },
+        };
+        Ok(Export {
+            frames,
+            snaplen: self.number("export.snaplen", snaplen, SNAPLEN, "bytes")?,
+            pool_mib: self.number("export.pool_mib", pool_mib, POOL_MIB, "MiB")?,
+        })
+    }
+
+    fn uplink(&self, raw: RawUplink) -> Result<Option<Uplink>, ConfigError> {
+        let RawUplink { collectors, ca, certificate, key } = raw;
+        let Some(collectors) = collectors else { return Ok(None) };
+        if collectors.get_ref().is_empty() {
+            return Ok(None);
+        }
+        let needed = |file: Option<PathBuf>, name: &str| {
+            file.ok_or_else(|| {
+                let what =
+                    format!("uplink.collectors = {:?} needs {name} as well", collectors.get_ref());
+                ConfigError::at(self.path, self.text, collectors.span(), what)
+            })
+        };
+        Ok(Some(Uplink {
+            ca: needed(ca, "uplink.ca")?,
+            certificate: needed(certificate, "uplink.certificate")?,
+            key: needed(key, "uplink.key")?,
+            collectors: collectors.get_ref().iter().map(|address| with_port(address)).collect(),
+        }))
+    }
+
+    fn events(&self, raw: RawEvents) -> Result<Events, ConfigError> {
+        let RawEvents { file, new_connections, connections_per_second: limit } = raw;
+        Ok(Events {
+            output: match file.as_deref() {
+                None | Some("") => EventOutput::None,
+                Some("-") => EventOutput::Stdout,
+                Some(path) => EventOutput::File(path.into()),
+            },
+            new_connections: new_connections.unwrap_or(true),
+            connections_per_second: self.number(
+                "events.connections_per_second",
+                limit,
+                CONNECTIONS_PER_SECOND,
+                "connections",
+            )?,
+        })
+    }
+
+    fn api(&self, RawApi { listen }: RawApi) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(listen) = listen else {
+            return Ok(API_LISTEN.parse().ok());
+        };
+        if listen.get_ref().is_empty() {
+            return Ok(None);
+        }
+        let address: SocketAddr = listen.get_ref().parse().map_err(|_| {
+            self.refuse("api.listen", &listen, "is no ADDRESS:PORT, such as 127.0.0.1:8475")
+        })?;
+        if !address.ip().is_loopback() {
+            let rule = "is not on loopback: the sensor's API has no access control";
+            return Err(self.refuse("api.listen", &listen, rule));
+        }
+        Ok(Some(address))
+    }
+
+    fn number(
+        &self,
+        key: &str,
+        value: Option<Spanned<u32>>,
+        (least, default, most): (u32, u32, u32),
+        unit: &str,
+    ) -> Result<u32, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        if (least..=most).contains(value.get_ref()) {
+            return Ok(value.into_inner());
+        }
+        let rule = format!("is out of range: {least} to {most} {unit}");
+        Err(self.refuse(key, &value, rule.trim_end()))
+    }
+
+    fn duration(
+        &self,
+        key: &str,
+        value: Option<Spanned<String>>,
+        (least, default, most): (Duration, Duration, Duration),
+    ) -> Result<Duration, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        let Ok(duration) = humantime::parse_duration(value.get_ref()) else {
+            return Err(self.refuse(key, &value, "is no duration, such as 500ms, 60s or 10m"));
+        };
+        if (least..=most).contains(&duration) {
+            return Ok(duration);
+        }
+        let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
+        Err(self.refuse(key, &value, &format!("is out of range: {least} to {most}")))
+    }
+
+    fn refuse<T: Display>(&self, key: &str, value: &Spanned<T>, rule: &str) -> ConfigError {
+        let what = format!("{key} = {} {rule}", value.get_ref());
+        ConfigError::at(self.path, self.text, value.span(), what)
+    }
+}
+
+/// `host:port` of a collector; adds the default port where none is given.
+fn with_port(address: &str) -> String {
+    let is_bare_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
+    let has_port = !is_bare_v6
+        && address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match (has_port, is_bare_v6) {
+        (true, _) => address.to_owned(),
+        (false, true) => format!("[{address}]:{COLLECTOR_PORT}"),
+        (false, false) => format!("{address}:{COLLECTOR_PORT}"),
+    }
+}

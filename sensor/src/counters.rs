@@ -1,0 +1,224 @@
+//! Counters that one thread writes and anyone reads: a plain load and store, no locked instruction.
+//!
+//! A worker owns one [`InterfaceCounters`] for each interface that it reads, alone on its cache
+//! lines. The [`Counters`] of the program hold them all, sum them up and lay out the ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use wire::ledger::{InterfaceLedger, Ledger, LostByReason};
+
+use crate::packet::Malformed;
+
+/// A count with a single writer. It only grows, except where it is [set](Counter::set).
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. To be called by the one thread that owns the counter: two writers lose counts.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        // No read-modify-write: with one writer a load and a store are enough, and cost nothing.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Replaces the count by a sum that the owner keeps elsewhere.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The count as it was a moment ago.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts on one interface. Unit: frames, where nothing else is said.
+#[derive(Debug, Default)]
+pub struct InterfaceCounters {
+    /// Offered by the kernel to this worker's ring, the dropped ones included.
+    pub kernel_packets: Counter,
+    /// Dropped by the kernel because the ring was full.
+    pub kernel_drops: Counter,
+    /// Times that the ring became full.
+    pub ring_freezes: Counter,
+    /// Ring entries that failed the checks at the border.
+    pub corrupt: Counter,
+    /// Taken into analysis.
+    pub analysed: Counter,
+    /// Bytes on the wire of the analysed frames.
+    pub analysed_bytes: Counter,
+    /// Analysed frames that were captured shorter than they were.
+    pub truncated: Counter,
+    /// Not wanted by export: off, or not in the sample.
+    pub not_selected: Counter,
+    /// Not exported because they belong to this sensor's own uplink.
+    pub own_uplink: Counter,
+    /// Copied into a batch.
+    pub exported: Counter,
+    /// Wanted by export, but no batch was free.
+    pub lost_pool_empty: Counter,
+    /// What the packets were.
+    pub packets: PacketCounters,
+}
+
+/// What the analysed packets of one interface were. Each packet counts once.
+#[derive(Debug, Default)]
+pub struct PacketCounters {
+    /// TCP.
+    pub tcp: Counter,
+    /// UDP.
+    pub udp: Counter,
+    /// ICMP over IPv4.
+    pub icmp: Counter,
+    /// ICMPv6.
+    pub icmpv6: Counter,
+    /// Fragments without a transport header.
+    pub later_fragment: Counter,
+    /// Other IP protocols.
+    pub other_ip: Counter,
+    /// ARP.
+    pub arp: Counter,
+    /// Neither IP nor ARP.
+    pub other: Counter,
+    /// Cut short or contradictory, by reason, in the order of [`Malformed::ALL`].
+    pub malformed: [Counter; Malformed::ALL.len()],
+}
+
+/// What one worker counts, whatever the interface.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// New TCP connections seen (SYN without ACK, retransmissions collapsed).
+    pub connections: Counter,
+    /// New connections above the limit of a second: counted here, not handed to the recorder.
+    pub connections_over_limit: Counter,
+    /// New connections that found the queue to the recorder full.
+    pub connections_queue_full: Counter,
+    /// Contacts handed to the detector.
+    pub contacts_published: Counter,
+    /// Contacts that found the queue to the detector full; they are handed over at the next tick.
+    pub contacts_deferred: Counter,
+    /// Contacts that were pushed out before they were published: evidence that is gone.
+    pub evidence_lost: Counter,
+    /// First contacts of sources that were only noted, because the table was under pressure.
+    pub contacts_gated: Counter,
+    /// Time of the last pass over the rings, Unix nanoseconds: the heartbeat of the worker.
+    pub heartbeat: Counter,
+}
+
+/// The counters of all workers, and the names of what they count on.
+#[derive(Debug)]
+pub struct Counters {
+    interfaces: Vec<String>,
+    workers: Vec<WorkerSet>,
+}
+
+/// The counters of one worker.
+#[derive(Clone, Debug)]
+pub struct WorkerSet {
+    /// Independent of the interface.
+    pub worker: Arc<CachePadded<WorkerCounters>>,
+    /// In the order of the interfaces.
+    pub interfaces: Vec<Arc<CachePadded<InterfaceCounters>>>,
+}
+
+impl Counters {
+    /// Counters at zero for so many workers on these interfaces.
+    #[must_use]
+    pub fn new(interfaces: Vec<String>, workers: usize) -> Self {
+        let set = || WorkerSet {
+            worker: Arc::default(),
+            interfaces: interfaces.iter().map(|_| Arc::default()).collect(),
+        };
+        let workers = (0..workers).map(|_| set()).collect();
+        Self { interfaces, workers }
+    }
+
+    /// Names of the interfaces.
+    #[must_use]
+    pub fn interfaces(&self) -> &[String] {
+        &self.interfaces
+    }
+
+    /// The counters of each worker.
+    #[must_use]
+    pub fn workers(&self) -> &[WorkerSet] {
+        &self.workers
+    }
+
+    /// Sum of one counter of all workers.
+    #[must_use]
+    pub fn sum(&self, of: impl Fn(&WorkerCounters) -> &Counter) -> u64 {
+        self.workers.iter().map(|set| of(&set.worker).read()).sum()
+    }
+
+    /// Sum over all workers of one counter of an interface.
+    #[must_use]
+    pub fn interface_sum(
+        &self,
+        interface: usize,
+        of: impl Fn(&InterfaceCounters) -> &Counter,
+    ) -> u64 {
+        let counters = self.workers.iter().filter_map(|set| set.interfaces.get(interface));
+        counters.map(|counters| of(counters).read()).sum()
+    }
+
+    /// The part of the ledger that the workers keep.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let interfaces = self.interfaces.iter().enumerate();
+        Ledger {
+            interfaces: interfaces
+                .map(|(index, name)| self.interface_ledger(index, name))
+                .collect(),
+            ..Ledger::default()
+        }
+    }
+
+    fn interface_ledger(&self, index: usize, name: &str) -> InterfaceLedger {
+        let sum = |of: fn(&InterfaceCounters) -> &Counter| self.interface_sum(index, of);
+        let pool_empty = sum(|c| &c.lost_pool_empty);
+        let mut lost = LostByReason::new();
+        if pool_empty > 0 {
+            lost.insert("pool_empty".into(), pool_empty);
+        }
+        InterfaceLedger {
+            name: name.to_owned(),
+            kernel_packets: sum(|c| &c.kernel_packets),
+            kernel_drops: sum(|c| &c.kernel_drops),
+            corrupt: sum(|c| &c.corrupt),
+            analysed: sum(|c| &c.analysed),
+            not_selected: sum(|c| &c.not_selected) + sum(|c| &c.own_uplink),
+            exported: sum(|c| &c.exported),
+            lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_sums_all_workers_and_adds_up() {
+        let counters = Counters::new(vec!["a".into(), "b".into()], 2);
+        for (index, set) in counters.workers().iter().enumerate() {
+            let counted = &set.interfaces[1];
+            counted.kernel_packets.add(10 + index as u64);
+            counted.kernel_drops.add(3);
+            counted.analysed.add(7 + index as u64);
+            counted.not_selected.add(5 + index as u64);
+            counted.own_uplink.add(1);
+            counted.lost_pool_empty.add(1);
+        }
+        let ledger = counters.ledger();
+        assert_eq!(ledger.check(), Ok(()));
+        assert_eq!(ledger.interfaces[1].kernel_packets, 21);
+        assert_eq!(ledger.interfaces[1].not_selected, 13);
+        assert_eq!(ledger.interfaces[1].lost["pool_empty"], 2);
+        assert_eq!(ledger.interfaces[0].kernel_packets, 0);
+    }
+}

@@ -1,0 +1,178 @@
+//! All open alerts, and the limit on what is told of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wire::units::UnixNanos;
+
+use super::alert::{Alert, AlertSummary, Phase};
+use super::contacts::{Entry, GroupKey};
+use super::open::{AlertKey, OpenAlert};
+use super::outcomes::OutcomeSet;
+
+/// All open alerts.
+pub(super) struct Alerts {
+    /// By id, so that what is told is in the order of opening.
+    open: BTreeMap<u64, OpenAlert>,
+    by_key: BTreeMap<AlertKey, u64>,
+    capacity: usize,
+    /// Room for contacts and ports that the sets of all alerts share.
+    spare: usize,
+    close_after: Duration,
+    last_id: u64,
+    /// The second of packet time that `told` is about.
+    second: u64,
+    told: u32,
+    summary: AlertSummary,
+    summarised: u64,
+    pub(super) opened: u64,
+    pub(super) closed: u64,
+    pub(super) not_opened: u64,
+}
+
+/// Steps of alerts told in one second. Openings and closings beyond it wait, updates are left out;
+/// the summary counts both.
+const TOLD_PER_SECOND: u32 = 100;
+
+impl Alerts {
+    pub(super) fn new(bytes: usize, close_after: Duration) -> Self {
+        // Half for the alerts themselves, half for the sets of those that have many contacts.
+        Self {
+            open: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            capacity: bytes / 2 / OpenAlert::BYTES,
+            spare: bytes / 2 / OutcomeSet::BYTES,
+            close_after,
+            last_id: 0,
+            second: 0,
+            told: 0,
+            summary: AlertSummary::default(),
+            summarised: 0,
+            opened: 0,
+            closed: 0,
+            not_opened: 0,
+        }
+    }
+
+    pub(super) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn is_open(&self, id: u64) -> bool {
+        self.open.contains_key(&id)
+    }
+
+    /// Id of the open alert that tells about `group`; 0 if none does.
+    pub(super) fn covering(&self, group: GroupKey) -> u64 {
+        if self.open.is_empty() {
+            return 0;
+        }
+        let id = self.by_key.get(&AlertKey::from(group)).copied().unwrap_or(0);
+        self.open.get(&id).filter(|alert| alert.covers(group)).map_or(0, |_| id)
+    }
+
+    /// Opens an alert for `group`, or extends the one that is open under `key`. Returns its id; 0 if
+    /// there is no room.
+    pub(super) fn open_or_extend(
+        &mut self,
+        key: AlertKey,
+        group: GroupKey,
+        by_syn_alone: bool,
+    ) -> u64 {
+        if let Some(id) = self.by_key.get(&key)
+            && let Some(alert) = self.open.get_mut(id)
+            && alert.cover(group, &mut self.spare)
+        {
+            return *id;
+        }
+        if self.by_key.contains_key(&key) || self.open.len() >= self.capacity {
+            self.not_opened += 1;
+            self.summary.not_opened += 1;
+            return 0;
+        }
+        self.last_id += 1;
+        self.opened += 1;
+        let mut alert = OpenAlert::new(self.last_id, key, by_syn_alone);
+        // The first group always has room.
+        alert.cover(group, &mut self.spare);
+        self.by_key.insert(key, self.last_id);
+        self.open.insert(self.last_id, alert);
+        self.last_id
+    }
+
+    /// Tells an alert about one of its contacts. Returns its id; 0 if it is no longer open.
+    pub(super) fn record(&mut self, id: u64, entry: &Entry) -> u64 {
+        self.open.get_mut(&id).map_or(0, |alert| {
+            alert.record(entry, &mut self.spare);
+            id
+        })
+    }
+
+    /// Tells every step that is due, as far as the limit allows.
+    pub(super) fn tell(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
+        let second = now.0 / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.told) = (second, 0);
+        }
+        let mut over = Vec::new();
+        for (&id, alert) in &mut self.open {
+            let is_over = alert.is_over(now, self.close_after);
+            for phase in [Phase::Open, Phase::Update, Phase::Close] {
+                let is_due = match phase {
+                    Phase::Open => alert.is_untold(),
+                    Phase::Update => !is_over && alert.has_climbed(),
+                    Phase::Close => is_over && !alert.is_untold(),
+                };
+                if !is_due {
+                    continue;
+                }
+                if self.told < TOLD_PER_SECOND {
+                    self.told += 1;
+                    out.push(alert.tell(phase, now));
+                    if phase == Phase::Close {
+                        over.push(id);
+                    }
+                } else if phase == Phase::Update {
+                    alert.skip_rung();
+                    self.summary.skipped_updates += 1;
+                } else {
+                    self.summary.delayed += u64::from(alert.starts_to_wait());
+                }
+            }
+        }
+        over.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Closes every alert, without limit.
+    pub(super) fn close_all(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
+        while let Some((&id, alert)) = self.open.iter_mut().next() {
+            if alert.is_untold() {
+                out.push(alert.tell(Phase::Open, now));
+            }
+            out.push(alert.tell(Phase::Close, now));
+            self.forget(id);
+        }
+    }
+
+    /// What could not be told one by one, once a second.
+    pub(super) fn take_summary(&mut self, now: UnixNanos) -> Option<AlertSummary> {
+        let second = now.0 / 1_000_000_000;
+        if self.summary == AlertSummary::default() || second == self.summarised {
+            return None;
+        }
+        self.summarised = second;
+        Some(std::mem::take(&mut self.summary))
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some(alert) = self.open.remove(&id) {
+            self.by_key.remove(&alert.key);
+            self.spare += alert.room_taken();
+            self.closed += 1;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Sources that never count.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::packet::Address;
+
+/// A network in CIDR notation. IPv4 networks live in the IPv4-mapped range, as [`Address`] does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network {
+    base: u128,
+    /// Bits of the 128 that count.
+    length: u8,
+}
+
+/// Text that is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseNetworkError {
+    /// The part before the slash is no address.
+    #[error("`{text}` is no network: `{address}` is no IPv4 or IPv6 address")]
+    Address {
+        /// The whole text.
+        text: String,
+        /// What should be an address.
+        address: String,
+    },
+    /// The part after the slash is no prefix length, or too long for the address.
+    #[error("`{text}` is no network: prefix length must be 0 to {limit}")]
+    Length {
+        /// The whole text.
+        text: String,
+        /// Longest prefix of that address family.
+        limit: u8,
+    },
+}
+
+impl Network {
+    /// Is `address` in this network?
+    #[must_use]
+    pub const fn contains(self, address: Address) -> bool {
+        (bits(address) ^ self.base) & mask(self.length) == 0
+    }
+}
+
+impl From<Address> for Network {
+    fn from(address: Address) -> Self {
+        Self { base: bits(address), length: 128 }
+    }
+}
+
+impl FromStr for Network {
+    type Err = ParseNetworkError;
+
+    /// `192.0.2.0/24`, `fd00::/8`, or a bare address. Bits after the prefix are ignored.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+        let ip: IpAddr = address.parse().map_err(|_| ParseNetworkError::Address {
+            text: text.to_owned(),
+            address: address.to_owned(),
+        })?;
+        let limit = if ip.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Some(limit), |length| length.parse().ok());
+        let length = length
+            .filter(|&length| length <= limit)
+            .ok_or_else(|| ParseNetworkError::Length { text: text.to_owned(), limit })?;
+        let length = 128 - limit + length;
+        Ok(Self { base: bits(ip.into()) & mask(length), length })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = Address::from_v6(self.base.to_be_bytes());
+        let is_v4 = address.is_v4() && self.length >= 96;
+        write!(f, "{address}/{}", if is_v4 { self.length - 96 } else { self.length })
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Sources that never count.
+#[derive(Clone, Debug, Default)]
+pub struct AllowList {
+    /// Whole networks, few: they are tried one after the other.
+    networks: Vec<Network>,
+    /// Single addresses, sorted.
+    addresses: Vec<Address>,
+}
+
+impl AllowList {
+    /// Networks from the configuration, and single addresses: those of the host itself.
+    #[must_use]
+    pub fn new(networks: Vec<Network>, mut addresses: Vec<Address>) -> Self {
+        addresses.sort_unstable();
+        Self { networks, addresses }
+    }
+
+    /// Does `source` never count?
+    #[must_use]
+    pub fn contains(&self, source: Address) -> bool {
+        self.addresses.binary_search(&source).is_ok()
+            || self.networks.iter().any(|network| network.contains(source))
+    }
+}
+
+const fn bits(address: Address) -> u128 {
+    (address.high() as u128) << 64 | address.low() as u128
+}
+
+const fn mask(length: u8) -> u128 {
+    if length == 0 { 0 } else { u128::MAX << (128 - length) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(network: &str, address: &str, inside: bool) {
+        let network: Network = network.parse().unwrap();
+        let address = Address::from(address.parse::<IpAddr>().unwrap());
+        assert_eq!(network.contains(address), inside, "{address} in {network}");
+    }
+
+    #[test]
+    fn networks_contain_their_addresses_and_no_others() {
+        check("192.0.2.0/24", "192.0.2.255", true);
+        check("192.0.2.0/24", "192.0.3.0", false);
+        check("192.0.2.7", "192.0.2.7", true);
+        check("192.0.2.7", "192.0.2.8", false);
+        check("0.0.0.0/0", "203.0.113.9", true);
+        check("0.0.0.0/0", "fd00::1", false);
+        check("::/0", "203.0.113.9", true);
+        check("fd00::/8", "fd99::1", true);
+        check("fd00::/8", "fe80::1", false);
+        check("10.1.2.3/8", "10.200.0.1", true);
+    }
+
+    #[test]
+    fn networks_print_as_they_are_written() {
+        for text in ["192.0.2.0/24", "fd00::/8", "0.0.0.0/0", "::/0", "10.0.0.1/32"] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_text_named() {
+        for (text, message) in [
+            ("web/24", "`web/24` is no network: `web` is no IPv4 or IPv6 address"),
+            ("10.0.0.0/33", "`10.0.0.0/33` is no network: prefix length must be 0 to 32"),
+            ("fd00::/129", "`fd00::/129` is no network: prefix length must be 0 to 128"),
+            ("10.0.0.0/", "`10.0.0.0/` is no network: prefix length must be 0 to 32"),
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn the_list_holds_networks_and_addresses() {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let list = AllowList::new(
+            vec!["10.0.0.0/8".parse().unwrap()],
+            vec![address("192.0.2.9"), address("192.0.2.1")],
+        );
+        for (text, inside) in
+            [("10.9.9.9", true), ("192.0.2.1", true), ("192.0.2.9", true), ("192.0.2.5", false)]
+        {
+            assert_eq!(list.contains(address(text)), inside, "{text}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where the evidence of all workers meets: scans found, alerts opened, updated, closed.
+//!
+//! ```text
+//!   config     thresholds, windows, memory
+//!   allow      sources that never count
+//!   alert      what is told about a scan
+//!   contacts   every contact of the window, with its groups: (source, target) and (source, port)
+//!   wheel      when a contact falls due: silent after 3 s, gone after the window
+//!   outcomes   distinct contacts of one alert with their outcome, exact to 65 536
+//!   open       one open alert: what it counted, what it tells
+//!   alerts     all open alerts, and the limit on what is told of them
+//!   losses     times in which silence proves nothing
+//!   detector   the order of a tick
+//! ```
+//!
+//! Outcomes are derived here and only here: answered ⇒ success; else refused ⇒ failed; else silent
+//! once it is old enough ⇒ failed. A contact that nobody attempted is no evidence. Alerts are decided
+//! on counts that can only be too low: table pressure and lost frames delay an alert or hide it, both
+//! counted, and never invent one.
+//!
+//! Nothing here depends on the number of workers, on the order of contacts within a tick, or on hash
+//! seeds: contacts merge by OR, minimum and maximum, and what is emitted is sorted.
+
+mod alert;
+mod alerts;
+mod allow;
+mod config;
+mod contacts;
+mod detector;
+mod losses;
+mod open;
+mod outcomes;
+mod wheel;
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
+
+pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase, SAMPLES};
+pub use allow::{AllowList, Network, ParseNetworkError};
+pub use config::{DetectorConfig, Profile};
+pub use detector::{Budget, Detector, DetectorCounters};

@@ -1,0 +1,222 @@
+//! The detector's thread: takes in what workers publish, lets the detector's time pass, hands its
+//! alerts to the recorder.
+//!
+//! The detector's time is the time up to which *every* worker has published: an answer that lies in a
+//! ring not yet read must not be taken for silence. A worker that says nothing for
+//! [`LAGGARD_AFTER`] is no longer waited for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use wire::units::UnixNanos;
+
+use crate::detect::{Alert, Detector, DetectorCounters};
+use crate::evidence::Contact;
+use crate::metrics::{Families, Source};
+use crate::pipeline::ToRecorder;
+
+/// What a worker tells the detector. The ring holds [`EVIDENCE_RING`] of them; what finds no room
+/// stays with the worker until its next tick (`contacts_deferred`).
+#[derive(Clone, Copy, Debug)]
+pub enum Evidence {
+    /// What is new about a contact.
+    Contact(Contact),
+    /// Frames or answers were lost between two times: silence then proves nothing.
+    Loss {
+        /// From.
+        from: UnixNanos,
+        /// To.
+        to: UnixNanos,
+    },
+    /// Everything up to this time has been told.
+    Tick(UnixNanos),
+}
+
+/// Entries of the ring between a worker and the detector: 72 bytes each.
+pub const EVIDENCE_RING: usize = 1 << 16;
+
+/// A worker that has not published for so long is not waited for.
+const LAGGARD_AFTER: Duration = Duration::from_secs(2);
+/// How often the rings are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// One worker, as the detector sees it.
+struct Feed {
+    ring: rtrb::Consumer<Evidence>,
+    /// Published up to here.
+    clock: UnixNanos,
+    /// Published since the detector's last tick.
+    is_fresh: bool,
+    heard: Instant,
+}
+
+/// What the detector counts, for metrics; written by its thread.
+#[derive(Debug, Default)]
+pub struct DetectionCounters {
+    merged: AtomicU64,
+    allowed: AtomicU64,
+    evidence_lost: AtomicU64,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    not_opened: AtomicU64,
+    contacts: AtomicU64,
+    open: AtomicU64,
+    laggard_ticks: AtomicU64,
+}
+
+/// The thread body: runs until every worker has ended, then closes what is open.
+pub fn run(
+    mut detector: Detector,
+    rings: Vec<rtrb::Consumer<Evidence>>,
+    recorder: &Sender<ToRecorder>,
+    counters: &DetectionCounters,
+) {
+    let started = Instant::now();
+    let feed = |ring| Feed { ring, clock: UnixNanos(0), is_fresh: false, heard: started };
+    let mut feeds: Vec<Feed> = rings.into_iter().map(feed).collect();
+    let mut alerts = Vec::new();
+    let mut last = UnixNanos(0);
+    while !feeds.is_empty() {
+        for (worker, feed) in feeds.iter_mut().enumerate() {
+            feed.take_in(worker, &mut detector);
+        }
+        // An ended worker counts no more; the others keep the place that is their number only for the
+        // `workers` field of alerts, which is why ended ones are dropped all at once.
+        if feeds.iter().all(Feed::has_ended) {
+            break;
+        }
+        if let Some(now) = due(&feeds, counters) {
+            last = last.max(now);
+            detector.tick(last, &mut alerts);
+            feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
+            hand_over(&mut detector, &mut alerts, last, recorder);
+            counters.copy(detector.counters());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let last = feeds.iter().map(|feed| feed.clock).fold(last, UnixNanos::max);
+    detector.finish(last, &mut alerts);
+    hand_over(&mut detector, &mut alerts, last, recorder);
+    counters.copy(detector.counters());
+}
+
+impl Feed {
+    fn take_in(&mut self, worker: usize, detector: &mut Detector) {
+        while let Ok(evidence) = self.ring.pop() {
+            match evidence {
+                Evidence::Contact(contact) => detector.merge(worker, &contact),
+                Evidence::Loss { from, to } => detector.note_loss(from, to),
+                Evidence::Tick(clock) => {
+                    self.clock = self.clock.max(clock);
+                    self.is_fresh = true;
+                    self.heard = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ring.is_abandoned() && self.ring.is_empty()
+    }
+
+    fn is_laggard(&self) -> bool {
+        self.heard.elapsed() > LAGGARD_AFTER
+    }
+}
+
+/// The time up to which all have published, once all have since the last tick.
+fn due(feeds: &[Feed], counters: &DetectionCounters) -> Option<UnixNanos> {
+    let waited_for = || feeds.iter().filter(|feed| !feed.has_ended() && !feed.is_laggard());
+    if !waited_for().all(|feed| feed.is_fresh) {
+        return None;
+    }
+    if feeds.iter().any(|feed| !feed.has_ended() && feed.is_laggard()) {
+        counters.laggard_ticks.fetch_add(1, Ordering::Relaxed);
+    }
+    waited_for().map(|feed| feed.clock).min()
+}
+
+fn hand_over(
+    detector: &mut Detector,
+    alerts: &mut Vec<Alert>,
+    now: UnixNanos,
+    recorder: &Sender<ToRecorder>,
+) {
+    // The detector may wait: workers keep what it does not take. A recorder that is gone has said why.
+    for alert in alerts.drain(..) {
+        let _ = recorder.send(ToRecorder::Alert(Box::new(alert)));
+    }
+    if let Some(summary) = detector.take_summary() {
+        let _ = recorder.send(ToRecorder::AlertsSummarised(now, summary));
+    }
+}
+
+impl DetectionCounters {
+    fn copy(&self, counters: DetectorCounters) {
+        let DetectorCounters {
+            merged,
+            allowed,
+            evidence_lost,
+            opened,
+            closed,
+            not_opened,
+            contacts,
+            open,
+        } = counters;
+        self.merged.store(merged, Ordering::Relaxed);
+        self.allowed.store(allowed, Ordering::Relaxed);
+        self.evidence_lost.store(evidence_lost, Ordering::Relaxed);
+        self.opened.store(opened, Ordering::Relaxed);
+        self.closed.store(closed, Ordering::Relaxed);
+        self.not_opened.store(not_opened, Ordering::Relaxed);
+        self.contacts.store(contacts, Ordering::Relaxed);
+        self.open.store(open, Ordering::Relaxed);
+    }
+}
+
+impl Source for Arc<DetectionCounters> {
+    fn write(&self, families: &mut Families<'_>) -> fmt::Result {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let one = |counter: &AtomicU64| [(vec![], read(counter))];
+        families.counter(
+            "ringwatch_detector_contacts_merged",
+            "Contacts that the detector took in",
+            one(&self.merged),
+        )?;
+        families.counter(
+            "ringwatch_detector_contacts_allowed",
+            "Contacts of sources that never alert",
+            one(&self.allowed),
+        )?;
+        families.counter(
+            "ringwatch_detector_evidence_lost",
+            "Contacts that gave way to newer ones before their time",
+            one(&self.evidence_lost),
+        )?;
+        families.counter("ringwatch_alerts_opened", "Alerts opened", one(&self.opened))?;
+        families.counter("ringwatch_alerts_closed", "Alerts closed", one(&self.closed))?;
+        families.counter(
+            "ringwatch_alerts_not_opened",
+            "Scans that opened no alert because too many were open",
+            one(&self.not_opened),
+        )?;
+        families.counter(
+            "ringwatch_detector_laggard_ticks",
+            "Ticks that did not wait for a stalled worker",
+            one(&self.laggard_ticks),
+        )?;
+        families.gauge(
+            "ringwatch_alerts_open",
+            "Alerts open now",
+            [(vec![], read(&self.open) as f64)],
+        )?;
+        families.gauge(
+            "ringwatch_detector_contacts",
+            "Contacts in the window now",
+            [(vec![], read(&self.contacts) as f64)],
+        )
+    }
+}

@@ -1,0 +1,310 @@
+//! What happened, as Suricata EVE JSON lines.
+//!
+//! ```text
+//!   mod      the kinds of events, and the writer that numbers them
+//!   json     escaping and number formatting into a reused buffer
+//! ```
+//!
+//! Everything of ours sits in one extra top-level object, `ringwatch`; the rest of every line follows
+//! the EVE schema. A line is ASCII and ends with a line feed.
+
+mod json;
+#[cfg(test)]
+mod tests;
+
+use wire::ledger::Ledger;
+use wire::units::UnixNanos;
+
+use crate::detect::{Alert, AlertSummary, Kind};
+use crate::packet::FiveTuple;
+use json::Json;
+
+/// A new TCP connection.
+#[derive(Clone, Debug)]
+pub struct NewConnection<'a> {
+    /// Time of its SYN.
+    pub time: UnixNanos,
+    /// Addresses and ports, in the direction of the SYN.
+    pub tuple: FiveTuple,
+    /// VLAN ids, outer first; 0 where there is no tag.
+    pub vlan_ids: [u16; 2],
+    /// Interface that it was seen on.
+    pub interface: &'a str,
+    /// Community ID of the tuple.
+    pub community_id: &'a str,
+    /// EVE `flow_id`: the same for all events of a flow. At most 53 bits are kept, which JSON readers
+    /// hold without loss.
+    pub flow_id: u64,
+}
+
+/// Decoder counters that the EVE schema has. Unit: packets, unless said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecoderStats {
+    /// All.
+    pub packets: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Malformed.
+    pub invalid: u64,
+    /// IPv4.
+    pub ipv4: u64,
+    /// IPv6.
+    pub ipv6: u64,
+    /// TCP.
+    pub tcp: u64,
+    /// UDP.
+    pub udp: u64,
+    /// ICMP.
+    pub icmpv4: u64,
+    /// ICMPv6.
+    pub icmpv6: u64,
+    /// ARP.
+    pub arp: u64,
+    /// With at least one VLAN tag.
+    pub vlan: u64,
+}
+
+/// What happened. Each is one line.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A connection is attempted: a `flow` event in state `new`.
+    NewConnection(NewConnection<'a>),
+    /// A scan was found, grew, or ended: an `alert` event.
+    Alert(&'a Alert),
+    /// Where every frame and record went: a `stats` event.
+    Stats {
+        /// When.
+        time: UnixNanos,
+        /// Seconds since the sensor started.
+        uptime_seconds: u64,
+        /// Decoder counters.
+        decoder: DecoderStats,
+        /// The whole ledger.
+        ledger: &'a Ledger,
+    },
+    /// An interface went down or came up: an `anomaly` event.
+    Link {
+        /// When.
+        time: UnixNanos,
+        /// Which interface.
+        interface: &'a str,
+        /// It is up.
+        is_up: bool,
+    },
+    /// New connections beyond the limit, over a span of time: an `anomaly` event.
+    ConnectionsSummarised {
+        /// When.
+        time: UnixNanos,
+        /// Connections that have no event of their own.
+        connections: u64,
+    },
+    /// Alerts beyond the limit, over a span of time: an `anomaly` event.
+    AlertsSummarised {
+        /// When.
+        time: UnixNanos,
+        /// How many, by what became of them.
+        summary: AlertSummary,
+    },
+}
+
+/// Writes events as lines and numbers them.
+pub struct EventWriter {
+    sensor: String,
+    /// What every id of this run begins with: sensor and boot epoch.
+    prefix: String,
+    sequence: u64,
+}
+
+/// What the EVE fields `alert.gid` and `alert.rev` say of every alert.
+const GENERATOR: u64 = 1;
+const RULE_REVISION: u64 = 1;
+
+/// `alert.signature_id` of the first kind. Far from the ranges that public rule sets use.
+const FIRST_SIGNATURE: u64 = 4_750_001;
+
+/// Of a flow id only these bits are kept.
+const FLOW_ID: u64 = (1 << 53) - 1;
+
+impl EventWriter {
+    /// A writer for one run of one sensor: `sensor` and `boot_epoch` make its ids unique. The first
+    /// event has sequence 1.
+    #[must_use]
+    pub fn new(sensor: &str, boot_epoch: u64) -> Self {
+        let prefix = format!("{sensor}-{boot_epoch}-");
+        Self { sensor: sensor.to_owned(), prefix, sequence: 0 }
+    }
+
+    /// Sequence of the latest event; 0 before the first.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Appends `event` as one line to `line`. Allocates nothing for a connection if `line` has room.
+    pub fn write(&mut self, event: &Event<'_>, line: &mut Vec<u8>) {
+        self.sequence += 1;
+        let mut json = Json::begin(line);
+        match event {
+            Event::NewConnection(connection) => self.new_connection(&mut json, connection),
+            Event::Alert(alert) => self.alert(&mut json, alert),
+            Event::Stats { time, uptime_seconds, decoder, ledger } => {
+                json.time("timestamp", *time);
+                json.string("event_type", "stats");
+                write_stats(&mut json, *uptime_seconds, decoder, ledger);
+                self.ours(&mut json, |json| json.value("ledger", ledger));
+            }
+            Event::Link { time, interface, is_up } => {
+                json.time("timestamp", *time);
+                json.string("in_iface", interface);
+                write_anomaly(&mut json, if *is_up { "link_up" } else { "link_down" });
+                self.ours(&mut json, |json| {
+                    json.string("interface", interface);
+                    json.boolean("is_up", *is_up);
+                });
+            }
+            Event::ConnectionsSummarised { time, connections } => {
+                json.time("timestamp", *time);
+                write_anomaly(&mut json, "connections_summarised");
+                self.ours(&mut json, |json| json.number("connections", *connections));
+            }
+            Event::AlertsSummarised { time, summary } => {
+                json.time("timestamp", *time);
+                write_anomaly(&mut json, "alerts_summarised");
+                self.ours(&mut json, |json| {
+                    json.number("delayed", summary.delayed);
+                    json.number("skipped_updates", summary.skipped_updates);
+                    json.number("not_opened", summary.not_opened);
+                });
+            }
+        }
+        json.end();
+    }
+
+    fn new_connection(&self, json: &mut Json<'_>, connection: &NewConnection<'_>) {
+        let tuple = &connection.tuple;
+        json.time("timestamp", connection.time);
+        json.number("flow_id", connection.flow_id & FLOW_ID);
+        json.string("in_iface", connection.interface);
+        json.string("event_type", "flow");
+        match connection.vlan_ids {
+            [0, 0] => {}
+            [outer, 0] => json.ports("vlan", &[outer]),
+            both => json.ports("vlan", &both),
+        }
+        json.address("src_ip", tuple.source);
+        json.number("src_port", u64::from(tuple.source_port));
+        json.address("dest_ip", tuple.target);
+        json.number("dest_port", u64::from(tuple.target_port));
+        json.number("ip_v", if tuple.source.is_v4() { 4 } else { 6 });
+        json.string("proto", "TCP");
+        json.string("community_id", connection.community_id);
+        json.enter("flow", b'{');
+        json.time("start", connection.time);
+        json.string("state", "new");
+        json.leave(b'}');
+        self.ours(json, |_| {});
+    }
+
+    fn alert(&self, json: &mut Json<'_>, alert: &Alert) {
+        json.time("timestamp", alert.time);
+        json.string("event_type", "alert");
+        json.address("src_ip", alert.source);
+        if let Some(target) = alert.target {
+            json.address("dest_ip", target);
+        }
+        json.string("proto", "TCP");
+        let (signature, number) = match alert.kind {
+            Kind::Vertical => ("Ringwatch vertical port scan", 0),
+            Kind::Horizontal => ("Ringwatch horizontal port scan", 1),
+        };
+        json.enter("alert", b'{');
+        json.string("action", "allowed");
+        json.number("gid", GENERATOR);
+        json.number("signature_id", FIRST_SIGNATURE + number);
+        json.number("rev", RULE_REVISION);
+        json.string("signature", signature);
+        json.string("category", "Detection of a Network Scan");
+        json.number("severity", u64::from(alert.severity));
+        json.enter("metadata", b'{');
+        json.list_of_one("confidence", alert.confidence.name());
+        json.list_of_one("mitre_tactic_id", "TA0007");
+        json.list_of_one("mitre_tactic_name", "Discovery");
+        json.list_of_one("mitre_technique_id", alert.kind.technique());
+        json.list_of_one("mitre_technique_name", "Network_Service_Discovery");
+        json.leave(b'}');
+        self.alert_context(json, alert);
+        json.leave(b'}');
+        self.ours(json, |json| json.bits("workers", alert.workers));
+    }
+
+    fn alert_context(&self, json: &mut Json<'_>, alert: &Alert) {
+        json.enter("context", b'{');
+        json.numbered("alert_id", &[&self.prefix, "a"], alert.id);
+        json.number("revision", u64::from(alert.revision));
+        json.string("phase", alert.phase.name());
+        json.string("kind", alert.kind.name());
+        json.string("technique", alert.kind.technique());
+        json.number("distinct_ports", alert.distinct_ports);
+        json.number("distinct_hosts", alert.distinct_hosts);
+        json.number("attempted", alert.attempted);
+        json.number("answered", alert.answered);
+        json.number("refused", alert.refused);
+        json.number("silent", alert.silent);
+        json.boolean("estimated", alert.is_estimated);
+        json.string("confidence", alert.confidence.name());
+        json.boolean("spoofable", alert.spoofable);
+        json.time("start", alert.start);
+        json.time("end", alert.end);
+        json.ports("ports", &alert.sample_ports);
+        json.addresses("hosts", &alert.sample_hosts);
+        json.ports("answered_ports", &alert.answered_ports);
+        json.leave(b'}');
+    }
+
+    /// The one top-level object that is not in the EVE schema.
+    fn ours(&self, json: &mut Json<'_>, detail: impl FnOnce(&mut Json<'_>)) {
+        json.enter("ringwatch", b'{');
+        json.numbered("event_id", &[&self.prefix], self.sequence);
+        json.string("sensor", &self.sensor);
+        detail(json);
+        json.leave(b'}');
+    }
+}
+
+fn write_anomaly(json: &mut Json<'_>, event: &str) {
+    json.string("event_type", "anomaly");
+    json.enter("anomaly", b'{');
+    json.string("type", "ringwatch");
+    json.string("event", event);
+    json.leave(b'}');
+}
+
+fn write_stats(json: &mut Json<'_>, uptime_seconds: u64, decoder: &DecoderStats, ledger: &Ledger) {
+    // Destructured in full, so that a new counter cannot be forgotten here.
+    let DecoderStats { packets, bytes, invalid, ipv4, ipv6, tcp, udp, icmpv4, icmpv6, arp, vlan } =
+        *decoder;
+    json.enter("stats", b'{');
+    json.number("uptime", uptime_seconds);
+    json.enter("capture", b'{');
+    json.number("kernel_packets", ledger.kernel_packets());
+    json.number("kernel_drops", ledger.kernel_drops());
+    json.leave(b'}');
+    json.enter("decoder", b'{');
+    for (key, count) in [
+        ("pkts", packets),
+        ("bytes", bytes),
+        ("invalid", invalid),
+        ("ipv4", ipv4),
+        ("ipv6", ipv6),
+        ("tcp", tcp),
+        ("udp", udp),
+        ("icmpv4", icmpv4),
+        ("icmpv6", icmpv6),
+        ("arp", arp),
+        ("vlan", vlan),
+    ] {
+        json.number(key, count);
+    }
+    json.leave(b'}');
+    json.leave(b'}');
+}

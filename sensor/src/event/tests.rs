@@ -1,0 +1,232 @@
+//! Every kind of event against the EVE schema, and the fields that others rely on.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use wire::ledger::{InterfaceLedger, LostByReason};
+
+use super::*;
+use crate::detect::{Confidence, Phase};
+use crate::packet::{Address, protocol};
+
+const TIME: UnixNanos = UnixNanos(1_790_000_000_123_456_789);
+
+fn connection() -> NewConnection<'static> {
+    NewConnection {
+        time: TIME,
+        tuple: FiveTuple {
+            source: Address::from_v4([192, 0, 2, 1]),
+            target: Address::from_v4([198, 51, 100, 2]),
+            source_port: 40_000,
+            target_port: 443,
+            protocol: protocol::TCP,
+        },
+        vlan_ids: [7, 9],
+        interface: "eth0",
+        community_id: "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+        flow_id: u64::MAX,
+    }
+}
+
+fn alert(kind: Kind) -> Alert {
+    Alert {
+        id: 3,
+        revision: 2,
+        phase: Phase::Update,
+        kind,
+        source: Address::from_v4([192, 0, 2, 1]),
+        target: (kind == Kind::Vertical).then_some(Address::from_v6([0x20; 16])),
+        confidence: Confidence::High,
+        severity: 2,
+        spoofable: true,
+        distinct_ports: 100,
+        distinct_hosts: 1,
+        attempted: 100,
+        answered: 2,
+        refused: 90,
+        silent: 8,
+        is_estimated: false,
+        sample_ports: (1..=20).collect(),
+        sample_hosts: vec![Address::from_v4([198, 51, 100, 2])],
+        answered_ports: vec![22, 80],
+        start: UnixNanos(TIME.0 - 2_000_000_000),
+        end: TIME,
+        time: TIME,
+        workers: 0b101,
+    }
+}
+
+fn ledger() -> Ledger {
+    let lost = LostByReason::from([("pool_empty".to_owned(), 3)]);
+    let name = "väth0".to_owned();
+    let interface =
+        InterfaceLedger { name, kernel_packets: 10, kernel_drops: 2, lost, ..Default::default() };
+    Ledger { interfaces: vec![interface], ..Default::default() }
+}
+
+/// Each kind of event, as value and as line.
+fn every_kind() -> Vec<Value> {
+    let (vertical, horizontal, ledger) = (alert(Kind::Vertical), alert(Kind::Horizontal), ledger());
+    let untagged = NewConnection { vlan_ids: [0, 0], ..connection() };
+    let tagged = NewConnection { vlan_ids: [5, 0], ..connection() };
+    let decoder = DecoderStats { packets: 8, bytes: 512, tcp: 7, ..Default::default() };
+    let summary = AlertSummary { delayed: 1, skipped_updates: 2, not_opened: 3 };
+    let events = [
+        Event::NewConnection(connection()),
+        Event::NewConnection(untagged),
+        Event::NewConnection(tagged),
+        Event::Alert(&vertical),
+        Event::Alert(&horizontal),
+        Event::Stats { time: TIME, uptime_seconds: 60, decoder, ledger: &ledger },
+        Event::Link { time: TIME, interface: "eth0", is_up: true },
+        Event::Link { time: TIME, interface: "eth\"0", is_up: false },
+        Event::ConnectionsSummarised { time: TIME, connections: 17 },
+        Event::AlertsSummarised { time: TIME, summary },
+    ];
+    let mut writer = EventWriter::new("web-1", 42);
+    let parse = |event: &Event<'_>| {
+        let mut line = Vec::new();
+        writer.write(event, &mut line);
+        assert!(line.is_ascii());
+        assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1));
+        serde_json::from_slice(&line).unwrap()
+    };
+    events.iter().map(parse).collect()
+}
+
+/// The EVE schema, with exactly one more top-level property; `None` (said) where there is no corpus.
+fn schema() -> Option<Value> {
+    let folder = std::env::var_os("RINGWATCH_CORPUS").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"),
+        PathBuf::from,
+    );
+    let path = folder.join("eve/schema.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        eprintln!("no EVE schema at {} (RINGWATCH_CORPUS): names only", path.display());
+        return None;
+    };
+    let mut schema: Value = serde_json::from_str(&text).unwrap();
+    let object = json!({"type": "object", "required": ["event_id", "sensor"]});
+    schema["properties"]["ringwatch"] = object;
+    Some(schema)
+}
+
+#[test]
+fn every_kind_of_event_is_valid_eve() {
+    let Some(schema) = schema() else { return };
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for event in every_kind() {
+        let errors: Vec<String> =
+            validator.iter_errors(&event).map(|error| error.to_string()).collect();
+        assert_eq!(errors, [] as [&str; 0], "{event:#}");
+    }
+    let mut wrong = every_kind().remove(0);
+    wrong["flow"]["colour"] = json!("blue");
+    assert!(!validator.is_valid(&wrong), "the schema is closed");
+}
+
+#[test]
+fn top_level_names_are_those_of_eve_and_one_of_ours() {
+    let allowed = [
+        "timestamp",
+        "event_type",
+        "flow_id",
+        "in_iface",
+        "vlan",
+        "src_ip",
+        "src_port",
+        "dest_ip",
+        "dest_port",
+        "ip_v",
+        "proto",
+        "community_id",
+        "flow",
+        "alert",
+        "stats",
+        "anomaly",
+        "ringwatch",
+    ];
+    for event in every_kind() {
+        for name in event.as_object().unwrap().keys() {
+            assert!(allowed.contains(&name.as_str()), "{name}");
+        }
+        let body = event["event_type"].as_str().unwrap();
+        assert!(event[body].is_object(), "{event}");
+    }
+}
+
+#[test]
+fn ids_are_sensor_boot_epoch_and_sequence() {
+    let ids: Vec<String> = every_kind()
+        .iter()
+        .map(|event| event["ringwatch"]["event_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((ids[0].as_str(), ids[9].as_str()), ("web-1-42-1", "web-1-42-10"));
+    assert!(every_kind().iter().all(|event| event["ringwatch"]["sensor"] == "web-1"));
+}
+
+#[test]
+fn a_new_connection_has_its_tuple_interface_and_tags() {
+    let events = every_kind();
+    let expected = json!({
+        "timestamp": "2026-09-21T14:13:20.123456+0000",
+        "flow_id": (1_u64 << 53) - 1,
+        "in_iface": "eth0",
+        "event_type": "flow",
+        "vlan": [7, 9],
+        "src_ip": "192.0.2.1",
+        "src_port": 40_000,
+        "dest_ip": "198.51.100.2",
+        "dest_port": 443,
+        "ip_v": 4,
+        "proto": "TCP",
+        "community_id": "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+        "flow": {"start": "2026-09-21T14:13:20.123456+0000", "state": "new"},
+        "ringwatch": {"event_id": "web-1-42-1", "sensor": "web-1"},
+    });
+    assert_eq!(events[0], expected);
+    assert_eq!((&events[1]["vlan"], &events[2]["vlan"]), (&Value::Null, &json!([5])));
+}
+
+#[test]
+fn an_alert_tells_who_what_and_how_much() {
+    let events = every_kind();
+    let (vertical, horizontal) = (&events[3], &events[4]);
+    assert_eq!(vertical["dest_ip"], "2020:2020:2020:2020:2020:2020:2020:2020");
+    assert_eq!(horizontal["dest_ip"], Value::Null);
+    assert_eq!(vertical["alert"]["metadata"]["mitre_technique_id"], json!(["T1046"]));
+    assert_eq!(vertical["ringwatch"]["workers"], json!([0, 2]));
+    assert_ne!(vertical["alert"]["signature_id"], horizontal["alert"]["signature_id"]);
+    let context = &vertical["alert"]["context"];
+    for (name, expected) in [
+        ("alert_id", json!("web-1-42-a3")),
+        ("revision", json!(2)),
+        ("phase", json!("update")),
+        ("kind", json!("vertical")),
+        ("technique", json!("T1046")),
+        ("distinct_ports", json!(100)),
+        ("distinct_hosts", json!(1)),
+        ("attempted", json!(100)),
+        ("answered", json!(2)),
+        ("refused", json!(90)),
+        ("silent", json!(8)),
+        ("estimated", json!(false)),
+        ("confidence", json!("high")),
+        ("spoofable", json!(true)),
+        ("start", json!("2026-09-21T14:13:18.123456+0000")),
+        ("answered_ports", json!([22, 80])),
+        ("hosts", json!(["198.51.100.2"])),
+    ] {
+        assert_eq!(context[name], expected, "{name}");
+    }
+    assert_eq!(context["ports"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn stats_carry_the_whole_ledger() {
+    let stats = &every_kind()[5];
+    assert_eq!(stats["stats"]["capture"], json!({"kernel_packets": 10, "kernel_drops": 2}));
+    assert_eq!(stats["stats"]["decoder"]["pkts"], 8);
+    let back: Ledger = serde_json::from_value(stats["ringwatch"]["ledger"].clone()).unwrap();
+    assert_eq!(back, ledger());
+}

@@ -1,0 +1,252 @@
+//! Frames on their way out: chosen by conversation, copied once into pooled batches.
+//!
+//! ```text
+//!            filled batches ─────────▶
+//!   worker                              uplink
+//!            ◀───────── empty batches
+//! ```
+//!
+//! The batches are made at start and go round for ever. Both rings hold all batches of the worker, so
+//! neither can be full. When no empty batch is left the uplink is slower than the traffic: the frame
+//! is counted as `pool_empty` and forgotten. The worker never waits.
+
+use wire::frames::FrameBatchWriter;
+use wire::units::WireLen;
+
+use crate::config::{Export, ExportFrames};
+use crate::counters::InterfaceCounters;
+use crate::frame::Frame;
+use crate::packet::{FiveTuple, Packet};
+use crate::uplink::BatchRing;
+
+/// A worker's end of the batch cycle.
+pub struct Exporter {
+    selection: Selection,
+    current: Option<FrameBatchWriter>,
+    filled: rtrb::Producer<FrameBatchWriter>,
+    empty: rtrb::Consumer<FrameBatchWriter>,
+}
+
+/// Which frames are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    frames: ExportFrames,
+    key: u64,
+}
+
+impl Selection {
+    /// The configured selection; `key` seeds the hash of conversations and is the same in all
+    /// workers, so that a conversation that is spread over them stays whole.
+    #[must_use]
+    pub const fn new(frames: ExportFrames, key: u64) -> Self {
+        Self { frames, key }
+    }
+
+    /// One conversation in so many is exported; 1 is all.
+    #[must_use]
+    pub const fn one_in(&self) -> u32 {
+        match self.frames {
+            ExportFrames::OneIn(one_in) => one_in,
+            ExportFrames::None | ExportFrames::All => 1,
+        }
+    }
+
+    #[inline]
+    fn wants(&self, packet: &Packet) -> bool {
+        match self.frames {
+            ExportFrames::None => false,
+            ExportFrames::All => true,
+            ExportFrames::OneIn(one_in) => {
+                conversation(packet).flow_hash(self.key).is_multiple_of(u64::from(one_in))
+            }
+        }
+    }
+}
+
+/// The tuple by which a packet is chosen. Only the first fragment of a datagram has ports; without
+/// them all its fragments go the same way.
+#[inline]
+fn conversation(packet: &Packet) -> FiveTuple {
+    let tuple = packet.tuple;
+    if packet.is_fragment { FiveTuple { source_port: 0, target_port: 0, ..tuple } } else { tuple }
+}
+
+impl Exporter {
+    /// A worker's end and the uplink's end of a cycle of batches that take `pool_bytes` together (at
+    /// least two batches).
+    #[must_use]
+    pub fn new(export: &Export, key: u64, pool_bytes: usize) -> (Self, BatchRing) {
+        let batches = (pool_bytes / FrameBatchWriter::CAPACITY).max(2);
+        let (filled_in, filled_out) = rtrb::RingBuffer::new(batches);
+        let (mut empty_in, empty_out) = rtrb::RingBuffer::new(batches);
+        let selection = Selection::new(export.frames, key);
+        for _ in 0..batches {
+            let batch = FrameBatchWriter::new(selection.one_in(), export.snaplen);
+            // The ring has room for each of them.
+            let _ = empty_in.push(batch);
+        }
+        let worker = Self { selection, current: None, filled: filled_in, empty: empty_out };
+        (worker, BatchRing { filled: filled_out, empty: empty_in })
+    }
+
+    /// Takes the frames of one vector that are wanted, and counts what became of each.
+    #[inline]
+    pub fn take(
+        &mut self,
+        interface: u32,
+        frames: &[Frame<'_>],
+        packets: &[Packet],
+        counters: &InterfaceCounters,
+        is_own: impl Fn(&FiveTuple) -> bool,
+    ) {
+        if matches!(self.selection.frames, ExportFrames::None) {
+            counters.not_selected.add(frames.len() as u64);
+            return;
+        }
+        for (frame, packet) in frames.iter().zip(packets) {
+            let counter = if !self.selection.wants(packet) {
+                &counters.not_selected
+            } else if is_own(&packet.tuple) {
+                &counters.own_uplink
+            } else if self.push(interface, frame) {
+                &counters.exported
+            } else {
+                &counters.lost_pool_empty
+            };
+            counter.add(1);
+        }
+    }
+
+    /// Hands over what lies in a batch that is not full, so that it does not grow old.
+    pub fn flush(&mut self) {
+        if self.current.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            self.hand_over();
+        }
+    }
+
+    fn push(&mut self, interface: u32, frame: &Frame<'_>) -> bool {
+        // Twice at most: a frame that does not fit into the current batch fits into an empty one.
+        for _ in 0..2 {
+            if self.current.is_none() {
+                self.current = self.empty.pop().ok();
+            }
+            let Some(batch) = &mut self.current else { return false };
+            if write(batch, interface, frame) {
+                return true;
+            }
+            self.hand_over();
+        }
+        false
+    }
+
+    fn hand_over(&mut self) {
+        let Some(batch) = self.current.take() else { return };
+        if let Err(rtrb::PushError::Full(batch)) = self.filled.push(batch) {
+            // Cannot be: the ring has room for all batches. Kept, so that not even this loses one.
+            self.current = Some(batch);
+        }
+    }
+}
+
+/// Copies a frame, with the VLAN tag back in its place behind the two MAC addresses.
+#[inline]
+fn write(batch: &mut FrameBatchWriter, interface: u32, frame: &Frame<'_>) -> bool {
+    const MAC_ADDRESSES: usize = 12;
+    const TAG: u32 = 4;
+    let pushed = match (frame.vlan, frame.data.split_at_checked(MAC_ADDRESSES)) {
+        (Some(vlan), Some((addresses, rest))) => {
+            let [p0, p1] = vlan.protocol.to_be_bytes();
+            let [c0, c1] = vlan.control.to_be_bytes();
+            let wire_len = WireLen(frame.wire_len.0.saturating_add(TAG));
+            batch.try_push(frame.time, wire_len, interface, &[addresses, &[p0, p1, c0, c1], rest])
+        }
+        _ => batch.try_push(frame.time, frame.wire_len, interface, &[frame.data]),
+    };
+    pushed.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::frames::FrameBatch;
+    use wire::header::HEADER_LEN;
+    use wire::units::{Sequence, UnixNanos};
+
+    use super::*;
+    use crate::frame::{LinkType, VlanTag};
+    use crate::packet::{Address, Kind, protocol};
+
+    fn frame(data: &[u8], vlan: Option<VlanTag>) -> Frame<'_> {
+        let wire_len = WireLen(data.len() as u32);
+        Frame { data, wire_len, time: UnixNanos(1), vlan, link: LinkType::ETHERNET }
+    }
+
+    fn packet(source_port: u16) -> Packet {
+        let tuple = FiveTuple {
+            source: Address::from_v4([192, 0, 2, 1]),
+            target: Address::from_v4([192, 0, 2, 2]),
+            source_port,
+            target_port: 80,
+            protocol: protocol::TCP,
+        };
+        Packet { tuple, kind: Kind::Udp, ..Packet::default() }
+    }
+
+    fn exporter(frames: ExportFrames, pool_bytes: usize) -> (Exporter, BatchRing) {
+        Exporter::new(&Export { frames, snaplen: 65_535, pool_mib: 1 }, 7, pool_bytes)
+    }
+
+    fn sent(cycle: &mut BatchRing) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let Ok(mut batch) = cycle.filled.pop() {
+            let bytes = &batch.finish(Sequence(1))[HEADER_LEN..];
+            let parsed = FrameBatch::parse(Sequence(1), bytes).unwrap();
+            frames.extend(parsed.iter().map(|frame| frame.data.to_vec()));
+            batch.clear();
+            cycle.empty.push(batch).unwrap();
+        }
+        frames
+    }
+
+    #[test]
+    fn the_vlan_tag_is_put_back_where_the_kernel_took_it() {
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, 0);
+        let bytes: Vec<u8> = (0..20).collect();
+        let tag = VlanTag { protocol: 0x88a8, control: 0x2064 };
+        let counters = InterfaceCounters::default();
+        exporter.take(0, &[frame(&bytes, Some(tag))], &[packet(1)], &counters, |_| false);
+        exporter.flush();
+        let expected = [&bytes[..12], &[0x88, 0xa8, 0x20, 0x64], &bytes[12..]].concat();
+        assert_eq!(sent(&mut cycle), [expected]);
+    }
+
+    #[test]
+    fn every_frame_ends_in_one_counter_also_when_no_batch_is_left() {
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, 0);
+        let bytes = vec![0; 1500];
+        let counters = InterfaceCounters::default();
+        for _ in 0..100 {
+            exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
+        }
+        exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| true);
+        exporter.flush();
+        let (exported, lost) = (counters.exported.read(), counters.lost_pool_empty.read());
+        assert_eq!((exported + lost, counters.own_uplink.read()), (100, 1));
+        assert!(lost > 0 && exported > 0, "{exported} exported, {lost} lost");
+        assert_eq!(sent(&mut cycle).len() as u64, exported);
+        exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
+        assert_eq!(counters.exported.read(), exported + 1, "batches go round");
+    }
+
+    #[test]
+    fn a_sample_keeps_both_directions_of_a_conversation() {
+        let selection = Selection::new(ExportFrames::OneIn(8), 99);
+        let mut chosen = 0;
+        for port in 0..8000 {
+            let there = packet(port);
+            let back = Packet { tuple: there.tuple.reversed(), ..there };
+            assert_eq!(selection.wants(&there), selection.wants(&back));
+            chosen += u32::from(selection.wants(&there));
+        }
+        assert!((800..1200).contains(&chosen), "{chosen} of 8000 conversations for one in 8");
+    }
+}

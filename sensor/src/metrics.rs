@@ -1,0 +1,259 @@
+//! `/metrics`: what the sensor counts, in the text format of Prometheus.
+//!
+//! Nothing is counted here. A scrape reads the counters where their owners keep them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::counters::{Counter, Counters, InterfaceCounters, PacketCounters, WorkerCounters};
+use crate::packet::Malformed;
+
+/// Content type of what [`render`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A source of metrics beside the workers' counters: the detector, the recorder, the uplink.
+pub trait Source: fmt::Debug + Send + Sync + 'static {
+    /// Writes its metrics.
+    ///
+    /// # Errors
+    /// The text cannot grow.
+    fn write(&self, families: &mut Families<'_>) -> fmt::Result;
+}
+
+/// Makes the registry that [`render`] reads.
+#[must_use]
+pub fn registry(counters: Arc<Counters>, sources: Vec<Arc<dyn Source>>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(SensorCollector { counters, sources }));
+    registry
+}
+
+/// All metrics as text.
+#[must_use]
+pub fn render(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail; what a failing source left out would show as missing.
+    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
+    text
+}
+
+#[derive(Debug)]
+struct SensorCollector {
+    counters: Arc<Counters>,
+    sources: Vec<Arc<dyn Source>>,
+}
+
+impl Collector for SensorCollector {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut families = Families { encoder };
+        self.interfaces(&mut families)?;
+        self.packets(&mut families)?;
+        self.workers(&mut families)?;
+        self.sources.iter().try_for_each(|source| source.write(&mut families))
+    }
+}
+
+/// Writes metric families.
+pub struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+/// Labels of one metric: names and values.
+pub type Labels = Vec<(&'static str, String)>;
+
+impl Families<'_> {
+    /// A counter with a value for each set of labels. The text format adds `_total` to the name.
+    ///
+    /// # Errors
+    /// The text cannot grow.
+    pub fn counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        rows: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in rows {
+            family
+                .encode_family(&labels)?
+                .encode_counter::<[(&str, &str); 0], u64, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge with a value for each set of labels.
+    ///
+    /// # Errors
+    /// The text cannot grow.
+    pub fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        rows: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in rows {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
+type OfInterface = fn(&InterfaceCounters) -> &Counter;
+type OfPackets = fn(&PacketCounters) -> &Counter;
+type OfWorker = fn(&WorkerCounters) -> &Counter;
+
+/// Metrics with the labels `interface` and `worker`.
+const INTERFACE: &[(&str, &str, OfInterface)] = &[
+    (
+        "ringwatch_kernel_packets",
+        "Frames that the kernel offered to the ring, dropped ones included",
+        |c| &c.kernel_packets,
+    ),
+    ("ringwatch_kernel_drops", "Frames that the kernel dropped because the ring was full", |c| {
+        &c.kernel_drops
+    }),
+    ("ringwatch_ring_freezes", "Times that the ring became full", |c| &c.ring_freezes),
+    ("ringwatch_ring_corrupt", "Ring entries that failed the checks at the border", |c| &c.corrupt),
+    ("ringwatch_analysed_packets", "Frames taken into analysis", |c| &c.analysed),
+    ("ringwatch_analysed_bytes", "Bytes on the wire of the frames taken into analysis", |c| {
+        &c.analysed_bytes
+    }),
+    ("ringwatch_truncated_packets", "Frames captured shorter than they were", |c| &c.truncated),
+    ("ringwatch_frames_not_selected", "Frames that export did not want", |c| &c.not_selected),
+    (
+        "ringwatch_frames_own_uplink",
+        "Frames not exported because they belong to the sensor's own uplink",
+        |c| &c.own_uplink,
+    ),
+    ("ringwatch_frames_exported", "Frames copied into a batch for the collector", |c| &c.exported),
+    (
+        "ringwatch_frames_lost_pool_empty",
+        "Frames that export wanted while no batch was free",
+        |c| &c.lost_pool_empty,
+    ),
+];
+
+/// Values of the label `kind` of `ringwatch_packets_total`.
+const PACKETS: &[(&str, OfPackets)] = &[
+    ("tcp", |c| &c.tcp),
+    ("udp", |c| &c.udp),
+    ("icmp", |c| &c.icmp),
+    ("icmpv6", |c| &c.icmpv6),
+    ("later_fragment", |c| &c.later_fragment),
+    ("other_ip", |c| &c.other_ip),
+    ("arp", |c| &c.arp),
+    ("other", |c| &c.other),
+];
+
+/// Metrics with the label `worker`.
+const WORKER: &[(&str, &str, OfWorker)] = &[
+    ("ringwatch_new_connections", "New TCP connections seen: SYN without ACK", |c| &c.connections),
+    (
+        "ringwatch_connections_over_limit",
+        "SYNs above the limit of a second: counted, not written",
+        |c| &c.connections_over_limit,
+    ),
+    (
+        "ringwatch_connections_queue_full",
+        "New connections that found the queue to the recorder full",
+        |c| &c.connections_queue_full,
+    ),
+    ("ringwatch_contacts_published", "Contacts handed to the detector", |c| &c.contacts_published),
+    (
+        "ringwatch_contacts_deferred",
+        "Contacts that found the queue to the detector full and wait for the next tick",
+        |c| &c.contacts_deferred,
+    ),
+    ("ringwatch_evidence_lost", "Contacts pushed out before they were published", |c| {
+        &c.evidence_lost
+    }),
+    (
+        "ringwatch_contacts_gated",
+        "First contacts of sources that were only noted under pressure",
+        |c| &c.contacts_gated,
+    ),
+];
+
+impl SensorCollector {
+    fn interfaces(&self, families: &mut Families<'_>) -> fmt::Result {
+        for (name, help, of) in INTERFACE {
+            let row = |interface: usize, worker: usize| {
+                let value = of(&self.counters.workers()[worker].interfaces[interface]).read();
+                let labels = vec![
+                    ("interface", self.counters.interfaces()[interface].clone()),
+                    ("worker", worker.to_string()),
+                ];
+                (labels, value)
+            };
+            let interfaces = 0..self.counters.interfaces().len();
+            let workers = 0..self.counters.workers().len();
+            let rows =
+                interfaces.flat_map(|interface| workers.clone().map(move |w| (interface, w)));
+            families.counter(name, help, rows.map(|(interface, worker)| row(interface, worker)))?;
+        }
+        Ok(())
+    }
+
+    fn packets(&self, families: &mut Families<'_>) -> fmt::Result {
+        let counters = &self.counters;
+        let interfaces = || counters.interfaces().iter().enumerate();
+        let rows = interfaces().flat_map(|(index, name)| {
+            PACKETS.iter().map(move |(kind, of)| {
+                let value = counters.interface_sum(index, |c| of(&c.packets));
+                (vec![("interface", name.clone()), ("kind", (*kind).to_owned())], value)
+            })
+        });
+        families.counter("ringwatch_packets", "Analysed packets by what they are", rows)?;
+        let rows = interfaces().flat_map(|(index, name)| {
+            Malformed::ALL.into_iter().map(move |reason| {
+                let of = |c: &InterfaceCounters| c.packets.malformed[reason as usize].read();
+                let sets = counters.workers().iter();
+                let value = sets.map(|set| of(&set.interfaces[index])).sum();
+                (vec![("interface", name.clone()), ("reason", reason.name().to_owned())], value)
+            })
+        });
+        families.counter(
+            "ringwatch_malformed_packets",
+            "Packets that do not parse, by reason",
+            rows,
+        )
+    }
+
+    fn workers(&self, families: &mut Families<'_>) -> fmt::Result {
+        for (name, help, of) in WORKER {
+            let sets = self.counters.workers().iter().enumerate();
+            let rows = sets
+                .map(|(index, set)| (vec![("worker", index.to_string())], of(&set.worker).read()));
+            families.counter(name, help, rows)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted_with_its_labels() {
+        let counters = Arc::new(Counters::new(vec!["eth0".into()], 2));
+        counters.workers()[1].interfaces[0].kernel_drops.add(7);
+        counters.workers()[0].interfaces[0].packets.malformed[3].add(2);
+        counters.workers()[0].worker.connections.add(5);
+        let text = render(&registry(counters, Vec::new()));
+        for line in [
+            "ringwatch_kernel_drops_total{interface=\"eth0\",worker=\"1\"} 7",
+            "ringwatch_malformed_packets_total{interface=\"eth0\",reason=\"ipv4_header\"} 2",
+            "ringwatch_new_connections_total{worker=\"0\"} 5",
+            "# TYPE ringwatch_kernel_drops counter",
+        ] {
+            assert!(text.lines().any(|has| has == line), "no {line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Where event lines go on this host: nowhere, standard output, or a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::EventOutput;
+
+/// Writes whole lines, many with one write.
+#[derive(Debug)]
+pub struct Output {
+    target: Target,
+    /// Lines that are not written yet; never part of a line.
+    lines: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Target {
+    None,
+    Stdout,
+    File { file: File, path: PathBuf },
+}
+
+/// Lines are collected up to here before they are written without being asked to.
+const COLLECT: usize = 64 << 10;
+
+/// The output cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The file cannot be opened.
+    #[error("cannot open events file {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Whoever read standard output is gone.
+    #[error("the reader of standard output is gone")]
+    ReaderGone,
+    /// Writing failed; the lines that were collected are lost.
+    #[error("cannot write {lines} events to {place}")]
+    Write {
+        /// `standard output` or the file.
+        place: String,
+        /// Lines lost.
+        lines: usize,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Output {
+    /// Opens the output; a file is created or appended to.
+    ///
+    /// # Errors
+    /// [`OutputError::Open`].
+    pub fn open(output: &EventOutput) -> Result<Self, OutputError> {
+        let target = match output {
+            EventOutput::None => Target::None,
+            EventOutput::Stdout => Target::Stdout,
+            EventOutput::File(path) => open_file(path)?,
+        };
+        Ok(Self { target, lines: Vec::with_capacity(COLLECT * 2) })
+    }
+
+    /// Takes one line, its line feed included.
+    ///
+    /// # Errors
+    /// See [`Output::flush`], which is called when much has been collected.
+    pub fn line(&mut self, line: &[u8]) -> Result<(), OutputError> {
+        if matches!(self.target, Target::None) {
+            return Ok(());
+        }
+        self.lines.extend_from_slice(line);
+        if self.lines.len() >= COLLECT { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what was collected.
+    ///
+    /// # Errors
+    /// [`OutputError::ReaderGone`] or [`OutputError::Write`]; what was collected is given up.
+    pub fn flush(&mut self) -> Result<(), OutputError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let written = match &mut self.target {
+            Target::None => Ok(()),
+            Target::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&self.lines).and_then(|()| stdout.flush())
+            }
+            Target::File { file, .. } => file.write_all(&self.lines),
+        };
+        let lines = self.lines.iter().filter(|byte| **byte == b'\n').count();
+        self.lines.clear();
+        written.map_err(|source| match &self.target {
+            Target::Stdout if source.kind() == io::ErrorKind::BrokenPipe => OutputError::ReaderGone,
+            Target::File { path, .. } => {
+                OutputError::Write { place: path.display().to_string(), lines, source }
+            }
+            Target::Stdout | Target::None => {
+                OutputError::Write { place: "standard output".into(), lines, source }
+            }
+        })
+    }
+}
+
+fn open_file(path: &Path) -> Result<Target, OutputError> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    match file {
+        Ok(file) => Ok(Target::File { file, path: path.to_owned() }),
+        Err(source) => Err(OutputError::Open { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_appended_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eve.json");
+        std::fs::write(&path, "before\n").unwrap();
+        let mut output = Output::open(&EventOutput::File(path.clone())).unwrap();
+        output.line(b"one\n").unwrap();
+        output.line(b"two\n").unwrap();
+        output.flush().unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "before\none\ntwo\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let said = Output::open(&EventOutput::File("/nowhere/eve.json".into())).unwrap_err();
+        assert_eq!(said.to_string(), "cannot open events file /nowhere/eve.json");
+    }
+
+    #[test]
+    fn lost_lines_are_counted_and_the_next_write_starts_afresh() {
+        let mut output = Output::open(&EventOutput::File("/dev/full".into())).unwrap();
+        output.line(b"one\n").unwrap();
+        output.line(b"two\n").unwrap();
+        let said = output.flush().unwrap_err();
+        assert_eq!(said.to_string(), "cannot write 2 events to /dev/full");
+        output.flush().unwrap();
+    }
+}

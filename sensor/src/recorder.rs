@@ -1,0 +1,319 @@
+//! Turns what happened into event lines, for the local output and for the uplink.
+//!
+//! Event lines get their number here and nowhere else. New connections have a limit in a second of
+//! their own time; what goes beyond is counted and told in one event when the second is over.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Sender, TrySendError};
+use wire::ledger::Ledger;
+use wire::records::RecordKind;
+use wire::units::UnixNanos;
+
+use crate::connections::NewConnection;
+use crate::detect::{Alert, AlertSummary};
+use crate::event::{self, DecoderStats, Event, EventWriter};
+use crate::metrics::{Families, Source};
+use crate::output::{Output, OutputError};
+use crate::packet::{self, Kind, Packet, tcp};
+use crate::uplink::OutgoingRecord;
+
+/// Writes events.
+pub struct Recorder {
+    writer: EventWriter,
+    output: Output,
+    uplink: Option<Sender<OutgoingRecord>>,
+    interfaces: Vec<String>,
+    limit: SecondLimit,
+    flow_key: u64,
+    line: Vec<u8>,
+    counters: Arc<RecorderCounters>,
+    output_failing: bool,
+    reader_gone: bool,
+}
+
+/// What a [`Recorder`] counts. Unit: events.
+#[derive(Debug, Default)]
+pub struct RecorderCounters {
+    connections: AtomicU64,
+    connections_limited: AtomicU64,
+    alerts: AtomicU64,
+    anomalies: AtomicU64,
+    stats: AtomicU64,
+    output_lost: AtomicU64,
+    uplink_queue_full: AtomicU64,
+}
+
+/// What a [`Recorder`] needs to know.
+pub struct Settings {
+    /// Name of the sensor.
+    pub sensor: String,
+    /// Start of this run; part of each event's id.
+    pub boot_epoch: u64,
+    /// Names of the interfaces.
+    pub interfaces: Vec<String>,
+    /// New connections written in a second, of all workers together.
+    pub connections_per_second: u32,
+    /// Seed of flow ids: random, or fixed for repeatable runs.
+    pub flow_key: u64,
+}
+
+impl Recorder {
+    /// A recorder that writes to `output` and, if there is one, to the uplink.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        output: Output,
+        uplink: Option<Sender<OutgoingRecord>>,
+        counters: Arc<RecorderCounters>,
+    ) -> Self {
+        let Settings { sensor, boot_epoch, interfaces, connections_per_second, flow_key } =
+            settings;
+        Self {
+            writer: EventWriter::new(&sensor, boot_epoch),
+            output,
+            uplink,
+            interfaces,
+            limit: SecondLimit::new(connections_per_second),
+            flow_key,
+            line: Vec::with_capacity(4096),
+            counters,
+            output_failing: false,
+            reader_gone: false,
+        }
+    }
+
+    /// Nobody reads standard output any more: time to end.
+    #[must_use]
+    pub const fn is_reader_gone(&self) -> bool {
+        self.reader_gone
+    }
+
+    /// A new connection, unless this second has had its share.
+    pub fn connection(&mut self, new: &NewConnection) {
+        if let Some((time, connections)) = self.limit.second_over(new.time) {
+            self.connections_summarised(time, connections);
+        }
+        if !self.limit.admits() {
+            self.counters.connections_limited.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let NewConnection { time, tuple, vlan_ids, interface } = *new;
+        let kind = Kind::Tcp { flags: tcp::SYN, sequence: 0, acknowledgement: 0 };
+        let packet = Packet { tuple, kind, ..Packet::default() };
+        let community_id = packet::community_id(&packet).unwrap_or_default();
+        let interface = self.interfaces.get(interface as usize).map_or("", String::as_str);
+        let event = Event::NewConnection(event::NewConnection {
+            time,
+            tuple,
+            vlan_ids,
+            interface,
+            community_id: &community_id,
+            flow_id: tuple.flow_hash(self.flow_key),
+        });
+        self.line.clear();
+        self.writer.write(&event, &mut self.line);
+        self.emit(RecordKind::Flow);
+    }
+
+    /// Connections that workers counted beyond their own limit; told with those of this recorder.
+    pub fn connections_not_written(&mut self, count: u64) {
+        self.limit.not_written += count;
+    }
+
+    /// A step in the life of an alert.
+    pub fn alert(&mut self, alert: &Alert) {
+        self.counters.alerts.fetch_add(1, Ordering::Relaxed);
+        self.write(&Event::Alert(alert), RecordKind::Alert);
+    }
+
+    /// Alerts that could not be told one by one.
+    pub fn alerts_summarised(&mut self, time: UnixNanos, summary: AlertSummary) {
+        self.anomaly(&Event::AlertsSummarised { time, summary });
+    }
+
+    /// The link of an interface went down or came up.
+    pub fn link(&mut self, time: UnixNanos, interface: usize, is_up: bool) {
+        let name = self.interfaces.get(interface).cloned().unwrap_or_default();
+        self.anomaly(&Event::Link { time, interface: &name, is_up });
+    }
+
+    /// Where every frame and record went.
+    pub fn stats(
+        &mut self,
+        time: UnixNanos,
+        uptime_seconds: u64,
+        decoder: DecoderStats,
+        ledger: &Ledger,
+    ) {
+        self.counters.stats.fetch_add(1, Ordering::Relaxed);
+        self.write(&Event::Stats { time, uptime_seconds, decoder, ledger }, RecordKind::Stats);
+    }
+
+    /// Tells what the second that `now` lies behind left untold.
+    pub fn second_over(&mut self, now: UnixNanos) {
+        if let Some((time, connections)) = self.limit.second_over(now) {
+            self.connections_summarised(time, connections);
+        }
+    }
+
+    /// Tells what is left untold, whatever the time.
+    pub fn finish(&mut self, now: UnixNanos) {
+        let connections = std::mem::take(&mut self.limit.not_written);
+        if connections > 0 {
+            self.connections_summarised(now, connections);
+        }
+        self.flush();
+    }
+
+    /// Writes what was collected for the local output.
+    pub fn flush(&mut self) {
+        let flushed = self.output.flush();
+        self.note(flushed);
+    }
+
+    fn connections_summarised(&mut self, time: UnixNanos, connections: u64) {
+        self.anomaly(&Event::ConnectionsSummarised { time, connections });
+    }
+
+    fn anomaly(&mut self, event: &Event<'_>) {
+        self.counters.anomalies.fetch_add(1, Ordering::Relaxed);
+        self.write(event, RecordKind::Anomaly);
+    }
+
+    fn write(&mut self, event: &Event<'_>, kind: RecordKind) {
+        self.line.clear();
+        self.writer.write(event, &mut self.line);
+        self.emit(kind);
+    }
+
+    fn emit(&mut self, kind: RecordKind) {
+        let written = self.output.line(&self.line);
+        self.note(written);
+        let Some(uplink) = &self.uplink else { return };
+        // 65 536 records wait at most (see pipeline.rs); the uplink takes them out whether it is
+        // connected or not, so a full queue means a stalled uplink thread.
+        let json = self.line.trim_ascii_end().to_vec();
+        match uplink.try_send(OutgoingRecord { kind, json }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.counters.uplink_queue_full.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Counts what the local output lost; says it when it begins and when it ends.
+    fn note(&mut self, written: Result<(), OutputError>) {
+        match written {
+            Ok(()) => {}
+            Err(OutputError::ReaderGone) => self.reader_gone = true,
+            Err(error) => {
+                if let OutputError::Write { lines, .. } = &error {
+                    self.counters.output_lost.fetch_add(*lines as u64, Ordering::Relaxed);
+                }
+                if !std::mem::replace(&mut self.output_failing, true) {
+                    let why = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(why, "{error}; further losses are only counted");
+                }
+            }
+        }
+    }
+}
+
+impl RecorderCounters {
+    /// Records that never reached the uplink because its queue was full.
+    #[must_use]
+    pub fn uplink_queue_full(&self) -> u64 {
+        self.uplink_queue_full.load(Ordering::Relaxed)
+    }
+
+    /// Events written, of any type.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        let kinds = [&self.connections, &self.alerts, &self.anomalies, &self.stats];
+        kinds.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Source for RecorderCounters {
+    fn write(&self, families: &mut Families<'_>) -> fmt::Result {
+        let Self {
+            connections,
+            connections_limited,
+            alerts,
+            anomalies,
+            stats,
+            output_lost,
+            uplink_queue_full,
+        } = self;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let kinds =
+            [("flow", connections), ("alert", alerts), ("anomaly", anomalies), ("stats", stats)];
+        let rows = kinds.map(|(kind, counter)| (vec![("type", kind.to_owned())], read(counter)));
+        families.counter("ringwatch_events", "Events written, by their type", rows)?;
+        families.counter(
+            "ringwatch_connections_limited",
+            "New connections not written because the second had its share",
+            [(vec![], read(connections_limited))],
+        )?;
+        let lost = [("output", output_lost), ("uplink_queue", uplink_queue_full)];
+        let rows = lost.map(|(place, counter)| (vec![("place", place.to_owned())], read(counter)));
+        families.counter("ringwatch_events_lost", "Events lost on this host, by place", rows)
+    }
+}
+
+/// A limit for each second of event time.
+#[derive(Debug)]
+struct SecondLimit {
+    per_second: u32,
+    second: u64,
+    admitted: u32,
+    not_written: u64,
+}
+
+impl SecondLimit {
+    const fn new(per_second: u32) -> Self {
+        Self { per_second, second: 0, admitted: 0, not_written: 0 }
+    }
+
+    /// Has the second ended at `now`? Gives what it left unwritten, if anything. Times that lie
+    /// behind belong to the second at hand.
+    fn second_over(&mut self, now: UnixNanos) -> Option<(UnixNanos, u64)> {
+        let second = now.0 / 1_000_000_000;
+        if second <= self.second {
+            return None;
+        }
+        self.second = second;
+        self.admitted = 0;
+        let not_written = std::mem::take(&mut self.not_written);
+        (not_written > 0).then_some((now, not_written))
+    }
+
+    fn admits(&mut self) -> bool {
+        if self.admitted < self.per_second {
+            self.admitted += 1;
+            return true;
+        }
+        self.not_written += 1;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_second_leaves_unwritten_is_told_once() {
+        let mut limit = SecondLimit::new(2);
+        let second = |n: u64| UnixNanos(n * 1_000_000_000);
+        assert_eq!(limit.second_over(second(1)), None);
+        assert_eq!((0..5).filter(|_| limit.admits()).count(), 2);
+        assert_eq!(limit.second_over(second(1)), None);
+        assert_eq!(limit.second_over(second(2)), Some((second(2), 3)));
+        assert_eq!(limit.second_over(second(3)), None);
+    }
+}

@@ -1,0 +1,260 @@
+//! From the configuration and the machine to what each part of the sensor is made with.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::afpacket::{Interface, OpenError, RingConfig};
+use crate::config::{Capture, Config, Detect, Profile, Uplink};
+use crate::detect::{self, AllowList, DetectorConfig};
+use crate::evidence::ContactTable;
+use crate::packet::Address;
+use crate::uplink::tls::{self, TlsError, TlsFiles};
+
+/// What stands against a start, before anything was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Nothing to capture on.
+    #[error("no interface is named: use -i IFACE or capture.interface; there are {}", existing.join(", "))]
+    NoInterface {
+        /// Names of the interfaces that exist.
+        existing: Vec<String>,
+    },
+    /// An interface cannot be captured on.
+    #[error(transparent)]
+    Interface(#[from] OpenError),
+    /// A worker is to run where it may not.
+    #[error("capture.cpus: CPU {cpu} is not usable; usable are {usable:?}")]
+    Cpu {
+        /// The CPU.
+        cpu: usize,
+        /// CPUs that this process may use.
+        usable: Vec<usize>,
+    },
+    /// The rings would be too small to work.
+    #[error(
+        "capture.ring_mib = {ring_mib} is too little for {rings} rings: \
+         each needs {least_kib} KiB, {least_mib} MiB in all"
+    )]
+    RingTooSmall {
+        /// Memory of all rings.
+        ring_mib: u32,
+        /// How many rings.
+        rings: usize,
+        /// What one needs.
+        least_kib: u32,
+        /// What all need.
+        least_mib: u32,
+    },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The configured name is another one than that of the certificate.
+    #[error("sensor.name = {name} is not the name in {certificate}, which is {certified}")]
+    Name {
+        /// The configured name.
+        name: String,
+        /// The certificate.
+        certificate: PathBuf,
+        /// The name in it.
+        certified: String,
+    },
+}
+
+/// Blocks of a ring: one is read while others fill.
+const LEAST_BLOCKS: u32 = 4;
+/// At low rates every retire time uses up a block, however empty: a reader that is held up for half
+/// a second must find blocks left.
+const STALL_TOLERANCE_MS: u32 = 500;
+/// Smallest block: it holds the largest frame that the kernel puts together, 64 KiB and headers.
+const LEAST_BLOCK_KIB: u32 = 128;
+
+/// The interfaces to capture on, looked up.
+///
+/// # Errors
+/// None is named, or one does not exist; both list those that do.
+pub fn interfaces(capture: &Capture) -> Result<Vec<Interface>, SetupError> {
+    if capture.interfaces.is_empty() {
+        return Err(SetupError::NoInterface { existing: Interface::names().unwrap_or_default() });
+    }
+    let mut names = capture.interfaces.clone();
+    let mut seen = std::collections::HashSet::new();
+    // The same interface twice would count every frame twice.
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names.iter().map(|name| Interface::find(name)).collect::<Result<_, _>>()?)
+}
+
+/// The CPU of each worker.
+///
+/// # Errors
+/// A configured CPU is not one that this process may use.
+pub fn cpus(capture: &Capture) -> Result<Vec<usize>, SetupError> {
+    let usable: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    if let Some(cpu) = capture.cpus.iter().find(|cpu| !usable.contains(cpu)) {
+        return Err(SetupError::Cpu { cpu: *cpu, usable });
+    }
+    let chosen = if capture.cpus.is_empty() { &usable } else { &capture.cpus };
+    let workers = capture.workers.unwrap_or(chosen.len()).max(1);
+    // More workers than CPUs share them; a system that names no CPU has at least the first.
+    Ok((0..workers)
+        .map(|worker| chosen.get(worker % chosen.len().max(1)).copied().unwrap_or(0))
+        .collect())
+}
+
+/// Sizes of each ring: the memory of the process shared evenly, blocks small enough that there are
+/// many.
+///
+/// # Errors
+/// There is not enough memory for the smallest rings.
+pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
+    let Capture { ring_mib, block_kib, retire_ms, promiscuous, .. } = *capture;
+    let rings_u64 = rings.max(1) as u64;
+    // At most 64 GiB in KiB, divided: fits.
+    let ring_kib = u32::try_from(u64::from(ring_mib) * 1024 / rings_u64).unwrap_or(u32::MAX);
+    let wanted_blocks = STALL_TOLERANCE_MS.div_ceil(retire_ms).max(LEAST_BLOCKS);
+    let mut block_kib = block_kib.next_power_of_two();
+    while block_kib > LEAST_BLOCK_KIB && ring_kib / block_kib < wanted_blocks {
+        block_kib /= 2;
+    }
+    let block_count = ring_kib / block_kib;
+    if block_count < LEAST_BLOCKS {
+        let least_kib = LEAST_BLOCKS * LEAST_BLOCK_KIB;
+        let least_mib = (u64::from(least_kib) * rings_u64).div_ceil(1024);
+        let least_mib = u32::try_from(least_mib).unwrap_or(u32::MAX);
+        return Err(SetupError::RingTooSmall { ring_mib, rings, least_kib, least_mib });
+    }
+    let block_bytes = block_kib * 1024;
+    Ok(RingConfig { block_bytes, block_count, retire_ms, snaplen: WHOLE_FRAME, promiscuous })
+}
+
+/// More than any frame has: the kernel keeps what fits a block.
+const WHOLE_FRAME: u32 = 0x4_0000;
+
+/// How long a reader may be held up before a ring of this size drops frames at a low rate.
+#[must_use]
+pub const fn stall_tolerance_ms(ring: &RingConfig) -> u32 {
+    ring.block_count * ring.retire_ms
+}
+
+/// What the detector is made with: half the memory of evidence. A live sensor does not suspect its
+/// own host; a file has none.
+#[must_use]
+pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
+    let own = if is_live { own_addresses() } else { Vec::new() };
+    DetectorConfig {
+        profile: match detect.profile {
+            Profile::Default => detect::Profile::Default,
+            Profile::Strict => detect::Profile::Strict,
+        },
+        vertical_ports: detect.vertical_ports,
+        horizontal_hosts: detect.horizontal_hosts,
+        window: detect.window,
+        silent_after: detect.silent_after,
+        close_after: detect.close_after,
+        memory_mib: detect.memory_mib / 2,
+        allow: AllowList::new(detect.allow.clone(), own),
+        key,
+    }
+}
+
+/// New contacts that a worker's table takes between two publishes: the other half of the memory of
+/// evidence, shared evenly.
+#[must_use]
+pub fn contacts(detect: &Detect, workers: usize) -> usize {
+    let bytes = ((detect.memory_mib as usize) << 20) / 2 / workers.max(1);
+    let mut contacts = 64;
+    while contacts < 1 << 20 && ContactTable::memory(contacts * 2) <= bytes {
+        contacts *= 2;
+    }
+    contacts
+}
+
+/// Addresses of this host, on all interfaces.
+fn own_addresses() -> Vec<Address> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses = interfaces.filter_map(|one| one.address).filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    addresses.map(Address::from).collect()
+}
+
+/// The files of the uplink's identity.
+#[must_use]
+pub fn tls_files(uplink: &Uplink) -> TlsFiles {
+    let Uplink { ca, certificate, key, collectors: _ } = uplink.clone();
+    TlsFiles { ca, certificate, key }
+}
+
+/// The name of this sensor: that of its certificate, else the configured one, else the host's.
+///
+/// # Errors
+/// The certificates cannot be used, or name another sensor than the configuration.
+pub fn sensor_name(config: &Config) -> Result<String, SetupError> {
+    let configured = config.sensor_name.clone();
+    let Some(uplink) = &config.uplink else {
+        return Ok(if configured.is_empty() { host_name() } else { configured });
+    };
+    let certified = tls::load(&tls_files(uplink))?.name;
+    if !configured.is_empty() && configured != certified {
+        let certificate = uplink.certificate.clone();
+        return Err(SetupError::Name { name: configured, certificate, certified });
+    }
+    Ok(certified)
+}
+
+/// The host's name, `sensor` where it has none.
+#[must_use]
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "sensor".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capture(ring_mib: u32) -> Capture {
+        Capture { ring_mib, ..Config::without_file().capture }
+    }
+
+    #[test]
+    fn blocks_shrink_until_the_ring_bears_half_a_second() {
+        let one = ring(&capture(256), 1).unwrap();
+        assert_eq!((one.block_bytes, one.block_count), (1 << 20, 256));
+        let many = ring(&capture(256), 16).unwrap();
+        assert_eq!((many.block_bytes, many.block_count), (256 << 10, 64));
+        assert!(stall_tolerance_ms(&many) >= 500);
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_what_is_needed() {
+        let said = ring(&capture(1), 4).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "capture.ring_mib = 1 is too little for 4 rings: each needs 512 KiB, 2 MiB in all"
+        );
+        assert_eq!(ring(&capture(1), 2).unwrap().block_count, 4);
+    }
+
+    #[test]
+    fn an_interface_named_twice_is_captured_once() {
+        let twice = Capture { interfaces: vec!["lo".into(), "lo".into()], ..capture(1) };
+        assert_eq!(interfaces(&twice).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_named() {
+        let wrong = Capture { cpus: vec![4096], ..capture(1) };
+        assert!(cpus(&wrong).unwrap_err().to_string().starts_with("capture.cpus: CPU 4096 is not"));
+    }
+
+    #[test]
+    fn the_tables_of_all_workers_stay_within_their_memory() {
+        let detect = Config::without_file().detect;
+        for workers in [1, 2, 8] {
+            let bytes = ContactTable::memory(contacts(&detect, workers)) * workers;
+            assert!(bytes <= 32 << 20, "{workers} workers take {bytes} bytes");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! One TCP and TLS connection to a collector, without ever waiting.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustls::{ClientConfig, ClientConnection};
+use rustls_pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
+use wire::codec::{DecodeError, Decoder};
+
+use super::batches::BatchRings;
+use super::metrics::{EndReason, Metrics};
+use super::own::{OwnConnection, OwnRegister};
+use super::session::{Now, Session, SessionError};
+use super::tls::{IdentityError, Role, name_in};
+
+/// The kernel gives up a connection whose data nobody acknowledges for so long.
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes in the socket that are not yet sent: an alert waits behind no more.
+const NOT_SENT_LOW_WATER: u32 = 128 << 10;
+/// Plaintext that is encrypted before the socket is written: two frame batches, ten TLS records,
+/// one system call.
+const FILL: usize = 128 << 10;
+/// Rounds of filling and writing (1 MiB) after which acknowledgements and new records are looked at.
+const ROUNDS: usize = 8;
+/// Reads after which the rest has to wait for its turn.
+const READS: usize = 16;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error("cannot connect to {address}")]
+    Connect { address: SocketAddr, source: io::Error },
+    #[error("no TLS connection after {waited:?}")]
+    SetupTimedOut { waited: Duration },
+    #[error("TLS failed")]
+    Tls(#[from] rustls::Error),
+    #[error("collector has no usable certificate")]
+    Identity(#[from] IdentityError),
+    #[error("connection broke")]
+    Io(#[source] io::Error),
+    #[error("collector closed the connection")]
+    Closed,
+    #[error("collector sent an invalid message")]
+    Decode(#[from] DecodeError),
+    #[error("session ended")]
+    Session(#[from] SessionError),
+}
+
+impl ConnectionError {
+    pub(super) fn reason(&self) -> EndReason {
+        match self {
+            Self::Connect { .. } => EndReason::Connect,
+            Self::SetupTimedOut { .. } | Self::Session(SessionError::TimedOut { .. }) => {
+                EndReason::TimedOut
+            }
+            Self::Tls(_) | Self::Identity(_) => EndReason::Tls,
+            Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
+            Self::Io(_) => EndReason::Io,
+            Self::Closed => EndReason::Closed,
+            Self::Session(SessionError::Goodbye { .. }) => EndReason::Goodbye,
+            Self::Decode(_) | Self::Session(_) => EndReason::Protocol,
+        }
+    }
+}
+
+/// What [`Connection::write`] leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// All that there was; nothing waits in TLS.
+    All,
+    /// The socket takes no more for now.
+    Blocked,
+    /// There is more to do right away.
+    More,
+}
+
+/// One connection, from the first SYN on.
+pub(super) struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: ClientConnection,
+    decoder: Decoder,
+    stage: Stage,
+    started: Instant,
+    is_readable: bool,
+    is_writable: bool,
+    out: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Handshaking,
+    Established,
+}
+
+impl Connection {
+    /// Begins to connect. The connection is in `own` before its first packet leaves.
+    pub(super) fn dial(
+        now: Instant,
+        address: SocketAddr,
+        server_name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+        own: &mut OwnRegister,
+        (registry, token): (&Registry, Token),
+    ) -> Result<Self, ConnectionError> {
+        let mut tls = ClientConnection::new(config, server_name)?;
+        // `write` bounds what is in there: it adds only once all was written.
+        tls.set_buffer_limit(None);
+        let cannot_connect = |source| ConnectionError::Connect { address, source };
+        let mut stream = connect(now, address, own).map_err(cannot_connect)?;
+        registry
+            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+            .map_err(cannot_connect)?;
+        Ok(Self {
+            stream,
+            address,
+            tls,
+            decoder: Decoder::new(),
+            stage: Stage::Connecting,
+            started: now,
+            is_readable: false,
+            is_writable: false,
+            out: Vec::new(),
+        })
+    }
+
+    /// Takes what the poll said.
+    pub(super) fn ready(&mut self, event: &mio::event::Event) {
+        self.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.is_writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// How long it has been since dialling began.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    /// Gives up a connection that has not come to TLS within `limit`.
+    pub(super) fn check_setup(&self, now: Instant, limit: Duration) -> Result<(), ConnectionError> {
+        if self.stage != Stage::Established && self.age(now) >= limit {
+            return Err(ConnectionError::SetupTimedOut { waited: limit });
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived and hands it to the session.
+    pub(super) fn read(&mut self, now: Now, session: &mut Session) -> Result<(), ConnectionError> {
+        if self.stage == Stage::Connecting && !self.finish_connecting()? {
+            return Ok(());
+        }
+        for _ in 0..READS {
+            if !self.is_readable {
+                return Ok(());
+            }
+            match self.tls.read_tls(&mut self.stream) {
+                Ok(0) => return Err(ConnectionError::Closed),
+                Ok(_) => self.process(now, session)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ConnectionError::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the session has to say, then frames, until there is no more or the socket is
+    /// full.
+    pub(super) fn write(
+        &mut self,
+        session: &mut Session,
+        batches: &mut BatchRings,
+        metrics: &Metrics,
+    ) -> Result<Written, ConnectionError> {
+        for _ in 0..ROUNDS {
+            if !self.flush(metrics)? {
+                return Ok(Written::Blocked);
+            }
+            if self.stage != Stage::Established || self.fill(session, batches)? == 0 {
+                return Ok(Written::All);
+            }
+        }
+        Ok(Written::More)
+    }
+
+    /// Announces the end to TLS; [`Connection::write`] still has to send it.
+    pub(super) fn send_close_notify(&mut self) {
+        self.tls.send_close_notify();
+    }
+
+    /// Says that nothing more will be written. The peer sees the end after all data.
+    pub(super) fn finish_writing(&self) {
+        // Fails only if the connection is gone already.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Removes the connection from the poll; dropping it closes the socket.
+    pub(super) fn deregister(&mut self, registry: &Registry) {
+        // Closing the socket removes it as well.
+        let _ = registry.deregister(&mut self.stream);
+    }
+
+    fn finish_connecting(&mut self) -> Result<bool, ConnectionError> {
+        if !self.is_writable {
+            return Ok(false);
+        }
+        let cannot_connect = |source| ConnectionError::Connect { address: self.address, source };
+        if let Some(error) = self.stream.take_error().map_err(cannot_connect)? {
+            return Err(cannot_connect(error));
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => {
+                self.stage = Stage::Handshaking;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.is_writable = false;
+                Ok(false)
+            }
+            Err(error) => Err(cannot_connect(error)),
+        }
+    }
+
+    /// Decrypts what was read and hands it on.
+    fn process(&mut self, now: Now, session: &mut Session) -> Result<(), ConnectionError> {
+        if let Err(error) = self.tls.process_new_packets() {
+            // The alert tells the peer why; it may not get it.
+            let _ = self.tls.write_tls(&mut self.stream);
+            return Err(error.into());
+        }
+        if self.stage == Stage::Handshaking && !self.tls.is_handshaking() {
+            let certificate = self.tls.peer_certificates().and_then(<[_]>::first);
+            let certificate = certificate.ok_or(IdentityError::Unparsable)?;
+            session.connected(now, name_in(certificate, Role::Collector)?);
+            self.stage = Stage::Established;
+        }
+        loop {
+            match self.tls.reader().read(self.decoder.spare()) {
+                Ok(0) => return Err(ConnectionError::Closed),
+                Ok(len) => self.decoder.filled(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(ConnectionError::Closed);
+                }
+                Err(error) => return Err(ConnectionError::Io(error)),
+            }
+            while let Some(message) = self.decoder.next_message()? {
+                session.receive(now, &message)?;
+            }
+        }
+    }
+
+    /// Encrypts messages and batches, whole ones, up to about [`FILL`] bytes.
+    fn fill(
+        &mut self,
+        session: &mut Session,
+        batches: &mut BatchRings,
+    ) -> Result<usize, ConnectionError> {
+        let mut filled = 0;
+        let mut failed = Ok(());
+        while filled < FILL {
+            self.out.clear();
+            if session.next_output(&mut self.out) {
+                filled += self.out.len();
+                self.tls.writer().write_all(&self.out).map_err(ConnectionError::Io)?;
+                continue;
+            }
+            let mut writer = self.tls.writer();
+            let is_sent = session.can_send_frames()
+                && batches.serve_one(|batch| {
+                    let bytes = session.send_frames(batch);
+                    filled += bytes.len();
+                    failed = writer.write_all(bytes);
+                });
+            if !is_sent {
+                break;
+            }
+        }
+        failed.map_err(ConnectionError::Io)?;
+        Ok(filled)
+    }
+
+    /// Writes what TLS holds. True if nothing is left.
+    fn flush(&mut self, metrics: &Metrics) -> Result<bool, ConnectionError> {
+        while self.tls.wants_write() {
+            if !self.is_writable || self.stage == Stage::Connecting {
+                return Ok(false);
+            }
+            match self.tls.write_tls(&mut self.stream) {
+                Ok(len) => metrics.bytes_written(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ConnectionError::Io(error)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A socket on its way to `address`.
+fn connect(now: Instant, address: SocketAddr, own: &mut OwnRegister) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
+    // Bound first, so that the port is known to the workers before the first packet leaves.
+    let any_port: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    socket.bind(&any_port.into())?;
+    let local = |socket: &Socket| socket.local_addr().map(|local| local.as_socket());
+    own.open(now, OwnConnection::new(address, local(&socket)?.unwrap_or(any_port)));
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    own.learn(OwnConnection::new(address, local(&socket)?.unwrap_or(any_port)));
+    Ok(TcpStream::from_std(socket.into()))
+}

@@ -1,0 +1,95 @@
+//! What became of everything that was handed to the uplink: its part of the ledger.
+
+use wire::ledger::DeliveryLedger;
+
+/// Why the uplink gave something up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LossReason {
+    /// The record queue was full, and this was the oldest of the least value.
+    QueueFull,
+    /// A record longer than the wire format allows.
+    TooLong,
+    /// Frames that came while no collector was connected.
+    NotConnected,
+    /// Frames sent on a connection that broke before they were stored.
+    Disconnected,
+    /// Not acknowledged when the sensor stopped.
+    Shutdown,
+}
+
+impl LossReason {
+    const ALL: [Self; 5] =
+        [Self::QueueFull, Self::TooLong, Self::NotConnected, Self::Disconnected, Self::Shutdown];
+
+    /// The word in the ledger and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLong => "too_long",
+            Self::NotConnected => "not_connected",
+            Self::Disconnected => "disconnected",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Counters of one stream. What is neither acknowledged nor lost is in flight, so that the sum
+/// always holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    produced: u64,
+    acknowledged: u64,
+    lost: [u64; LossReason::ALL.len()],
+}
+
+impl Delivery {
+    pub(super) const fn produce(&mut self, count: u64) {
+        self.produced += count;
+    }
+
+    pub(super) const fn acknowledge(&mut self, count: u64) {
+        self.acknowledged += count;
+    }
+
+    pub(super) const fn lose(&mut self, count: u64, reason: LossReason) {
+        self.lost[reason as usize] += count;
+    }
+
+    /// Handed over, neither acknowledged nor lost.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.produced - self.acknowledged - self.lost.iter().sum::<u64>()
+    }
+
+    /// Given up for this reason.
+    #[must_use]
+    pub const fn lost(&self, reason: LossReason) -> u64 {
+        self.lost[reason as usize]
+    }
+
+    /// As the ledger has it; reasons that never occurred are left out.
+    #[must_use]
+    pub fn to_ledger(&self) -> DeliveryLedger {
+        let lost = LossReason::ALL
+            .iter()
+            .filter(|reason| self.lost(**reason) > 0)
+            .map(|reason| (reason.name().to_owned(), self.lost(*reason)));
+        DeliveryLedger {
+            produced: self.produced,
+            acknowledged: self.acknowledged,
+            in_flight: self.in_flight(),
+            lost: lost.collect(),
+        }
+    }
+}
+
+/// Both streams of the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deliveries {
+    /// Captured frames.
+    pub frames: Delivery,
+    /// Event records.
+    pub records: Delivery,
+}

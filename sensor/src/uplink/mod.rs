@@ -1,0 +1,481 @@
+//! The connection to the collector: one thread, which never waits for anything but its poll.
+//!
+//! ```text
+//!   recorder ── records, bounded channel ──────▶ ┌──────────────┐
+//!   worker 0 ── filled batches, SPSC ring ─────▶ │    uplink    │ ── TLS ──▶ collector
+//!            ◀─ empty batches, SPSC ring ─────── │              │ ◀─ acknowledgements
+//!   worker 1 ── …                                └──────────────┘
+//! ```
+//!
+//! `session` is the protocol without I/O, `connection` one TCP and TLS connection, `queue` and
+//! `delivery` keep what is under way and count what became of it, `own` tells the workers which
+//! packets are the uplink's. While the collector is away, records wait in a bounded queue and
+//! batches go back to their workers at once; both are counted.
+//!
+//! The thread looks at its rings and channels every [`TICK`] and whenever the socket is ready.
+//! Nobody wakes it: a worker would have to make a system call for that, which costs it more than
+//! the hundred wake-ups a second cost this thread; and what gathers in a tick is sent together.
+//! While there is more to send, it does not wait at all.
+
+mod backoff;
+mod batches;
+mod connection;
+mod delivery;
+mod metrics;
+mod own;
+mod queue;
+pub mod session;
+mod target;
+pub mod tls;
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use mio::{Events, Poll, Token};
+use wire::ledger::Ledger;
+use wire::message::{Interface, SensorHello};
+use wire::records::RecordKind;
+use wire::units::UnixNanos;
+
+use self::backoff::Backoff;
+use self::batches::BatchRings;
+use self::connection::{Connection, ConnectionError, Written};
+use self::own::OwnRegister;
+use self::session::{Now, Session, Timing};
+
+pub use self::batches::BatchRing;
+pub use self::delivery::{Deliveries, Delivery, LossReason};
+pub use self::metrics::{EndReason, Metrics};
+pub use self::own::{OwnConnection, OwnConnections, OwnSnapshot};
+pub use self::target::{AddressError, CollectorAddress};
+
+/// Longest time between two looks at the inputs.
+pub const TICK: Duration = Duration::from_millis(10);
+/// Bytes of records that wait while the collector is away or slow. When they are more, the oldest
+/// that are no alerts are given up, and counted as `lost{queue_full}`.
+pub const RECORD_QUEUE_BYTES: usize = 64 << 20;
+/// How long a stop waits for acknowledgements, unless it is told otherwise.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+const LEDGER_INTERVAL: Duration = Duration::from_secs(1);
+/// Records taken from the channel before the socket is looked at again.
+const RECORDS_PER_TURN: usize = 4096;
+/// How long a goodbye may take to leave.
+const GOODBYE: Duration = Duration::from_millis(200);
+const SOCKET: Token = Token(0);
+
+/// What the uplink shares with the rest of the sensor.
+#[derive(Debug, Default)]
+pub struct UplinkStatus {
+    /// Packets of these connections are not exported.
+    pub own: Arc<OwnConnections>,
+    /// Counters.
+    pub metrics: Metrics,
+    deliveries: Mutex<Deliveries>,
+}
+
+impl UplinkStatus {
+    /// What became of all frames and records that the uplink has taken from its inputs. What still
+    /// waits in rings and channel is not in it.
+    #[must_use]
+    pub fn deliveries(&self) -> Deliveries {
+        *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the uplink behaves.
+#[derive(Clone, Debug)]
+pub struct UplinkConfig {
+    /// Collectors, tried in turn.
+    pub collectors: Vec<CollectorAddress>,
+    /// Certificates; read anew for each connection, so that they can be replaced.
+    pub tls: tls::TlsFiles,
+    /// What the sensor says of itself. The name must be that of its certificate.
+    pub hello: SensorHello,
+    /// Interfaces that the frames refer to.
+    pub interfaces: Vec<Interface>,
+    /// How long it waits for the peer.
+    pub timing: Timing,
+    /// Bound of the records that wait, normally [`RECORD_QUEUE_BYTES`].
+    pub record_queue_bytes: usize,
+}
+
+/// An event on its way to the collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingRecord {
+    /// What it tells; alerts are kept longest.
+    pub kind: RecordKind,
+    /// One JSON object, without a line break.
+    pub json: Vec<u8>,
+}
+
+/// What the uplink takes in.
+pub struct UplinkInputs {
+    /// Events. The recorder must not wait when the channel is full.
+    pub records: Receiver<OutgoingRecord>,
+    /// One for each worker.
+    pub batches: Vec<BatchRing>,
+    /// Gives the ledger of the whole sensor, once a second. May read [`UplinkStatus::deliveries`].
+    pub ledger: Box<dyn FnMut() -> Ledger + Send>,
+    /// Says that the sensor stops, and how long the uplink may take (normally [`DRAIN`]). Workers
+    /// and recorder must have stopped before, so that nothing comes in after it. A closed channel
+    /// means the same, with no time left.
+    pub stop: Receiver<Duration>,
+}
+
+/// Why the uplink could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// No poll.
+    #[error("cannot poll sockets")]
+    Poll(#[source] io::Error),
+    /// There is nowhere to connect to.
+    #[error("no collector is configured")]
+    NoCollector,
+}
+
+/// Runs the uplink until it is stopped. The body of a thread.
+///
+/// # Errors
+/// [`UplinkError`]; everything that happens later is dealt with, counted and logged.
+pub fn run(
+    config: UplinkConfig,
+    inputs: UplinkInputs,
+    status: Arc<UplinkStatus>,
+) -> Result<Deliveries, UplinkError> {
+    let mut uplink = Uplink::new(config, inputs, status)?;
+    while !uplink.turn() {
+        uplink.wait();
+    }
+    Ok(uplink.finish())
+}
+
+struct Uplink {
+    config: UplinkConfig,
+    records: Receiver<OutgoingRecord>,
+    batches: BatchRings,
+    ledger: Box<dyn FnMut() -> Ledger + Send>,
+    stop: Receiver<Duration>,
+    status: Arc<UplinkStatus>,
+    session: Session,
+    own: OwnRegister,
+    poll: Poll,
+    events: Events,
+    link: Link,
+    /// The collector that is dialled, an index of `config.collectors`.
+    target: usize,
+    /// Collectors not yet tried since the last wait.
+    untried: usize,
+    /// Further addresses of the collector that is dialled, next one last.
+    addresses: Vec<SocketAddr>,
+    backoff: Backoff,
+    ledger_due: Instant,
+    /// Set once the sensor stops: when to give up.
+    deadline: Option<Instant>,
+    has_more: bool,
+    /// Reasons logged since the collector was last connected, one bit each: each is said once.
+    said: u32,
+}
+
+enum Link {
+    Waiting { until: Instant },
+    Resolving { answer: Receiver<io::Result<Vec<SocketAddr>>> },
+    Up(Box<Connection>),
+}
+
+impl Uplink {
+    fn new(
+        config: UplinkConfig,
+        inputs: UplinkInputs,
+        status: Arc<UplinkStatus>,
+    ) -> Result<Self, UplinkError> {
+        if config.collectors.is_empty() {
+            return Err(UplinkError::NoCollector);
+        }
+        let session = Session::new(
+            config.hello.clone(),
+            config.interfaces.clone(),
+            config.timing,
+            config.record_queue_bytes,
+        );
+        let now = Instant::now();
+        Ok(Self {
+            own: OwnRegister::new(status.own.clone()),
+            records: inputs.records,
+            batches: BatchRings::new(inputs.batches),
+            ledger: inputs.ledger,
+            stop: inputs.stop,
+            session,
+            poll: Poll::new().map_err(UplinkError::Poll)?,
+            events: Events::with_capacity(8),
+            link: Link::Waiting { until: now },
+            target: 0,
+            untried: config.collectors.len(),
+            addresses: Vec::new(),
+            // Sensors start at different nanoseconds.
+            backoff: Backoff::new(config.hello.boot_epoch),
+            ledger_due: now,
+            deadline: None,
+            has_more: false,
+            said: 0,
+            config,
+            status,
+        })
+    }
+
+    /// Does all that can be done without waiting. True when the sensor stops and nothing more can
+    /// be delivered.
+    fn turn(&mut self) -> bool {
+        let now = read_clocks();
+        self.take_stop(now);
+        self.take_records();
+        self.drive_link(now);
+        if !self.session.is_open() {
+            while self.batches.serve_one(|batch| {
+                self.session.lose_frames(batch, LossReason::NotConnected);
+            }) {}
+        }
+        self.publish();
+        self.is_done(now)
+    }
+
+    fn take_stop(&mut self, now: Now) {
+        let allowed = match self.stop.try_recv() {
+            Ok(allowed) => allowed,
+            Err(TryRecvError::Disconnected) if self.deadline.is_none() => Duration::ZERO,
+            Err(_) => return,
+        };
+        self.deadline = Some(now.monotonic + allowed);
+        // One last attempt, if there is something to deliver.
+        if let Link::Waiting { until } = &mut self.link {
+            *until = now.monotonic;
+        }
+    }
+
+    fn take_records(&mut self) {
+        for _ in 0..RECORDS_PER_TURN {
+            let Ok(OutgoingRecord { kind, json }) = self.records.try_recv() else { return };
+            self.session.push_record(kind, json);
+        }
+    }
+
+    fn is_done(&self, now: Now) -> bool {
+        let Some(deadline) = self.deadline else { return false };
+        let is_delivered =
+            self.records.is_empty() && self.batches.are_empty() && self.session.is_settled();
+        let is_hopeless = matches!(self.link, Link::Waiting { until } if until > now.monotonic);
+        is_delivered || is_hopeless || now.monotonic >= deadline
+    }
+
+    fn wait(&mut self) {
+        let timeout = if self.has_more { Duration::ZERO } else { TICK };
+        if let Err(error) = self.poll.poll(&mut self.events, Some(timeout))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            // Without a poll the sockets are tried at every tick.
+            std::thread::sleep(timeout);
+        }
+        if let Link::Up(connection) = &mut self.link {
+            self.events.iter().for_each(|event| connection.ready(event));
+        }
+    }
+
+    /// Moves the link on: waits, resolves, dials, reads, writes.
+    fn drive_link(&mut self, now: Now) {
+        self.has_more = false;
+        match &mut self.link {
+            Link::Waiting { until } if *until > now.monotonic => {}
+            Link::Waiting { .. } => {
+                let answer = self.config.collectors[self.target].resolve();
+                self.link = Link::Resolving { answer };
+                self.has_more = true;
+            }
+            Link::Resolving { answer } => match answer.try_recv() {
+                Ok(Ok(mut addresses)) if !addresses.is_empty() => {
+                    addresses.reverse();
+                    self.addresses = addresses;
+                    self.dial(now);
+                }
+                Ok(Err(error)) => self.failed(now, EndReason::Resolve, &error),
+                Err(TryRecvError::Empty) => {}
+                Ok(Ok(_)) | Err(TryRecvError::Disconnected) => {
+                    self.failed(now, EndReason::Resolve, &io::Error::from(io::ErrorKind::NotFound));
+                }
+            },
+            Link::Up(_) => {
+                if let Err(error) = self.drive_connection(now) {
+                    self.failed(now, error.reason(), &error);
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, now: Now) {
+        let Some(address) = self.addresses.pop() else { return };
+        let collector = &self.config.collectors[self.target];
+        let identity = match tls::load(&self.config.tls) {
+            Ok(identity) => identity,
+            Err(error) => return self.failed(now, EndReason::Tls, &error),
+        };
+        let dialled = Connection::dial(
+            now.monotonic,
+            address,
+            collector.server_name().clone(),
+            identity.config,
+            &mut self.own,
+            (self.poll.registry(), SOCKET),
+        );
+        match dialled {
+            Ok(connection) => self.link = Link::Up(Box::new(connection)),
+            Err(error) => self.failed(now, error.reason(), &error),
+        }
+    }
+
+    fn drive_connection(&mut self, now: Now) -> Result<(), ConnectionError> {
+        let Link::Up(connection) = &mut self.link else { return Ok(()) };
+        let was_open = self.session.is_open();
+        connection.check_setup(now.monotonic, self.config.timing.silence)?;
+        connection.read(now, &mut self.session)?;
+        if self.session.is_open() && !was_open {
+            self.status.metrics.connection_opened();
+            self.said = 0;
+            let collector = &self.config.collectors[self.target];
+            tracing::info!(%collector, "collector connected");
+        }
+        self.session.tick(now)?;
+        if let Some(round_trip) = self.session.round_trip() {
+            self.status.metrics.round_trip_measured(round_trip);
+        }
+        let written =
+            connection.write(&mut self.session, &mut self.batches, &self.status.metrics)?;
+        self.has_more = written == Written::More;
+        if now.monotonic >= self.ledger_due {
+            self.ledger_due = now.monotonic + LEDGER_INTERVAL;
+            self.session.report_ledger((self.ledger)())?;
+        }
+        Ok(())
+    }
+
+    /// An attempt failed, or a connection ended: counts it, says it once, and chooses what to dial
+    /// next and when.
+    fn failed(&mut self, now: Now, reason: EndReason, error: &dyn Error) {
+        let was_open = self.session.is_open();
+        self.say(reason, was_open, error);
+        self.hang_up(now, reason);
+        if was_open {
+            // The same collector first: it knows what it has.
+            (self.untried, self.addresses) = (self.config.collectors.len(), Vec::new());
+        } else if !self.addresses.is_empty() {
+            return self.dial(now);
+        } else {
+            self.target = (self.target + 1) % self.config.collectors.len();
+            self.untried = self.untried.saturating_sub(1);
+        }
+        let is_round_over = was_open || self.untried == 0;
+        let wait = if is_round_over { self.backoff.next_wait() } else { Duration::ZERO };
+        if self.untried == 0 {
+            self.untried = self.config.collectors.len();
+        }
+        self.link = Link::Waiting { until: now.monotonic + wait };
+    }
+
+    /// Closes the connection, if there is one, and counts its end.
+    fn hang_up(&mut self, now: Now, reason: EndReason) {
+        let was_open = self.session.is_open();
+        let waiting = Link::Waiting { until: now.monotonic };
+        if let Link::Up(mut connection) = std::mem::replace(&mut self.link, waiting) {
+            connection.deregister(self.poll.registry());
+            if was_open {
+                self.backoff.connection_ended(connection.age(now.monotonic));
+            }
+        }
+        self.own.closed(now.monotonic);
+        self.session.disconnected();
+        self.status.metrics.connection_ended(was_open, reason);
+    }
+
+    fn say(&mut self, reason: EndReason, was_open: bool, error: &dyn Error) {
+        let collector = &self.config.collectors[self.target];
+        let bit = 1 << reason as u32;
+        let error = chain(error);
+        if was_open || self.said & bit == 0 {
+            tracing::warn!(%collector, reason = reason.name(), error, "collector is away");
+        } else {
+            tracing::debug!(%collector, reason = reason.name(), error, "collector is still away");
+        }
+        self.said |= bit;
+    }
+
+    fn publish(&self) {
+        let mut shared = self.status.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        *shared = self.session.deliveries();
+    }
+
+    /// Says goodbye if somebody listens, and counts what was not delivered.
+    fn finish(mut self) -> Deliveries {
+        while let Ok(OutgoingRecord { kind, json }) = self.records.try_recv() {
+            self.session.push_record(kind, json);
+        }
+        while self.batches.serve_one(|batch| self.session.lose_frames(batch, LossReason::Shutdown))
+        {
+        }
+        self.session.abandon();
+        self.publish();
+        let now = read_clocks();
+        if self.session.is_open() && self.say_goodbye(now).is_err() {
+            tracing::debug!("connection broke during goodbye");
+        }
+        if matches!(self.link, Link::Up(_)) {
+            self.hang_up(now, EndReason::Shutdown);
+        }
+        self.session.deliveries()
+    }
+
+    /// Sends the last ledger, a goodbye and TLS's close_notify, and waits shortly for the peer to
+    /// close, so that the kernel does not throw away what is on its way.
+    fn say_goodbye(&mut self, now: Now) -> Result<(), ConnectionError> {
+        self.session.report_ledger((self.ledger)())?;
+        self.session.say_goodbye()?;
+        let until = now.monotonic + GOODBYE;
+        let mut is_notified = false;
+        while Instant::now() < until {
+            let Link::Up(connection) = &mut self.link else { return Ok(()) };
+            let metrics = &self.status.metrics;
+            let written = connection.write(&mut self.session, &mut self.batches, metrics)?;
+            if written == Written::All && !is_notified {
+                connection.send_close_notify();
+                is_notified = true;
+            } else if written == Written::All {
+                connection.finish_writing();
+                connection.read(read_clocks(), &mut self.session)?;
+            }
+            self.has_more = written == Written::More || !is_notified;
+            self.wait();
+        }
+        Ok(())
+    }
+}
+
+fn read_clocks() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Now { monotonic: Instant::now(), unix: UnixNanos(0).plus(unix) }
+}
+
+/// An error and its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! What is said on a connection, without the connection: time is an argument, bytes go in and out.
+//!
+//! ```text
+//!            connected            CollectorHello
+//!   Away ───────────────▶ Greeting ─────────────▶ Open ──┐
+//!    ▲                       │                     │     │ records, then frames; acknowledgements;
+//!    └──── disconnected ─────┴─────────────────────┘◀────┘ heartbeats every 5 s
+//! ```
+//!
+//! Nothing is sent before the collector's hello. Records go before frames and are kept until they
+//! are acknowledged, over any number of connections. Frames are sent once. Every record and frame
+//! that was ever handed in is acknowledged, in flight or lost for a reason, at any time.
+
+use std::time::{Duration, Instant};
+
+use wire::codec::EncodeError;
+use wire::frames::FrameBatchWriter;
+use wire::header::{Kind, MAX_FRAME_BATCH, MAX_PAYLOAD, Stream};
+use wire::ledger::Ledger;
+use wire::message::{
+    Ack, CollectorHello, Control, Echo, Goodbye, Heartbeat, Interface, Interfaces, Limits, Message,
+    Resume, SensorHello,
+};
+use wire::records::{RecordBatchWriter, RecordKind};
+use wire::units::{Sequence, UnixNanos};
+
+use super::delivery::{Deliveries, LossReason};
+use super::queue::{BatchesInFlight, RecordQueue};
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For waiting.
+    pub monotonic: Instant,
+    /// For telling others.
+    pub unix: UnixNanos,
+}
+
+/// How long a session waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between heartbeats.
+    pub heartbeat: Duration,
+    /// A peer that neither acknowledges nor beats for so long is given up.
+    pub silence: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(5), silence: Duration::from_secs(15) }
+    }
+}
+
+/// Why a session ends a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The collector neither acknowledged nor beat.
+    #[error("no heartbeat and no acknowledgement for {silence:?}")]
+    TimedOut {
+        /// For how long.
+        silence: Duration,
+    },
+    /// The collector calls itself other than its certificate does.
+    #[error("collector says it is {said:?}, its certificate says {certified:?}")]
+    WrongName {
+        /// In the hello.
+        said: String,
+        /// In the certificate.
+        certified: String,
+    },
+    /// The collector accepts less than this sensor sends.
+    #[error("collector accepts too little: {limits:?}")]
+    LimitsTooSmall {
+        /// What it accepts.
+        limits: Limits,
+    },
+    /// A message that does not belong here.
+    #[error("unexpected {kind:?}")]
+    Unexpected {
+        /// Its kind.
+        kind: Kind,
+    },
+    /// The collector acknowledges what was never sent.
+    #[error("collector acknowledges {stream:?} up to {sequence}, which was never sent")]
+    ImpossibleAck {
+        /// The stream.
+        stream: Stream,
+        /// The position.
+        sequence: Sequence,
+    },
+    /// The collector ends the connection.
+    #[error("collector says goodbye: {reason:?}")]
+    Goodbye {
+        /// Its reason.
+        reason: String,
+    },
+    /// A control message could not be written.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// One sensor's side of all its connections, one after the other.
+#[derive(Debug)]
+pub struct Session {
+    hello: SensorHello,
+    interfaces: Vec<Interface>,
+    timing: Timing,
+    link: Link,
+    records: RecordQueue,
+    writer: RecordBatchWriter,
+    batches: BatchesInFlight,
+    /// Control messages that wait to be sent, in bytes. Bounded: heartbeats and ledgers are added
+    /// only when it is empty.
+    control: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Away,
+    Greeting { collector: String, since: Instant },
+    Open(Open),
+}
+
+#[derive(Debug)]
+struct Open {
+    last_heard: Instant,
+    last_beat: Instant,
+    /// The collector's last heartbeat, and when it came.
+    heard_beat: Option<(Heartbeat, Instant)>,
+    round_trip: Option<Duration>,
+}
+
+impl Session {
+    /// A session without a connection. `record_queue_bytes` bounds the records that wait.
+    #[must_use]
+    pub fn new(
+        hello: SensorHello,
+        interfaces: Vec<Interface>,
+        timing: Timing,
+        record_queue_bytes: usize,
+    ) -> Self {
+        Self {
+            hello,
+            interfaces,
+            timing,
+            link: Link::Away,
+            records: RecordQueue::new(record_queue_bytes),
+            writer: RecordBatchWriter::new(),
+            batches: BatchesInFlight::new(),
+            control: Vec::new(),
+        }
+    }
+
+    /// A connection is up to a collector whose certificate has this name.
+    pub fn connected(&mut self, now: Now, collector: String) {
+        self.link = Link::Greeting { collector, since: now.monotonic };
+    }
+
+    /// The connection is gone. What was sent and not acknowledged stays in flight until the next
+    /// hello tells what arrived.
+    pub fn disconnected(&mut self) {
+        self.link = Link::Away;
+        self.control.clear();
+        self.records.rewind();
+    }
+
+    /// Takes a message of the collector.
+    ///
+    /// # Errors
+    /// Any [`SessionError`] but [`SessionError::TimedOut`]; the connection has to be closed.
+    pub fn receive(&mut self, now: Now, message: &Message<'_>) -> Result<(), SessionError> {
+        let control = match message {
+            Message::Control(control) => control,
+            Message::Records(_) => return Err(SessionError::Unexpected { kind: Kind::Records }),
+            Message::Frames(_) => return Err(SessionError::Unexpected { kind: Kind::Frames }),
+        };
+        match (&mut self.link, control) {
+            (Link::Greeting { .. }, Control::CollectorHello(hello)) => self.greet(now, hello),
+            (Link::Open(open), Control::Ack(ack)) => {
+                open.last_heard = now.monotonic;
+                self.acknowledge(*ack)
+            }
+            (Link::Open(open), Control::Heartbeat(heartbeat)) => {
+                open.take_heartbeat(now, *heartbeat);
+                Ok(())
+            }
+            (Link::Greeting { .. } | Link::Open(_), Control::Goodbye(Goodbye { reason })) => {
+                Err(SessionError::Goodbye { reason: reason.clone() })
+            }
+            (_, control) => Err(SessionError::Unexpected { kind: control.kind() }),
+        }
+    }
+
+    /// Gives up a silent peer, and beats when it is time.
+    ///
+    /// # Errors
+    /// [`SessionError::TimedOut`], [`SessionError::Encode`]; the connection has to be closed.
+    pub fn tick(&mut self, now: Now) -> Result<(), SessionError> {
+        let last_heard = match &self.link {
+            Link::Away => return Ok(()),
+            Link::Greeting { since, .. } => *since,
+            Link::Open(open) => open.last_heard,
+        };
+        if now.monotonic.saturating_duration_since(last_heard) >= self.timing.silence {
+            return Err(SessionError::TimedOut { silence: self.timing.silence });
+        }
+        if let Link::Open(open) = &mut self.link
+            && self.control.is_empty()
+            && now.monotonic.saturating_duration_since(open.last_beat) >= self.timing.heartbeat
+        {
+            let heartbeat = open.beat(now);
+            Control::Heartbeat(heartbeat).encode(&mut self.control)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a record, to be kept until a collector has it.
+    pub fn push_record(&mut self, kind: RecordKind, json: Vec<u8>) {
+        self.records.push(kind, json);
+    }
+
+    /// Sends the sensor's ledger, if a collector listens and the last one has left.
+    ///
+    /// # Errors
+    /// [`SessionError::Encode`]; the connection has to be closed.
+    pub fn report_ledger(&mut self, ledger: Ledger) -> Result<(), SessionError> {
+        if self.is_open() && self.control.is_empty() {
+            Control::LedgerReport(ledger).encode(&mut self.control)?;
+        }
+        Ok(())
+    }
+
+    /// Announces the end of the connection; it is the last message.
+    ///
+    /// # Errors
+    /// [`SessionError::Encode`]; the connection has to be closed.
+    pub fn say_goodbye(&mut self) -> Result<(), SessionError> {
+        if self.is_open() {
+            let goodbye = Goodbye { reason: "shutdown".to_owned() };
+            Control::Goodbye(goodbye).encode(&mut self.control)?;
+        }
+        Ok(())
+    }
+
+    /// Appends what has to be sent next to `out`: waiting control messages, else one batch of
+    /// records. False if there is nothing.
+    pub fn next_output(&mut self, out: &mut Vec<u8>) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        if !self.control.is_empty() {
+            out.append(&mut self.control);
+            return true;
+        }
+        self.records.send(&mut self.writer, out)
+    }
+
+    /// May a frame batch be sent now? Only on an open connection, after all records, and while the
+    /// collector keeps up with its acknowledgements.
+    #[must_use]
+    pub fn can_send_frames(&self) -> bool {
+        self.is_open()
+            && self.control.is_empty()
+            && !self.records.has_unsent()
+            && !self.batches.is_full()
+    }
+
+    /// Numbers a batch and gives the bytes to send. They must all be sent, or the connection closed.
+    pub fn send_frames<'a>(&mut self, batch: &'a mut FrameBatchWriter) -> &'a [u8] {
+        let sequence = self.batches.send(batch.frames());
+        batch.finish(sequence)
+    }
+
+    /// Counts a batch that cannot be sent.
+    pub fn lose_frames(&mut self, batch: &FrameBatchWriter, reason: LossReason) {
+        self.batches.lose(batch.frames(), reason);
+    }
+
+    /// Gives up everything that is not acknowledged: the sensor stops.
+    pub fn abandon(&mut self) {
+        self.records.abandon(LossReason::Shutdown);
+        self.batches.abandon(LossReason::Shutdown);
+    }
+
+    /// Has the collector said hello?
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.link, Link::Open(_))
+    }
+
+    /// Is everything sent, and acknowledged?
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.control.is_empty() && self.records.is_empty() && self.batches.is_empty()
+    }
+
+    /// Time from a heartbeat to its echo on this connection, without what the collector held it.
+    #[must_use]
+    pub const fn round_trip(&self) -> Option<Duration> {
+        match &self.link {
+            Link::Open(open) => open.round_trip,
+            Link::Away | Link::Greeting { .. } => None,
+        }
+    }
+
+    /// What became of everything that was handed in.
+    #[must_use]
+    pub const fn deliveries(&self) -> Deliveries {
+        Deliveries { frames: self.batches.delivery(), records: self.records.delivery() }
+    }
+
+    fn greet(&mut self, now: Now, hello: &CollectorHello) -> Result<(), SessionError> {
+        if let Link::Greeting { collector, .. } = &self.link
+            && *collector != hello.collector
+        {
+            return Err(SessionError::WrongName {
+                said: hello.collector.clone(),
+                certified: collector.clone(),
+            });
+        }
+        let Limits { max_payload, max_raw, max_frame_batch } = hello.limits;
+        if max_payload < MAX_PAYLOAD || max_raw < MAX_PAYLOAD || max_frame_batch < MAX_FRAME_BATCH {
+            return Err(SessionError::LimitsTooSmall { limits: hello.limits });
+        }
+        self.resume(hello.resume)?;
+        let interfaces = Interfaces { interfaces: self.interfaces.clone() };
+        Control::SensorHello(self.hello.clone()).encode(&mut self.control)?;
+        Control::Interfaces(interfaces).encode(&mut self.control)?;
+        self.link = Link::Open(Open {
+            last_heard: now.monotonic,
+            last_beat: now.monotonic,
+            heard_beat: None,
+            round_trip: None,
+        });
+        Ok(())
+    }
+
+    /// Settles what was in flight when the connection before broke.
+    fn resume(&mut self, resume: Option<Resume>) -> Result<(), SessionError> {
+        let stored = resume.filter(|resume| resume.boot_epoch == self.hello.boot_epoch);
+        if let Some(Resume { boot_epoch: _, records, frames }) = stored {
+            for (stream, sequence) in [(Stream::Records, records), (Stream::Frames, frames)] {
+                self.acknowledge(Ack { stream, sequence, count: 0 })?;
+            }
+        }
+        self.batches.abandon(LossReason::Disconnected);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: Ack) -> Result<(), SessionError> {
+        let Ack { stream, sequence, count: _ } = ack;
+        let is_possible = match stream {
+            Stream::Records => self.records.acknowledge(sequence),
+            Stream::Frames => self.batches.acknowledge(sequence),
+            Stream::Control => false,
+        };
+        if is_possible { Ok(()) } else { Err(SessionError::ImpossibleAck { stream, sequence }) }
+    }
+}
+
+impl Open {
+    fn take_heartbeat(&mut self, now: Now, heartbeat: Heartbeat) {
+        self.last_heard = now.monotonic;
+        self.heard_beat = Some((heartbeat, now.monotonic));
+        if let Some(Echo { sent_at, held_for }) = heartbeat.echo {
+            let held = Duration::from_nanos(held_for);
+            self.round_trip = Some(now.unix.since(sent_at).saturating_sub(held));
+        }
+    }
+
+    fn beat(&mut self, now: Now) -> Heartbeat {
+        self.last_beat = now.monotonic;
+        // Each heartbeat is echoed once: a second echo would only show how long it was held.
+        let echo = self.heard_beat.take().map(|(heartbeat, heard_at)| Echo {
+            sent_at: heartbeat.sent_at,
+            held_for: now.monotonic.saturating_duration_since(heard_at).as_nanos() as u64,
+        });
+        Heartbeat { sent_at: now.unix, echo }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The uplink's thread: how it is started and stopped, and what it shows.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use wire::message::{Interface as WireInterface, SensorHello};
+
+use crate::afpacket::Interface;
+use crate::config::Uplink;
+use crate::ledger::LedgerView;
+use crate::metrics::{Families, Source};
+use crate::setup;
+use crate::uplink::session::Timing;
+use crate::uplink::{
+    self, AddressError, BatchRing, EndReason, OutgoingRecord, RECORD_QUEUE_BYTES, UplinkConfig,
+    UplinkInputs, UplinkStatus,
+};
+
+/// Records between recorder and uplink; the uplink takes them out whether it is connected or not.
+const RECORD_QUEUE: usize = 1 << 16;
+
+/// The running uplink.
+pub struct UplinkThread {
+    records: Sender<OutgoingRecord>,
+    stop: Sender<Duration>,
+    thread: JoinHandle<()>,
+    status: Arc<UplinkStatus>,
+}
+
+/// What the sensor says of itself.
+pub struct About<'a> {
+    /// Its name.
+    pub sensor: &'a str,
+    /// Start of this run.
+    pub boot_epoch: u64,
+    /// Its interfaces.
+    pub interfaces: &'a [Interface],
+    /// Most bytes of a frame that are exported.
+    pub snaplen: u32,
+}
+
+/// Why the uplink could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkStartError {
+    /// A collector's address makes no sense.
+    #[error("uplink.collectors")]
+    Address(#[from] AddressError),
+    /// The system has no more threads.
+    #[error("cannot start thread uplink")]
+    Thread(#[source] std::io::Error),
+}
+
+impl UplinkThread {
+    /// Starts dialling.
+    ///
+    /// # Errors
+    /// See [`UplinkStartError`].
+    pub fn start(
+        settings: &Uplink,
+        about: &About<'_>,
+        batches: Vec<BatchRing>,
+        ledger: LedgerView,
+        status: Arc<UplinkStatus>,
+    ) -> Result<Self, UplinkStartError> {
+        let (records, records_out) = bounded(RECORD_QUEUE);
+        let (stop, stopped) = bounded(1);
+        let collectors = settings.collectors.iter().map(|text| text.parse());
+        let config = UplinkConfig {
+            collectors: collectors.collect::<Result<_, _>>()?,
+            tls: setup::tls_files(settings),
+            hello: hello(about),
+            interfaces: interfaces(about),
+            timing: Timing::default(),
+            record_queue_bytes: RECORD_QUEUE_BYTES,
+        };
+        let inputs = UplinkInputs {
+            records: records_out,
+            batches,
+            ledger: Box::new(move || ledger.read()),
+            stop: stopped,
+        };
+        let shared = Arc::clone(&status);
+        let thread = std::thread::Builder::new()
+            .name("uplink".into())
+            .spawn(move || {
+                if let Err(error) = uplink::run(config, inputs, shared) {
+                    tracing::error!(%error, "uplink cannot run; nothing reaches the collector");
+                }
+            })
+            .map_err(UplinkStartError::Thread)?;
+        Ok(Self { records, stop, thread, status })
+    }
+
+    /// Where records go in.
+    #[must_use]
+    pub fn records(&self) -> Sender<OutgoingRecord> {
+        self.records.clone()
+    }
+
+    /// Its metrics.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<dyn Source> {
+        Arc::new(UplinkMetrics(Arc::clone(&self.status)))
+    }
+
+    /// Delivers what is under way, for so long at most, and ends.
+    pub fn stop(self, limit: Duration) {
+        // A thread that ended early has said why.
+        let _ = self.stop.send(limit);
+        if self.thread.join().is_err() {
+            tracing::error!("uplink panicked; its message stands above");
+        }
+    }
+}
+
+fn hello(about: &About<'_>) -> SensorHello {
+    SensorHello {
+        minor: wire::header::MINOR,
+        sensor: about.sensor.to_owned(),
+        boot_epoch: about.boot_epoch,
+        host: setup::host_name(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Interface ids on the wire are places in the list.
+fn interfaces(about: &About<'_>) -> Vec<WireInterface> {
+    let numbered = (0..).zip(about.interfaces);
+    let interface = |(id, one): (u32, &Interface)| WireInterface {
+        id,
+        name: one.name.clone(),
+        linktype: one.link.0,
+        snaplen: about.snaplen,
+    };
+    numbered.map(interface).collect()
+}
+
+#[derive(Debug)]
+struct UplinkMetrics(Arc<UplinkStatus>);
+
+impl Source for UplinkMetrics {
+    fn write(&self, families: &mut Families<'_>) -> fmt::Result {
+        let metrics = &self.0.metrics;
+        let by_reason = |count: fn(&uplink::Metrics, EndReason) -> u64| {
+            EndReason::ALL
+                .map(|reason| (vec![("reason", reason.name().to_owned())], count(metrics, reason)))
+        };
+        let connected = f64::from(u8::from(metrics.is_connected()));
+        let round_trip = metrics.round_trip().map_or(0.0, |time| time.as_secs_f64());
+        families.gauge(
+            "ringwatch_uplink_connected",
+            "1 while a collector is connected",
+            [(vec![], connected)],
+        )?;
+        families.gauge(
+            "ringwatch_uplink_round_trip_seconds",
+            "Last round trip to the collector",
+            [(vec![], round_trip)],
+        )?;
+        families.counter(
+            "ringwatch_uplink_connects",
+            "Connections to a collector",
+            [(vec![], metrics.connects_total())],
+        )?;
+        families.counter(
+            "ringwatch_uplink_sent_bytes",
+            "Bytes sent to collectors, TLS included",
+            [(vec![], metrics.bytes_sent_total())],
+        )?;
+        families.counter(
+            "ringwatch_uplink_failed_dials",
+            "Attempts that ended before the collector said hello, by reason",
+            by_reason(uplink::Metrics::failed_dials_total),
+        )?;
+        families.counter(
+            "ringwatch_uplink_disconnects",
+            "Connections that ended, by reason",
+            by_reason(uplink::Metrics::disconnects_total),
+        )?;
+        let deliveries = self.0.deliveries();
+        for (name, help, delivery) in [
+            (
+                "ringwatch_uplink_frames",
+                "Frames by what became of them at the uplink",
+                deliveries.frames.to_ledger(),
+            ),
+            (
+                "ringwatch_uplink_records",
+                "Records by what became of them at the uplink",
+                deliveries.records.to_ledger(),
+            ),
+        ] {
+            let mut rows =
+                vec![(vec![("outcome", "acknowledged".to_owned())], delivery.acknowledged)];
+            let lost = delivery.lost.into_iter();
+            rows.extend(
+                lost.map(|(reason, count)| (vec![("outcome", format!("lost_{reason}"))], count)),
+            );
+            families.counter(name, help, rows)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,424 @@
+//! A worker: one pinned thread with a ring on each interface.
+//!
+//! It analyses frames in place, counts, publishes evidence four times a second, and copies the frames
+//! that are wanted. For a packet it never allocates, locks, waits or makes a system call; it waits
+//! only when all its rings are empty.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use wire::units::UnixNanos;
+
+use crate::afpacket::{
+    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake,
+};
+use crate::analyse::{Analyser, VECTOR};
+use crate::connections::NewConnection;
+use crate::counters::{InterfaceCounters, WorkerSet};
+use crate::detect::Detector;
+use crate::detection::Evidence;
+use crate::export::Exporter;
+use crate::frame::Frame;
+use crate::health::{self, Health};
+use crate::pipeline::ToRecorder;
+use crate::sandbox::{self, SandboxError};
+use crate::uplink::{OwnConnections, OwnSnapshot};
+
+/// Blocks taken from one ring before the next ring has its turn.
+const BLOCKS_PER_TURN: usize = 8;
+/// After the last frame was let in, the kernel hands over a partly filled block within the retire
+/// time (a second at most, by configuration); after twice that, what is missing will not come.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a worker is made of; travels into its thread.
+pub struct Plan {
+    /// Number of the worker.
+    pub index: usize,
+    /// The CPU it runs on.
+    pub cpu: usize,
+    /// Interfaces, one ring each.
+    pub interfaces: Vec<Interface>,
+    /// Sizes of each ring.
+    pub ring: RingConfig,
+    /// Fanout groups to join, one for each interface; empty: this worker makes them.
+    pub groups: Vec<FanoutGroup>,
+    /// There are other workers: groups are needed.
+    pub is_shared: bool,
+    /// Tables.
+    pub analyser: Analyser,
+    /// What the worker counts.
+    pub counters: WorkerSet,
+    /// Frames on their way out.
+    pub exporter: Exporter,
+    /// Ways out of the worker; none of them is ever waited for.
+    pub outlets: Outlets,
+    /// Set when capture is to end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Ways out of a worker.
+pub struct Outlets {
+    /// To the detector.
+    pub evidence: rtrb::Producer<Evidence>,
+    /// To the recorder: [`CONNECTION_RING`] entries, then `connections_queue_full`.
+    pub connections: rtrb::Producer<NewConnection>,
+    /// Rare news for the recorder.
+    pub news: Sender<ToRecorder>,
+    /// Link states.
+    pub health: Arc<Health>,
+    /// Connections of this sensor itself, which are never exported.
+    pub own: Arc<OwnConnections>,
+}
+
+/// Entries of the ring for new connections between a worker and the recorder: 104 bytes each.
+pub const CONNECTION_RING: usize = 1 << 14;
+
+/// Why a worker could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A ring could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The worker kept privileges that it was to give up.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+/// A worker with its rings open and its privileges gone.
+struct Worker {
+    slots: Vec<Slot>,
+    analyser: Analyser,
+    counters: WorkerSet,
+    exporter: Exporter,
+    outlets: Outlets,
+    stop: Arc<AtomicBool>,
+    retire: Duration,
+    next_tick: Instant,
+    /// Time up to which the evidence was complete at the last tick.
+    told: UnixNanos,
+    connections_lost: u64,
+}
+
+/// One ring and what is known of it.
+struct Slot {
+    interface: usize,
+    /// `None` once the interface was deleted.
+    ring: Option<Ring>,
+    /// Nothing was left in the ring at the end of the last turn.
+    is_drained: bool,
+    last_frame: UnixNanos,
+    drops: u64,
+}
+
+/// The thread body. Tells `opened` how it went; begins when `begin` says so; ends when the plan's
+/// `stop` is set, after all that the kernel took was analysed.
+pub fn run(
+    plan: Plan,
+    opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>,
+    begin: &Receiver<()>,
+) {
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: plan.cpu });
+    if !pinned {
+        tracing::warn!(worker = plan.index, cpu = plan.cpu, "cannot pin worker; it may move");
+    }
+    match Worker::open(plan) {
+        Err(error) => {
+            let _ = opened.send(Err(error));
+        }
+        Ok((mut worker, groups)) => {
+            let _ = opened.send(Ok(groups));
+            // A pipeline that gives up before the start drops the sender.
+            if begin.recv().is_ok() {
+                worker.capture();
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn open(plan: Plan) -> Result<(Self, Vec<FanoutGroup>), WorkerError> {
+        let mut slots = Vec::with_capacity(plan.interfaces.len());
+        let mut groups = Vec::with_capacity(plan.interfaces.len());
+        for (index, interface) in plan.interfaces.iter().enumerate() {
+            let ring = Ring::open(&plan.ring, interface)?;
+            match plan.groups.get(index) {
+                Some(group) => ring.join(*group)?,
+                None if plan.is_shared => groups.push(ring.start_group()?),
+                None => {}
+            }
+            slots.push(Slot {
+                interface: index,
+                ring: Some(ring),
+                is_drained: true,
+                last_frame: UnixNanos(0),
+                drops: 0,
+            });
+        }
+        sandbox::give_up_privileges()?;
+        let Plan { analyser, counters, exporter, outlets, stop, ring, .. } = plan;
+        let worker = Self {
+            slots,
+            analyser,
+            counters,
+            exporter,
+            outlets,
+            stop,
+            retire: Duration::from_millis(u64::from(ring.retire_ms)),
+            next_tick: Instant::now() + Detector::TICK,
+            told: health::now(),
+            connections_lost: 0,
+        };
+        Ok((worker, groups))
+    }
+
+    fn capture(&mut self) {
+        for slot in &mut self.slots {
+            let Some(ring) = &mut slot.ring else { continue };
+            if let Err(error) = ring.begin() {
+                // Its filter still rejects everything: nothing is captured, and health says so.
+                let interface = &ring.interface().name;
+                tracing::error!(interface, error = %describe(&error), "cannot begin to capture");
+                self.outlets.health.set_link_down(slot.interface, true);
+            }
+        }
+        while !self.stop.load(Ordering::Relaxed) {
+            let is_busy = self.turn();
+            let now = Instant::now();
+            if now >= self.next_tick {
+                self.tick();
+                self.next_tick = now + Detector::TICK;
+            }
+            if !is_busy {
+                self.wait();
+            }
+        }
+        self.drain();
+    }
+
+    /// Lets each ring have its turn; says whether any had a block.
+    fn turn(&mut self) -> bool {
+        let mut is_busy = false;
+        let own = self.outlets.own.load();
+        let Self { slots, analyser, counters, exporter, outlets, connections_lost, .. } = self;
+        for slot in slots {
+            let Some(ring) = &mut slot.ring else { continue };
+            slot.is_drained = false;
+            let counted = &counters.interfaces[slot.interface];
+            for _ in 0..BLOCKS_PER_TURN {
+                let Some(block) = ring.next_block() else {
+                    slot.is_drained = true;
+                    break;
+                };
+                is_busy = true;
+                let mut desk = Desk {
+                    interface: slot.interface,
+                    analyser,
+                    exporter,
+                    counted,
+                    connections: &mut outlets.connections,
+                    connections_lost,
+                };
+                desk.work_through(&block, &own);
+                slot.last_frame = analyser.clock();
+            }
+            counted.corrupt.set(ring.corrupt());
+        }
+        is_busy
+    }
+
+    /// Publishes what is new: evidence, statistics, link states, batches that are not full.
+    fn tick(&mut self) {
+        let clock = self.complete_until();
+        self.refresh_statistics(clock);
+        let evidence = &mut self.outlets.evidence;
+        let mut is_complete = true;
+        let published = self.analyser.publish(|contact| {
+            is_complete = evidence.push(Evidence::Contact(*contact)).is_ok();
+            is_complete
+        });
+        if published.answers_lost {
+            self.note_loss(clock);
+        }
+        let worker = &self.counters.worker;
+        // A tick says that all is told; with contacts left over it would make silence of answers.
+        if is_complete && self.outlets.evidence.push(Evidence::Tick(clock)).is_ok() {
+            self.told = clock;
+        } else {
+            worker.contacts_deferred.add(1);
+        }
+        worker.connections_queue_full.set(self.connections_lost);
+        worker.heartbeat.set(health::now().0);
+        self.exporter.flush();
+        self.look_at_links();
+    }
+
+    /// The time up to which every frame has been seen. A drained ring holds nothing that is older than
+    /// its open block, which the kernel hands over within the retire time.
+    fn complete_until(&self) -> UnixNanos {
+        let drained = health::now().minus(self.retire * 2);
+        let complete = self.slots.iter().filter(|slot| slot.ring.is_some() && !slot.is_drained);
+        complete.map(|slot| slot.last_frame).fold(drained, UnixNanos::min).max(self.told)
+    }
+
+    fn refresh_statistics(&mut self, clock: UnixNanos) {
+        let mut is_lossy = false;
+        for slot in &mut self.slots {
+            is_lossy |= slot.refresh_statistics(&self.counters.interfaces[slot.interface]);
+        }
+        if is_lossy {
+            self.note_loss(clock);
+        }
+    }
+
+    fn note_loss(&mut self, to: UnixNanos) {
+        let from = self.told.minus(self.retire * 2);
+        // A full ring means contacts are deferred, and without a tick no silence is derived.
+        let _ = self.outlets.evidence.push(Evidence::Loss { from, to });
+    }
+
+    fn look_at_links(&mut self) {
+        for slot in &mut self.slots {
+            let Some(ring) = &mut slot.ring else { continue };
+            let Some(event) = ring.link_event() else { continue };
+            let is_up = event == LinkEvent::Up;
+            if self.outlets.health.set_link_down(slot.interface, !is_up) {
+                // 1 024 news wait at most; what finds no room is in health and in the next event.
+                let news = ToRecorder::Link(health::now(), slot.interface, is_up);
+                let _ = self.outlets.news.try_send(news);
+                say(&ring.interface().name, event);
+            }
+            if event == LinkEvent::Gone {
+                slot.ring = None;
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let until_tick = self.next_tick.saturating_duration_since(Instant::now());
+        // At least a millisecond, which is what poll counts in: zero would spin.
+        let timeout = until_tick.max(Duration::from_millis(1));
+        let rings = self.slots.iter().filter_map(|slot| slot.ring.as_ref());
+        match afpacket::wait(rings, timeout) {
+            Ok(Wake::Block | Wake::Idle) => {}
+            Ok(Wake::Link) => self.look_at_links(),
+            Err(error) => {
+                tracing::error!(%error, "cannot wait for frames");
+                std::thread::sleep(timeout);
+            }
+        }
+    }
+
+    /// Lets no further frame in and works through what the kernel took.
+    fn drain(&mut self) {
+        for slot in &self.slots {
+            if let Some(Err(error)) = slot.ring.as_ref().map(Ring::reject_all) {
+                tracing::warn!(%error, "cannot stop the ring; the last frames may be missing");
+            }
+        }
+        let limit = Instant::now() + DRAIN_LIMIT;
+        loop {
+            while self.turn() {}
+            for slot in &mut self.slots {
+                slot.refresh_statistics(&self.counters.interfaces[slot.interface]);
+            }
+            let waiting = self.slots.iter().filter_map(|slot| slot.ring.as_ref());
+            if waiting.map(Ring::waiting).sum::<u64>() == 0 || Instant::now() > limit {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.publish_the_rest();
+    }
+
+    /// The last tick: the detector takes what is left, however long that takes.
+    fn publish_the_rest(&mut self) {
+        let limit = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let before = self.told;
+            self.tick();
+            if self.told > before || Instant::now() > limit {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Slot {
+    /// Reads the kernel's counters; says whether frames were dropped since the last time.
+    fn refresh_statistics(&mut self, counted: &InterfaceCounters) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        let Ok(statistics) = ring.refresh_statistics() else { return false };
+        counted.kernel_packets.set(statistics.packets);
+        counted.kernel_drops.set(statistics.drops);
+        counted.ring_freezes.set(statistics.freezes);
+        counted.corrupt.set(ring.corrupt());
+        statistics.drops > std::mem::replace(&mut self.drops, statistics.drops)
+    }
+}
+
+/// Where the frames of one block are worked on.
+struct Desk<'a> {
+    interface: usize,
+    analyser: &'a mut Analyser,
+    exporter: &'a mut Exporter,
+    counted: &'a InterfaceCounters,
+    connections: &'a mut rtrb::Producer<NewConnection>,
+    connections_lost: &'a mut u64,
+}
+
+impl Desk<'_> {
+    #[inline]
+    fn work_through(&mut self, block: &Block<'_>, own: &OwnSnapshot) {
+        let mut vector = [Frame::EMPTY; VECTOR];
+        let mut len = 0;
+        for captured in block.frames() {
+            vector[len] = captured.frame;
+            len += 1;
+            if len == VECTOR {
+                self.vector(&vector, own);
+                len = 0;
+            }
+        }
+        self.vector(&vector[..len], own);
+    }
+
+    #[inline]
+    fn vector(&mut self, frames: &[Frame<'_>], own: &OwnSnapshot) {
+        let connections = &mut *self.connections;
+        let lost = &mut *self.connections_lost;
+        let packets = self.analyser.analyse(self.interface, frames, |connection| {
+            *lost += u64::from(connections.push(connection).is_err());
+        });
+        // An index of a list with one entry for each interface; it fits by far.
+        let interface = self.interface as u32;
+        self.exporter.take(interface, frames, packets, self.counted, |tuple| own.contains(tuple));
+    }
+}
+
+fn say(interface: &str, event: LinkEvent) {
+    match event {
+        LinkEvent::Up => tracing::info!(interface, "link is up, capture goes on"),
+        LinkEvent::Down => tracing::warn!(interface, "link is down"),
+        LinkEvent::Gone => {
+            tracing::error!(interface, "interface was deleted; restart the sensor when it is back");
+        }
+        LinkEvent::Failed(errno) => {
+            let why = std::io::Error::from_raw_os_error(errno);
+            tracing::error!(interface, %why, "ring reports an error");
+        }
+    }
+}
+
+/// An error with its sources, for one log line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}

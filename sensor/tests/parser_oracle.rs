@@ -1,0 +1,233 @@
+//! The parser against `etherparse`, frame by frame, over every capture of the corpus.
+//!
+//! The corpus is found by `RINGWATCH_CORPUS`, or else beside the checkout; without it only the
+//! frames made here are compared, and the test says so.
+
+mod corpus;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use etherparse::err::Layer;
+use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LenSource, TransportSlice};
+use sensor::file::CaptureFile;
+use sensor::frame::{Frame, LinkType};
+use sensor::packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
+use wire::units::{UnixNanos, WireLen};
+
+/// What the oracle says of a frame.
+enum Oracle {
+    /// IP, read to the end of what the oracle knows.
+    Ip {
+        tuple: FiveTuple,
+        is_fragment: bool,
+        /// The length in the IP header cannot be, and the oracle took that of the frame.
+        has_ignored_length: bool,
+    },
+    /// It found no IP header.
+    NoIp,
+    /// It stopped at this layer.
+    Stopped(Layer),
+}
+
+/// How the two agree on a frame.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Same,
+    /// Both found a fault, or neither found IP.
+    NothingToCompare,
+    /// One says more than the other, for a reason that is right.
+    Explained(&'static str),
+    /// They contradict each other.
+    Contradiction(String),
+}
+
+#[test]
+fn addresses_ports_and_protocol_are_those_of_the_oracle() {
+    let mut verdicts: BTreeMap<Verdict, u64> = BTreeMap::new();
+    let mut note = |frame: &Frame<'_>, place: &str| {
+        let verdict = match compare(frame) {
+            Verdict::Contradiction(text) => Verdict::Contradiction(format!("{place}: {text}")),
+            verdict => verdict,
+        };
+        *verdicts.entry(verdict).or_default() += 1;
+    };
+    own_frames(&mut note);
+    for path in corpus::captures() {
+        let place = path.display().to_string();
+        let Ok(mut file) = CaptureFile::open(&path) else { continue };
+        let mut number = 0;
+        while let Ok(Some(found)) = file.next_frame() {
+            number += 1;
+            note(&found.frame, &format!("{place} #{number}"));
+        }
+    }
+    let contradictions: Vec<_> =
+        verdicts.keys().filter(|key| matches!(key, Verdict::Contradiction(_))).collect();
+    assert!(contradictions.is_empty(), "{contradictions:#?}");
+    assert!(verdicts.get(&Verdict::Same).is_some_and(|count| *count >= 100), "{verdicts:#?}");
+    eprintln!("{verdicts:#?}");
+}
+
+/// TCP, UDP and ICMP over both versions of IP, written by the oracle's own builder.
+fn own_frames(note: &mut impl FnMut(&Frame<'_>, &str)) {
+    for port in 0..50 {
+        let ethernet = || etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let mut frames = Vec::new();
+        let v4 = || ethernet().ipv4([192, 0, 2, port], [198, 51, 100, 1], 64);
+        let v6 = || ethernet().ipv6([port; 16], [9; 16], 64);
+        let mut write = |build: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = Vec::new();
+            build(&mut bytes);
+            frames.push(bytes);
+        };
+        let (source, target) = (u16::from(port), 60_000 - u16::from(port));
+        write(&|bytes| {
+            v4().tcp(source, target, 7, 8).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().tcp(source, target, 7, 8).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v4().udp(source, target).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().udp(source, target).write(bytes, b"payload").expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v4().icmpv4_echo_request(source, 1)
+                .write(bytes, b"payload")
+                .expect("a vector takes all")
+        });
+        write(&|bytes| {
+            v6().icmpv6_echo_reply(source, 1).write(bytes, b"payload").expect("a vector takes all")
+        });
+        for data in &frames {
+            let wire_len = WireLen(data.len() as u32);
+            let link = LinkType::ETHERNET;
+            let frame = Frame { data, wire_len, time: UnixNanos(0), vlan: None, link };
+            note(&frame, "own frame");
+        }
+    }
+}
+
+fn compare(frame: &Frame<'_>) -> Verdict {
+    let ours = parse(frame);
+    let is_fault = matches!(ours.kind, Kind::Malformed(_));
+    let has_ip = ours.tuple != FiveTuple::default();
+    let Some(oracle) = ask(frame) else { return Verdict::NothingToCompare };
+    match oracle {
+        Oracle::Stopped(_) if is_fault => Verdict::NothingToCompare,
+        Oracle::Stopped(layer) => compare_stopped(frame, &ours, layer),
+        Oracle::NoIp if !has_ip => Verdict::NothingToCompare,
+        Oracle::NoIp => Verdict::Contradiction(format!("the oracle sees no IP: {ours:?}")),
+        Oracle::Ip { tuple, is_fragment, .. } if has_ip && !is_fault => {
+            compare_ip(&ours, tuple, is_fragment)
+        }
+        Oracle::Ip { .. } if ours.kind == Kind::Malformed(Malformed::IpVersion) => {
+            Verdict::Explained("the oracle believes the version, not the EtherType beside it")
+        }
+        Oracle::Ip { has_ignored_length: true, .. } => {
+            Verdict::Explained("the oracle reads on where the IP header says that it ends")
+        }
+        Oracle::Ip { .. } if is_macsec(frame) => Verdict::Explained("we do not enter MACsec"),
+        Oracle::Ip { .. } => Verdict::Contradiction(format!("only the oracle sees IP: {ours:?}")),
+    }
+}
+
+/// We read on where the oracle stopped.
+fn compare_stopped(frame: &Frame<'_>, ours: &Packet, layer: Layer) -> Verdict {
+    match (layer, ours.kind) {
+        (Layer::TcpHeader, Kind::Tcp { .. }) => {
+            Verdict::Explained("a TCP header that is cut within its options serves us")
+        }
+        (Layer::Icmpv4 | Layer::Icmpv6, Kind::Icmp { .. }) => {
+            Verdict::Explained("an ICMP header that is cut after its type and code serves us")
+        }
+        (Layer::Igmp | Layer::IpAuthHeader, Kind::OtherIp) => {
+            Verdict::Explained("we do not look into this protocol")
+        }
+        (Layer::IpAuthHeader, _) => {
+            Verdict::Explained("we follow an authentication header of length 0, as Linux does")
+        }
+        (Layer::Ipv6HopByHopHeader, _) => {
+            Verdict::Explained("we follow hop-by-hop options that are not the first header")
+        }
+        _ if is_macsec(frame) => Verdict::Explained("we do not enter MACsec"),
+        (layer, _) => Verdict::Contradiction(format!("the oracle stopped at {layer:?}: {ours:?}")),
+    }
+}
+
+fn is_macsec(frame: &Frame<'_>) -> bool {
+    frame.link == LinkType::ETHERNET && frame.data.get(12..14) == Some(&[0x88, 0xe5])
+}
+
+fn compare_ip(ours: &Packet, tuple: FiveTuple, is_fragment: bool) -> Verdict {
+    if (ours.tuple, ours.is_fragment) == (tuple, is_fragment) {
+        return Verdict::Same;
+    }
+    let without_ports = FiveTuple { source_port: 0, target_port: 0, ..ours.tuple };
+    if (without_ports, ours.is_fragment) != (tuple, is_fragment) {
+        return Verdict::Contradiction(format!("{ours:?} / {tuple:?} {is_fragment}"));
+    }
+    if is_fragment {
+        Verdict::Explained("the oracle reads no ports in a first fragment")
+    } else if tuple.protocol == protocol::SCTP {
+        Verdict::Explained("the oracle does not read SCTP")
+    } else {
+        Verdict::Contradiction(format!("only we see ports: {ours:?}"))
+    }
+}
+
+/// `None` for link types that the oracle cannot be asked about.
+fn ask(frame: &Frame<'_>) -> Option<Oracle> {
+    let data = frame.data;
+    let ether_type = |offset: usize, start: usize| {
+        let number = data.get(offset..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))?;
+        Some(LaxSlicedPacket::from_ether_type(EtherType(number), data.get(start..)?))
+    };
+    let sliced = match frame.link {
+        LinkType::ETHERNET => LaxSlicedPacket::from_ethernet(data).ok(),
+        LinkType::RAW => LaxSlicedPacket::from_ip(data).ok(),
+        LinkType::IPV4 => Some(LaxSlicedPacket::from_ether_type(EtherType::IPV4, data)),
+        LinkType::IPV6 => Some(LaxSlicedPacket::from_ether_type(EtherType::IPV6, data)),
+        LinkType::LINUX_SLL => ether_type(14, 16),
+        LinkType::LINUX_SLL2 => ether_type(0, 20),
+        _ => return None,
+    };
+    let Some(sliced) = sliced else { return Some(Oracle::Stopped(Layer::Ethernet2Header)) };
+    let (source, target, payload): (IpAddr, IpAddr, _) = match &sliced.net {
+        Some(LaxNetSlice::Ipv4(ip)) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into(), ip.payload())
+        }
+        Some(LaxNetSlice::Ipv6(ip)) => {
+            let header = ip.header();
+            (header.source_addr().into(), header.destination_addr().into(), ip.payload())
+        }
+        Some(LaxNetSlice::Arp(_)) => return Some(Oracle::NoIp),
+        None => {
+            return Some(match &sliced.stop_err {
+                Some((_, layer)) => Oracle::Stopped(*layer),
+                None => Oracle::NoIp,
+            });
+        }
+    };
+    if let Some((_, layer)) = &sliced.stop_err {
+        return Some(Oracle::Stopped(*layer));
+    }
+    let (source_port, target_port) = match &sliced.transport {
+        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+        _ => (0, 0),
+    };
+    let tuple = FiveTuple {
+        source: Address::from(source),
+        target: Address::from(target),
+        source_port,
+        target_port,
+        protocol: payload.ip_number.0,
+    };
+    let has_ignored_length = payload.len_source == LenSource::Slice;
+    Some(Oracle::Ip { tuple, is_fragment: payload.fragmented, has_ignored_length })
+}
