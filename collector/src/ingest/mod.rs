@@ -274,11 +274,11 @@ impl Ingest {
         if let Some(failure) = reason.handshake_failure() {
             self.shared.handshakes.count(failure);
         }
-        let cause = reason.source().map_or_else(|| reason.to_string(), ToString::to_string);
+        let cause = reason.source().map(ToString::to_string);
         match (reason.name(), sensor) {
             (Some(name), _) => {
                 self.shared.refused.count(name);
-                self.warn(peer, sensor, name, &cause);
+                self.warn(peer, sensor, name, &cause.unwrap_or_else(|| reason.to_string()));
             }
             (None, Some(sensor)) => {
                 tracing::info!(sensor, %peer, reason = %reason, cause, "sensor disconnected");
