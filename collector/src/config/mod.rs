@@ -59,19 +59,19 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-        Self::parse(file, &text)
+        let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        let absolute = std::path::absolute(file).map_err(unreadable)?;
+        Self::parse(file, absolute.parent().unwrap_or(Path::new("/")), &text)
     }
 
-    /// Checks the text of a configuration file.
+    /// Checks the text of a configuration file; relative paths in it count from `folder`.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(file: &Path, folder: &Path, text: &str) -> Result<Self, ConfigError> {
         let origin = Origin::parse(file, text, SECTIONS)?;
         let raw: RawConfig = toml::from_str(text).map_err(|error| origin.locate(text, &error))?;
-        let folder = file.parent().unwrap_or(Path::new(""));
         let check = Check { origin: &origin };
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
@@ -248,7 +248,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("/etc/c.toml"), text).map_err(|error| error.to_string())
+        Config::parse(Path::new("/etc/c.toml"), Path::new("/etc"), text)
+            .map_err(|error| error.to_string())
     }
 
     fn check_error(text: &str, expected: &str) {
