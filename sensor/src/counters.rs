@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use wire::ledger::{InterfaceLedger, Ledger, LostByReason};
 
+use crate::event::DecoderStats;
 use crate::packet::Malformed;
 
 /// A count with a single writer. It only grows, except where it is [set](Counter::set).
@@ -175,6 +176,25 @@ impl Counters {
                 .map(|(index, name)| self.interface_ledger(index, name))
                 .collect(),
             ..Ledger::default()
+        }
+    }
+
+    /// The part of the counters that EVE knows.
+    #[must_use]
+    pub fn decoder_stats(&self) -> DecoderStats {
+        let sum = |of: fn(&InterfaceCounters) -> u64| -> u64 {
+            self.workers.iter().flat_map(|set| &set.interfaces).map(|one| of(one)).sum()
+        };
+        DecoderStats {
+            packets: sum(|c| c.analysed.read()),
+            bytes: sum(|c| c.analysed_bytes.read()),
+            invalid: sum(|c| c.packets.malformed.iter().map(|one| one.read()).sum()),
+            tcp: sum(|c| c.packets.tcp.read()),
+            udp: sum(|c| c.packets.udp.read()),
+            icmpv4: sum(|c| c.packets.icmp.read()),
+            icmpv6: sum(|c| c.packets.icmpv6.read()),
+            arp: sum(|c| c.packets.arp.read()),
+            ..DecoderStats::default()
         }
     }
 

@@ -6,7 +6,6 @@
 //! [`LAGGARD_AFTER`] is no longer waited for.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -177,7 +176,7 @@ impl DetectionCounters {
     }
 }
 
-impl Source for Arc<DetectionCounters> {
+impl Source for DetectionCounters {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let one = |counter: &AtomicU64| [(vec![], read(counter))];

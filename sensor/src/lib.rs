@@ -34,6 +34,7 @@ pub mod packet;
 pub mod pipeline;
 
 pub mod recorder;
+pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;

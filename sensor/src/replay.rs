@@ -26,7 +26,6 @@ use crate::file::{self, CaptureFile, FileError, FileFrame};
 use crate::frame::{Frame, LinkType};
 use crate::output::{Output, OutputError};
 use crate::packet;
-use crate::pipeline;
 use crate::recorder::{self, Recorder};
 use crate::setup;
 
@@ -154,7 +153,7 @@ impl Replay {
         let ledger = counters.ledger();
         let clock = self.clock.unwrap_or_default();
         let seconds = clock.since(begun).as_secs();
-        self.recorder.stats(clock, seconds, pipeline::decoder_stats(counters), &ledger);
+        self.recorder.stats(clock, seconds, counters.decoder_stats(), &ledger);
         self.recorder.flush();
         ended?;
         Ok(ledger)

@@ -4,6 +4,7 @@
 //! that are wanted. For a packet it never allocates, locks, waits or makes a system call; it waits
 //! only when all its rings are empty.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -119,6 +120,7 @@ pub fn run(
     opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>,
     begin: &Receiver<()>,
 ) {
+    let index = plan.index;
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: plan.cpu });
     if !pinned {
         tracing::warn!(worker = plan.index, cpu = plan.cpu, "cannot pin worker; it may move");
@@ -131,7 +133,12 @@ pub fn run(
             let _ = opened.send(Ok(groups));
             // A pipeline that gives up before the start drops the sender.
             if begin.recv().is_ok() {
-                worker.capture();
+                // The one place where a panic is caught: the rings close, the other workers of each
+                // group take over this one's flows, and health names the worker that stands still.
+                let captured = panic::catch_unwind(AssertUnwindSafe(|| worker.capture()));
+                if captured.is_err() {
+                    tracing::error!(worker = index, "worker panicked; restart the sensor");
+                }
             }
         }
     }
