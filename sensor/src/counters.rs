@@ -54,6 +54,12 @@ pub struct InterfaceCounters {
     pub analysed_bytes: Counter,
     /// Analysed frames that were captured shorter than they were.
     pub truncated: Counter,
+    /// Whole packets over IPv4.
+    pub ipv4: Counter,
+    /// Whole packets over IPv6.
+    pub ipv6: Counter,
+    /// Analysed frames with a VLAN id; a tag that only gives a priority does not count.
+    pub vlan: Counter,
     /// Not wanted by export: off, or not in the sample.
     pub not_selected: Counter,
     /// Not exported because they belong to this sensor's own uplink.
@@ -189,12 +195,14 @@ impl Counters {
             packets: sum(|c| c.analysed.read()),
             bytes: sum(|c| c.analysed_bytes.read()),
             invalid: sum(|c| c.packets.malformed.iter().map(|one| one.read()).sum()),
+            ipv4: sum(|c| c.ipv4.read()),
+            ipv6: sum(|c| c.ipv6.read()),
             tcp: sum(|c| c.packets.tcp.read()),
             udp: sum(|c| c.packets.udp.read()),
             icmpv4: sum(|c| c.packets.icmp.read()),
             icmpv6: sum(|c| c.packets.icmpv6.read()),
             arp: sum(|c| c.packets.arp.read()),
-            ..DecoderStats::default()
+            vlan: sum(|c| c.vlan.read()),
         }
     }
 

@@ -145,15 +145,14 @@ impl Replay {
         if file.truncated() {
             tracing::warn!(frames = self.frames, "the file ends within a record");
         }
-        self.run_out()?;
+        let ended_at = self.run_out()?;
         // What the kernel is to a ring, the file is to this run: it offered what was read.
         let counted = &counters.workers()[0].interfaces[0];
         counted.kernel_packets.set(self.frames);
         counted.not_selected.set(self.frames);
         let ledger = counters.ledger();
-        let clock = self.clock.unwrap_or_default();
-        let seconds = clock.since(begun).as_secs();
-        self.recorder.stats(clock, seconds, counters.decoder_stats(), &ledger);
+        let seconds = ended_at.since(begun).as_secs();
+        self.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger);
         self.recorder.flush();
         ended?;
         Ok(ledger)
@@ -185,7 +184,9 @@ impl Replay {
             self.tick(self.next_tick);
             self.next_tick = if self.detector.is_idle() {
                 // Nothing can happen before the next frame: a gap of years costs one step.
-                tick_after(clock)
+                let next = tick_after(clock);
+                self.tick(next.minus(Detector::TICK));
+                next
             } else {
                 self.next_tick.plus(Detector::TICK)
             };
@@ -227,8 +228,8 @@ impl Replay {
         }
     }
 
-    /// The end of the file: time runs on until nothing can fall due.
-    fn run_out(&mut self) -> Result<(), ReplayError> {
+    /// The end of the file: time runs on until nothing can fall due. Gives the time then.
+    fn run_out(&mut self) -> Result<UnixNanos, ReplayError> {
         self.meet()?;
         while self.clock.is_some() && !self.detector.is_idle() {
             self.tick(self.next_tick);
@@ -238,7 +239,7 @@ impl Replay {
         self.detector.finish(now, &mut self.alerts);
         self.tell(now);
         self.recorder.finish(now);
-        Ok(())
+        Ok(now)
     }
 }
 
