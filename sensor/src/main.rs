@@ -138,12 +138,7 @@ impl Failure {
     /// The error with its causes, and the remedy where there is one for all cases.
     fn chain(&self) -> String {
         let (Self::Running(error) | Self::Usage(error) | Self::Privilege(error)) = self;
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            text = format!("{text}: {inner}");
-            source = inner.source();
-        }
+        let mut text = wire::text::error_chain(error.as_ref());
         if matches!(self, Self::Privilege(_)) {
             let program = std::env::current_exe().unwrap_or_else(|_| "ringwatch-sensor".into());
             text = format!(

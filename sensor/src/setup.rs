@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::afpacket::{Interface, OpenError, RingConfig};
-use crate::config::{Capture, Config, Detect, Profile, Uplink};
-use crate::detect::{self, AllowList, DetectorConfig};
+use crate::config::{Capture, Config, Detect, Uplink};
+use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
@@ -142,10 +142,7 @@ pub const fn stall_tolerance_ms(ring: &RingConfig) -> u32 {
 pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
     let own = if is_live { own_addresses() } else { Vec::new() };
     DetectorConfig {
-        profile: match detect.profile {
-            Profile::Default => detect::Profile::Default,
-            Profile::Strict => detect::Profile::Strict,
-        },
+        profile: detect.profile,
         vertical_ports: detect.vertical_ports,
         horizontal_hosts: detect.horizontal_hosts,
         window: detect.window,

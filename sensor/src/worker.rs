@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
@@ -186,7 +187,7 @@ impl Worker {
             if let Err(error) = ring.begin() {
                 // Its filter still rejects everything: nothing is captured, and health says so.
                 let interface = &ring.interface().name;
-                tracing::error!(interface, error = %describe(&error), "cannot begin to capture");
+                tracing::error!(interface, error = %error_chain(&error), "cannot begin to capture");
                 self.outlets.health.set_link_down(slot.interface, true);
             }
         }
@@ -417,15 +418,4 @@ fn say(interface: &str, event: LinkEvent) {
             tracing::error!(interface, %why, "ring reports an error");
         }
     }
-}
-
-/// An error with its sources, for one log line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use wire::text::{NAME_RULE, is_name};
 
 use origin::Section;
 pub use origin::{ConfigError, Origin};
@@ -105,9 +106,7 @@ impl Check<'_> {
         if is_name(&name) {
             return Ok(name);
         }
-        let problem = "a name has 1 to 63 characters of a-z 0-9 . - _ \
-                       and begins with a letter or digit";
-        Err(self.origin.fault("collector", "name", "", problem.to_owned()))
+        Err(self.origin.fault("collector", "name", "", format!("no name: {NAME_RULE}")))
     }
 
     fn address(&self, key: &str, default: &str, text: &str) -> Result<SocketAddr, ConfigError> {
@@ -142,16 +141,6 @@ impl Check<'_> {
             }
         }
     }
-}
-
-/// Whether `name` can be the name of a sensor or collector.
-#[must_use]
-pub fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let first = name.bytes().next();
-    name.len() <= 63
-        && first.is_some_and(allowed)
-        && name.bytes().all(|byte| allowed(byte) || b".-_".contains(&byte))
 }
 
 /// The file as written; every key may be left out.
@@ -352,15 +341,5 @@ mod tests {
     #[test]
     fn an_empty_api_address_turns_the_api_off() {
         assert_eq!(parse("[listen]\napi = \"\"").unwrap().api, None);
-    }
-
-    #[test]
-    fn names_are_those_that_a_certificate_can_carry() {
-        for good in ["a", "0", "ids-1.rack_2"] {
-            assert!(is_name(good), "{good}");
-        }
-        for bad in ["", "A", "-a", ".a", "a b", "ä", &"a".repeat(64)] {
-            assert!(!is_name(bad), "{bad}");
-        }
     }
 }

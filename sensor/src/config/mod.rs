@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::detect::Network;
+use crate::detect::{Network, Profile};
 
 mod error;
 mod raw;
@@ -71,15 +71,6 @@ pub struct Detect {
     pub close_after: Duration,
     /// Memory of evidence, all workers and the detector together, MiB.
     pub memory_mib: u32,
-}
-
-/// Which rule set decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Failed contacts count: refused or silent.
-    Default,
-    /// More than three distinct ports of one target count, by SYN alone.
-    Strict,
 }
 
 /// Which frames go to the collector.
@@ -277,6 +268,17 @@ mod tests {
                     certificate = 'b'\nkey = 'c'";
         let uplink = check(text).unwrap().uplink.unwrap();
         assert_eq!(uplink.collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_folder_of_the_file() {
+        let text = "[uplink]\ncollectors = ['ids']\nca = 'pki/ca.pem'\ncertificate = '/b'\n\
+                    key = 'c'\n[events]\nfile = 'eve.json'";
+        let config = Config::parse(Path::new("/etc/ringwatch/sensor.toml"), text).unwrap();
+        let uplink = config.uplink.unwrap();
+        assert_eq!(uplink.ca, Path::new("/etc/ringwatch/pki/ca.pem"));
+        assert_eq!(uplink.certificate, Path::new("/b"));
+        assert_eq!(config.events.output, EventOutput::File("/etc/ringwatch/eve.json".into()));
     }
 
     #[test]

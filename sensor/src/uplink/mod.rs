@@ -39,6 +39,7 @@ use mio::{Events, Poll, Token};
 use wire::ledger::Ledger;
 use wire::message::{Interface, SensorHello};
 use wire::records::RecordKind;
+use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use self::backoff::Backoff;
@@ -401,7 +402,7 @@ impl Uplink {
     fn say(&mut self, reason: EndReason, was_open: bool, error: &dyn Error) {
         let collector = &self.config.collectors[self.target];
         let bit = 1 << reason as u32;
-        let error = chain(error);
+        let error = error_chain(error);
         if was_open || self.said & bit == 0 {
             tracing::warn!(%collector, reason = reason.name(), error, "collector is away");
         } else {
@@ -463,18 +464,6 @@ impl Uplink {
 fn read_clocks() -> Now {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Now { monotonic: Instant::now(), unix: UnixNanos(0).plus(unix) }
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
