@@ -157,8 +157,9 @@ impl Pipeline {
         let recorder = spawn("recorder", move || desk.run())?;
         let detector = common.start_detector(&start, crew.evidence, to_recorder.clone())?;
         let api = common.start_api(&start, uplink.as_ref())?;
-        for begin in crew.begin {
-            // A worker that is gone by now is missed by the watch over heartbeats.
+        // Once to begin, and once more, which is taken when the worker has let frames in. A worker
+        // that is gone by now is missed by the watch over heartbeats.
+        for begin in crew.begin.iter().chain(&crew.begin) {
             let _ = begin.send(());
         }
         Ok(Self {
@@ -389,7 +390,7 @@ impl Crew {
     fn open(&mut self, plan: Plan) -> Result<Vec<FanoutGroup>, StartError> {
         let index = plan.index;
         let (say_opened, opened) = bounded(1);
-        let (begin, wait_for_begin) = bounded(1);
+        let (begin, wait_for_begin) = bounded(0);
         let builder = std::thread::Builder::new().name(format!("worker-{index}"));
         let thread = builder
             .spawn(move || worker::run(plan, &say_opened, &wait_for_begin))

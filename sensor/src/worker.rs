@@ -114,8 +114,9 @@ struct Slot {
     drops: u64,
 }
 
-/// The thread body. Tells `opened` how it went; begins when `begin` says so; ends when the plan's
-/// `stop` is set, after all that the kernel took was analysed.
+/// The thread body. Tells `opened` how it went; begins when `begin`, a channel without room, says so,
+/// and takes from it once more when it has begun; ends when the plan's `stop` is set, after all that
+/// the kernel took was analysed.
 pub fn run(
     plan: Plan,
     opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>,
@@ -136,7 +137,7 @@ pub fn run(
             if begin.recv().is_ok() {
                 // The one place where a panic is caught: the rings close, the other workers of each
                 // group take over this one's flows, and health names the worker that stands still.
-                let captured = panic::catch_unwind(AssertUnwindSafe(|| worker.capture()));
+                let captured = panic::catch_unwind(AssertUnwindSafe(|| worker.capture(begin)));
                 if captured.is_err() {
                     tracing::error!(worker = index, "worker panicked; restart the sensor");
                 }
@@ -181,7 +182,7 @@ impl Worker {
         Ok((worker, groups))
     }
 
-    fn capture(&mut self) {
+    fn capture(&mut self, begin: &Receiver<()>) {
         for slot in &mut self.slots {
             let Some(ring) = &mut slot.ring else { continue };
             if let Err(error) = ring.begin() {
@@ -191,6 +192,8 @@ impl Worker {
                 self.outlets.health.set_link_down(slot.interface, true);
             }
         }
+        // Nobody is told that the sensor captures before it does.
+        let _ = begin.recv();
         while !self.stop.load(Ordering::Relaxed) {
             let is_busy = self.turn();
             let now = Instant::now();

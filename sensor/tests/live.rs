@@ -275,7 +275,10 @@ fn each_connection_is_one_flow_event_over_both_versions_of_ip() {
             let flow = found.next().unwrap();
             assert_eq!(found.count(), if port.is_none() { 19 } else { 0 });
             let from = if target.is_ipv4() { "10.99.0.1" } else { "fd99::1" };
-            assert_eq!((flow["src_ip"].as_str(), flow["proto"].as_str()), (Some(from), Some("TCP")));
+            assert_eq!(
+                (flow["src_ip"].as_str(), flow["proto"].as_str()),
+                (Some(from), Some("TCP"))
+            );
             assert_eq!((&flow["in_iface"], &flow["flow"]["state"]), (&"s0".into(), &"new".into()));
             assert!(flow["community_id"].as_str().unwrap().starts_with("1:"), "{flow}");
         }
@@ -466,10 +469,11 @@ fn it_ends_when_the_reader_of_its_events_is_gone() {
 
 /// Sum of a metric over its labels.
 fn metric(text: &str, name: &str) -> u64 {
-    let rows = text.lines().filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-    });
-    let values: Vec<f64> = rows.map(|row| row.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    let rows = text
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    let values: Vec<f64> =
+        rows.map(|row| row.rsplit(' ').next().unwrap().parse().unwrap()).collect();
     assert!(!values.is_empty(), "no {name} in\n{text}");
     values.iter().sum::<f64>() as u64
 }
