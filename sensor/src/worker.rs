@@ -23,7 +23,7 @@ use crate::detect::Detector;
 use crate::detection::Evidence;
 use crate::export::Exporter;
 use crate::frame::Frame;
-use crate::health::{self, Health};
+use crate::health::{self, Health, Link};
 use crate::pipeline::ToRecorder;
 use crate::sandbox::{self, SandboxError};
 use crate::uplink::{OwnConnections, OwnSnapshot};
@@ -189,9 +189,10 @@ impl Worker {
                 // Its filter still rejects everything: nothing is captured, and health says so.
                 let interface = &ring.interface().name;
                 tracing::error!(interface, error = %error_chain(&error), "cannot begin to capture");
-                self.outlets.health.set_link_down(slot.interface, true);
+                self.outlets.health.set_link(slot.interface, Link::Down);
             }
         }
+        self.counters.worker.heartbeat.set(health::now().0);
         // Nobody is told that the sensor captures before it does.
         let _ = begin.recv();
         while !self.stop.load(Ordering::Relaxed) {
@@ -293,12 +294,19 @@ impl Worker {
         for slot in &mut self.slots {
             let Some(ring) = &mut slot.ring else { continue };
             let Some(event) = ring.link_event() else { continue };
-            let is_up = event == LinkEvent::Up;
-            if self.outlets.health.set_link_down(slot.interface, !is_up) {
-                // 1 024 news wait at most; what finds no room is in health and in the next event.
-                let news = ToRecorder::Link(health::now(), slot.interface, is_up);
-                let _ = self.outlets.news.try_send(news);
+            let link = match event {
+                LinkEvent::Up => Link::Up,
+                LinkEvent::Down | LinkEvent::Failed(_) => Link::Down,
+                LinkEvent::Gone => Link::Gone,
+            };
+            if let Some(before) = self.outlets.health.set_link(slot.interface, link) {
                 say(&ring.interface().name, event);
+                let is_up = link == Link::Up;
+                if is_up != (before == Link::Up) {
+                    // 1 024 news wait at most; what finds no room is in health and in the next event.
+                    let news = ToRecorder::Link(health::now(), slot.interface, is_up);
+                    let _ = self.outlets.news.try_send(news);
+                }
             }
             if event == LinkEvent::Gone {
                 slot.ring = None;
