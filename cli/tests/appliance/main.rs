@@ -10,6 +10,7 @@
 
 mod captures;
 mod ending;
+mod faults;
 mod frames;
 mod scan;
 mod site;
