@@ -132,9 +132,9 @@ fn only_alert(events: &Events) -> AlertLife {
     let mut alerts = events.alerts();
     assert_eq!(alerts.len(), 1, "{alerts:#?}");
     let alert = alerts.remove(0);
-    let phases = alert.phases.iter().map(String::as_str);
+    let mut phases = alert.phases.iter().map(String::as_str);
     assert_eq!(phases.clone().next(), Some("open"), "{alert:#?}");
-    assert_eq!(phases.last(), Some("close"), "{alert:#?}");
+    assert_eq!(phases.next_back(), Some("close"), "{alert:#?}");
     alert
 }
 
