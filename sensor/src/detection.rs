@@ -3,7 +3,7 @@
 //!
 //! The detector's time is the time up to which *every* worker has published: an answer that lies in a
 //! ring not yet read must not be taken for silence. A worker that says nothing for
-//! [`LAGGARD_AFTER`] is no longer waited for.
+//! two seconds is no longer waited for.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

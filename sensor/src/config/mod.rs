@@ -1,4 +1,4 @@
-//! The configuration: what the file says ([`raw`]), and what the program may rely on ([`Config`]).
+//! The configuration: what the file says (`raw`), and what the program may rely on ([`Config`]).
 //!
 //! Checking needs no system call, so `check-config` says everything that a start would say about
 //! the file. Limits and defaults stand together in this file.

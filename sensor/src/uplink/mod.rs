@@ -178,7 +178,7 @@ struct Uplink {
     /// Set once the sensor stops: when to give up.
     deadline: Option<Instant>,
     has_more: bool,
-    /// Reasons logged since the collector was last connected, one bit each: each is said once.
+    /// What was said since the collector was last connected, one bit each; see [`Uplink::say`].
     said: u32,
 }
 
@@ -365,7 +365,7 @@ impl Uplink {
     /// next and when.
     fn failed(&mut self, now: Now, reason: EndReason, error: &dyn Error) {
         let was_open = self.session.is_open();
-        self.say(reason, was_open, error);
+        self.say(reason, error);
         self.hang_up(now, reason);
         if was_open {
             // The same collector first: it knows what it has.
@@ -399,11 +399,22 @@ impl Uplink {
         self.status.metrics.connection_ended(was_open, reason);
     }
 
-    fn say(&mut self, reason: EndReason, was_open: bool, error: &dyn Error) {
+    /// Says that the collector is away, once until it is back: how that shows (closed, refused,
+    /// silent) changes while it stays away. What somebody has to mend is said for itself.
+    fn say(&mut self, reason: EndReason, error: &dyn Error) {
         let collector = &self.config.collectors[self.target];
-        let bit = 1 << reason as u32;
+        let said_for = match reason {
+            EndReason::Resolve | EndReason::Tls | EndReason::Protocol => reason,
+            EndReason::Connect
+            | EndReason::Io
+            | EndReason::Closed
+            | EndReason::Goodbye
+            | EndReason::TimedOut
+            | EndReason::Shutdown => EndReason::Connect,
+        };
+        let bit = 1 << said_for as u32;
         let error = error_chain(error);
-        if was_open || self.said & bit == 0 {
+        if self.said & bit == 0 {
             tracing::warn!(%collector, reason = reason.name(), error, "collector is away");
         } else {
             tracing::debug!(%collector, reason = reason.name(), error, "collector is still away");

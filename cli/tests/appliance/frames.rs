@@ -1,0 +1,198 @@
+//! What the collector stores of the frames is what went over the interface.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use perf::inject::Injector;
+use perf::tools;
+
+use crate::captures::{Captured, conversation, direction, grouped};
+use crate::site::{CAPTURED, Outcome, PATIENCE, Sensor, Settings, Site, wait_until};
+use crate::traffic::{self, Tcpdump, marker};
+
+const BEGIN: &[u8] = b"here begins what is compared";
+const END: &[u8] = b"here ends what is compared";
+/// Between two taps on one interface: each takes its own time.
+const MOMENT: Duration = Duration::from_millis(100);
+const TOOLS: [&str; 6] = ["tcpdump", "tshark", "capinfos", "iperf3", "nmap", "ip"];
+
+/// The frames from the first to the last marker, by time.
+fn between_markers(frames: &[Captured]) -> Vec<Captured> {
+    let time_of = |mark: &[u8]| {
+        let found = frames.iter().find(|frame| frame.data.ends_with(mark));
+        found.unwrap_or_else(|| panic!("{:?} is missing", String::from_utf8_lossy(mark))).time
+    };
+    let (begin, end) = (time_of(BEGIN), time_of(END));
+    frames.iter().filter(|frame| (begin..=end).contains(&frame.time)).cloned().collect()
+}
+
+/// Same frames with the same bytes and lengths, those of each direction of each conversation in
+/// the same order, at the same time but for the moment between two taps. (Two directions may be
+/// worked on by two CPUs at once, and then two taps see them in different orders.)
+fn assert_same(stored: &[Captured], written: &[Captured]) {
+    let (stored_by, written_by) = (grouped(stored, direction), grouped(written, direction));
+    for (key, frames) in &written_by {
+        let own = stored_by.get(key).map_or(&[][..], Vec::as_slice);
+        assert_eq!(own.len(), frames.len(), "frames of {key:?}");
+        for (stored, written) in own.iter().zip(frames) {
+            assert_eq!(stored.data, written.data, "{key:?}");
+            assert_eq!(stored.wire_len, written.wire_len, "{key:?}");
+            let apart = stored.time.abs_diff(written.time);
+            assert!(apart < MOMENT.as_nanos() as u64, "{key:?}: {apart} ns apart");
+        }
+    }
+    assert_eq!(stored_by.len(), written_by.len(), "conversations that tcpdump did not see");
+    assert_eq!(stored.len(), written.len());
+}
+
+/// Runs a program over a file; it must end well and say nothing on standard error.
+fn read_by(program: &str, arguments: &[&str], file: &Path) -> String {
+    let output = Command::new(program).args(arguments).arg(file).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let is_known = |line: &&str| line.contains("as user") || line.starts_with("reading from file");
+    let complaints: Vec<_> = errors.lines().filter(|line| !is_known(line)).collect();
+    assert!(output.status.success() && complaints.is_empty(), "{program}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Other programs read the segments, and find as many frames as we do.
+fn assert_readable(outcome: &Outcome) {
+    let stored: usize = outcome.store.frames.values().map(Vec::len).sum();
+    let mut found = [0; 3];
+    for segment in &outcome.store.segments {
+        let infos = read_by("capinfos", &["-M"], segment);
+        assert!(infos.contains("Number of interfaces in file: 1\n"), "{infos}");
+        assert!(infos.contains("Name = web-0/s0"), "{infos}");
+        let packets = infos.lines().find_map(|line| line.strip_prefix("Number of packets:"));
+        found[0] += packets.unwrap().trim().parse::<usize>().unwrap();
+        found[1] += read_by("tcpdump", &["-n", "-t", "-q", "-r"], segment)
+            .lines()
+            .filter(|line| !line.starts_with(char::is_whitespace))
+            .count();
+        found[2] += read_by("tshark", &["-n", "-T", "fields", "-e", "frame.number", "-r"], segment)
+            .lines()
+            .count();
+    }
+    assert_eq!(found, [stored; 3], "capinfos, tcpdump, tshark");
+}
+
+/// Captures mixed traffic with the sensor and with tcpdump, and gives both.
+fn capture_side_by_side(settings: &Settings) -> Option<(Vec<Captured>, Outcome)> {
+    if !tools::require(&TOOLS) {
+        return None;
+    }
+    let site = Site::new(1)?;
+    for (namespace, interface) in [(site.lab.generator(), "g0"), (site.lab.sensor(), "s0")] {
+        namespace.ip(&format!("link set {interface} mtu 9000"));
+    }
+    let collector = site.start_collector();
+    let sensor = site.start_sensor(settings);
+    site.wait_connected(&sensor);
+    let tcpdump = Tcpdump::start(site.lab.sensor(), "s0", &site.path("tcpdump.pcap"));
+    let mut injector = Injector::within(site.lab.generator(), "g0");
+    injector.send(&marker(BEGIN)).unwrap();
+    traffic::mixed(&site.lab);
+    // Longer than two taps are apart.
+    std::thread::sleep(MOMENT);
+    injector.send(&marker(END)).unwrap();
+    let written = tcpdump.stop_behind(END);
+    let outcome = site.finish(vec![sensor], collector);
+    outcome.assert_complete();
+    assert_readable(&outcome);
+    Some((written, outcome))
+}
+
+#[test]
+fn stored_frames_are_those_that_tcpdump_wrote() {
+    let settings = Settings::frames("all");
+    let Some((written, outcome)) = capture_side_by_side(&settings) else { return };
+    let stored = between_markers(&outcome.store.frames["web-0/s0"]);
+    let written = between_markers(&written);
+    assert_same(&stored, &written);
+    // The laboratory made what it was to make.
+    let kinds = |kind: u16| written.iter().filter(|f| conversation(&f.data).0 == kind).count();
+    assert!(kinds(0x0800) > 300 && kinds(0x86dd) > 100 && kinds(0x0806) > 2);
+    assert!(written.iter().any(|frame| frame.data.len() > 9018), "no super-frame");
+    let tagged = |tag: &[u8]| written.iter().filter(|f| f.data[12..].starts_with(tag)).count();
+    assert!(tagged(&[0x81, 0, 0x60, 0]) > 0 && tagged(&[0x88, 0xa8, 0, 10]) > 0);
+}
+
+#[test]
+fn the_uplink_on_the_captured_link_is_left_out_and_does_not_feed_on_itself() {
+    let settings = Settings { collector: CAPTURED.to_owned(), ..Settings::frames("all") };
+    let Some((written, outcome)) = capture_side_by_side(&settings) else { return };
+    let is_uplink = |frame: &Captured| {
+        let (_, protocol, ends) = conversation(&frame.data);
+        let port = 4750_u16.to_be_bytes();
+        protocol == 6 && ends.iter().any(|end| end.ends_with(&port))
+    };
+    let stored = between_markers(&outcome.store.frames["web-0/s0"]);
+    let mut written = between_markers(&written);
+    assert!(!stored.iter().any(is_uplink));
+    let all = written.len();
+    written.retain(|frame| !is_uplink(frame));
+    assert!(all > written.len() + 100, "the uplink was not on this link");
+    assert_same(&stored, &written);
+}
+
+#[test]
+fn without_traffic_nothing_is_forwarded() {
+    let Some(site) = Site::new(1) else { return };
+    let collector = site.start_collector();
+    let settings = Settings { collector: CAPTURED.to_owned(), ..Settings::frames("all") };
+    let sensor = site.start_sensor(&settings);
+    site.wait_connected(&sensor);
+    let mut injector = Injector::within(site.lab.generator(), "g0");
+    injector.send_all(traffic::conversations(100, 10), Some(5000)).unwrap();
+    let figures = || {
+        let metric = |name| site.metric(&sensor, name, "");
+        [
+            metric("ringwatch_frames_exported_total"),
+            metric("ringwatch_uplink_sent_bytes_total"),
+            metric("ringwatch_frames_own_uplink_total"),
+        ]
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    let before = figures();
+    std::thread::sleep(Duration::from_secs(4));
+    let grown: Vec<u64> = figures().iter().zip(before).map(|(now, then)| now - then).collect();
+    // Neighbours ask for each other now and then. Ledger and `stats` go on, some kB a second.
+    assert!(grown[0] < 20 && grown[1] < 40_000, "grown by {grown:?}");
+    assert!(grown[2] > 0, "the uplink was not on this link");
+    site.finish(vec![sensor], collector).assert_complete();
+}
+
+#[test]
+fn a_sample_is_whole_conversations_both_ways() {
+    let Some(site) = Site::new(1) else { return };
+    let collector = site.start_collector();
+    let export = "frames = \"sampled\"\nsample_one_in = 4\n".to_owned();
+    let sensor = site.start_sensor(&Settings { export, ..Settings::frames("sampled") });
+    site.wait_connected(&sensor);
+    let (count, steps) = (600, 6);
+    let mut injector = Injector::within(site.lab.generator(), "g0");
+    injector.send_all(traffic::conversations(count, steps), Some(5000)).unwrap();
+    wait_for_frames(&site, &sensor, u64::from(count * steps));
+    let outcome = site.finish(vec![sensor], collector);
+    outcome.assert_complete();
+    let ledger = &outcome.ended[0].ledger.interfaces[0];
+    assert_eq!(ledger.analysed, ledger.exported + ledger.not_selected, "{ledger:?}");
+    let stored = grouped(&outcome.store.frames["web-0/s0"], conversation);
+    let ours =
+        stored.iter().filter(|((_, _, ends), _)| ends.iter().any(|end| end.ends_with(&[0, 53])));
+    let mut chosen = 0;
+    for (key, frames) in ours {
+        let steps_seen: Vec<u8> = frames.iter().map(|frame| *frame.data.last().unwrap()).collect();
+        assert_eq!(steps_seen, [0, 1, 2, 3, 4, 5], "{key:?}");
+        chosen += 1;
+    }
+    // One in 4 of 600: 150, standard deviation 10.6.
+    assert!((90..210).contains(&chosen), "{chosen} of {count} conversations for one in 4");
+}
+
+/// Waits until the sensor has analysed so many frames.
+fn wait_for_frames(site: &Site, sensor: &Sensor, count: u64) {
+    let analysed = || site.metric(sensor, "ringwatch_analysed_packets_total", "");
+    wait_until("frames", PATIENCE, || analysed() >= count, || analysed().to_string());
+}

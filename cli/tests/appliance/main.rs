@@ -1,0 +1,20 @@
+//! The whole appliance by its own programs: sensors and a collector in network namespaces, real
+//! traffic, and the ledger checked at the end of every test.
+//!
+//! ```text
+//!   site      namespaces, certificates, configuration; the running programs and how they end
+//!   captures  what was captured, read by code that is not Ringwatch's own
+//!   traffic   frames of many kinds
+//! ```
+#![expect(clippy::unwrap_used, reason = "helpers of tests; clippy knows only test functions")]
+
+mod captures;
+mod ending;
+mod faults;
+mod frames;
+mod identity;
+mod operator;
+mod scan;
+mod site;
+mod soak;
+mod traffic;
