@@ -37,7 +37,7 @@ fn traffic(count: usize) -> Vec<Vec<u8>> {
     let mut random = Random(1);
     let mut traffic = Vec::new();
     while traffic.len() < count {
-        let is_v4 = random.next() % 4 > 0;
+        let is_v4 = !random.next().is_multiple_of(4);
         let (source, target) = (random.socket(is_v4), random.socket(is_v4));
         let probe = frames::tcp(source, target, SYN, b"");
         traffic.push(match random.next() % 16 {
