@@ -26,7 +26,7 @@ const ALL_SILENT: Duration = Duration::from_millis(4500);
 fn with_workers(scenario: impl Fn(&Lab, u16) + Sync) {
     thread::scope(|scope| {
         let runs = [1, 2].map(|workers| {
-            let Some(lab) = Lab::new() else { return None };
+            let lab = Lab::new()?;
             let scenario = &scenario;
             let name = thread::current().name().unwrap_or("test").to_owned();
             let builder = thread::Builder::new().name(format!("{name} {workers}"));

@@ -132,9 +132,9 @@ fn only_alert(events: &Events) -> AlertLife {
     let mut alerts = events.alerts();
     assert_eq!(alerts.len(), 1, "{alerts:#?}");
     let alert = alerts.remove(0);
-    let mut phases = alert.phases.iter().map(String::as_str);
-    assert_eq!(phases.clone().next(), Some("open"), "{alert:#?}");
-    assert_eq!(phases.next_back(), Some("close"), "{alert:#?}");
+    let phase = |phase: Option<&String>| phase.map(String::as_str).unwrap_or_default().to_owned();
+    let ends = (phase(alert.phases.first()), phase(alert.phases.last()));
+    assert_eq!(ends, ("open".into(), "close".into()), "{alert:#?}");
     alert
 }
 
