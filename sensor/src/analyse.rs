@@ -29,14 +29,13 @@ pub struct Settings {
     pub key: u64,
 }
 
-/// The analysis of one worker: its tables and its clock. Allocates only when it is made.
+/// The analysis of one worker: its tables. Allocates only when it is made.
 pub struct Analyser {
     contacts: ContactTable,
     connections: Option<ConnectionLog>,
     counters: WorkerSet,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
-    clock: UnixNanos,
 }
 
 /// What one packet of a vector says about a contact.
@@ -66,14 +65,7 @@ impl Analyser {
             counters,
             packets: [Packet::default(); VECTOR],
             observed: [nothing; VECTOR],
-            clock: UnixNanos(0),
         }
-    }
-
-    /// The packet clock: the latest time seen. Never runs backwards.
-    #[must_use]
-    pub const fn clock(&self) -> UnixNanos {
-        self.clock
     }
 
     /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
@@ -109,7 +101,6 @@ impl Analyser {
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
         for (frame, packet) in frames.iter().zip(&mut self.packets) {
             packet::parse_into(packet, frame);
-            self.clock = self.clock.max(frame.time);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
             kind_counter(&counters.packets, packet).add(1);
@@ -120,7 +111,7 @@ impl Analyser {
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
-                self.observed[observed] = Observed { hash, key, observation, time: self.clock };
+                self.observed[observed] = Observed { hash, key, observation, time: frame.time };
                 observed += 1;
             }
         }

@@ -106,8 +106,8 @@ pub struct WorkerCounters {
     pub connections_queue_full: Counter,
     /// Contacts handed to the detector.
     pub contacts_published: Counter,
-    /// Contacts that found the queue to the detector full; they are handed over at the next tick.
-    pub contacts_deferred: Counter,
+    /// Ticks at which the queue to the detector had no room for all; the rest follows at the next one.
+    pub ticks_deferred: Counter,
     /// Contacts that were pushed out before they were published: evidence that is gone.
     pub evidence_lost: Counter,
     /// First contacts of sources that were only noted, because the table was under pressure.
@@ -173,7 +173,7 @@ impl Counters {
         counters.map(|counters| of(counters).read()).sum()
     }
 
-    /// The part of the ledger that the workers keep.
+    /// The part of the ledger that the workers keep; exact once they have ended.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let interfaces = self.interfaces.iter().enumerate();
@@ -183,6 +183,20 @@ impl Counters {
                 .collect(),
             ..Ledger::default()
         }
+    }
+
+    /// The same while workers run. Their counters are read one after the other, and those of the kernel
+    /// are older, so frames count as analysed once it is decided what becomes of them, and as seen
+    /// by the kernel once they are analysed.
+    #[must_use]
+    pub fn running_ledger(&self) -> Ledger {
+        let mut ledger = self.ledger();
+        for one in &mut ledger.interfaces {
+            one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
+            let read = one.kernel_drops + one.corrupt + one.analysed;
+            one.kernel_packets = one.kernel_packets.max(read);
+        }
+        ledger
     }
 
     /// The part of the counters that EVE knows.

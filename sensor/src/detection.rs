@@ -39,6 +39,8 @@ pub const EVIDENCE_RING: usize = 1 << 16;
 
 /// A worker that has not published for so long is not waited for.
 const LAGGARD_AFTER: Duration = Duration::from_secs(2);
+/// A clock that was set back by more than this makes the detector start over.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// How often the rings are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -88,7 +90,15 @@ pub fn run(
             break;
         }
         if let Some(now) = due(&feeds, counters) {
+            if now.plus(CLOCK_SLACK) < last {
+                detector.restart(last, &mut alerts);
+                last = now;
+            }
             last = last.max(now);
+            for feed in feeds.iter().filter(|feed| !feed.has_ended() && feed.is_laggard()) {
+                // What it has not told may hold the answers.
+                detector.note_loss(feed.clock, last);
+            }
             detector.tick(last, &mut alerts);
             feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
             hand_over(&mut detector, &mut alerts, last, recorder);
@@ -109,7 +119,7 @@ impl Feed {
                 Evidence::Contact(contact) => detector.merge(worker, &contact),
                 Evidence::Loss { from, to } => detector.note_loss(from, to),
                 Evidence::Tick(clock) => {
-                    self.clock = self.clock.max(clock);
+                    self.clock = clock;
                     self.is_fresh = true;
                     self.heard = Instant::now();
                 }

@@ -12,7 +12,7 @@ use sensor::afpacket::OpenError;
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
-use sensor::pipeline::{Pipeline, Start, StartError};
+use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
 use sensor::setup::{self, SetupError};
 use sensor::worker::WorkerError;
@@ -65,15 +65,16 @@ fn capture(run: &Run) -> Result<(), Failure> {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     tracing::info!("stopping: draining rings, delivering what is under way; again to end at once");
-    let ledger = pipeline.stop();
-    match ledger.check() {
-        Ok(()) => tracing::info!(
-            packets = ledger.kernel_packets(),
-            drops = ledger.kernel_drops(),
-            "stopped, the ledger adds up"
-        ),
-        Err(imbalance) => tracing::error!(%imbalance, "stopped"),
+    let Stopped { ledger, is_whole } = pipeline.stop();
+    ledger.check().map_err(|imbalance| Failure::Running(Box::new(imbalance)))?;
+    if !is_whole {
+        return Err(Failure::Running("a thread panicked, as the log says".into()));
     }
+    tracing::info!(
+        packets = ledger.kernel_packets(),
+        drops = ledger.kernel_drops(),
+        "stopped, the ledger adds up"
+    );
     Ok(())
 }
 
@@ -89,9 +90,15 @@ fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says everything that a start would say about the configuration.
+/// Says everything that a start would say about the configuration on this machine. Interfaces may be
+/// left to the command line.
 fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
+    let workers = setup::cpus(&config.capture)?.len();
+    if !config.capture.interfaces.is_empty() {
+        let interfaces = setup::interfaces(&config.capture)?;
+        setup::ring(&config.capture, interfaces.len() * workers)?;
+    }
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())

@@ -109,6 +109,14 @@ pub struct Pipeline {
     reader_gone: Arc<AtomicBool>,
 }
 
+/// How a run ended.
+pub struct Stopped {
+    /// The last ledger.
+    pub ledger: Ledger,
+    /// Every thread ended as it should; otherwise the log says which did not.
+    pub is_whole: bool,
+}
+
 /// What is known before the pipeline is made.
 pub struct Start {
     /// The configuration.
@@ -133,7 +141,7 @@ impl Pipeline {
     /// Opens the rings, gives up all privileges, starts every thread, and lets frames in.
     ///
     /// # Errors
-    /// See [`StartError`]; whatever was started has ended again.
+    /// See [`StartError`]; the program is to end then.
     pub fn start(start: Start) -> Result<Self, StartError> {
         let output = Output::open(&start.config.events.output)?;
         let common = Common::new(&start);
@@ -175,35 +183,31 @@ impl Pipeline {
         })
     }
 
-    /// The ledger as it stands.
-    #[must_use]
-    pub fn ledger(&self) -> Ledger {
-        self.ledger.read()
-    }
-
     /// Whoever read the events on standard output is gone.
     #[must_use]
     pub fn is_reader_gone(&self) -> bool {
         self.reader_gone.load(Ordering::Relaxed)
     }
 
-    /// Ends in the direction of the stream, and gives the last ledger.
+    /// Ends in the direction of the stream.
     #[must_use]
-    pub fn stop(self) -> Ledger {
+    pub fn stop(self) -> Stopped {
         self.stop_workers.store(true, Ordering::Relaxed);
+        let mut is_whole = true;
         for worker in self.workers {
-            join("worker", worker);
+            is_whole &= join("worker", worker);
         }
-        join("detector", self.detector);
+        self.ledger.workers_ended();
+        is_whole &= join("detector", self.detector);
         let _ = self.to_recorder.send(ToRecorder::Finish);
-        join("recorder", self.recorder);
+        is_whole &= join("recorder", self.recorder);
         if let Some(uplink) = self.uplink {
             uplink.stop(DELIVERY_LIMIT);
         }
         if let Some(api) = self.api {
             api.stop();
         }
-        self.ledger.read()
+        Stopped { ledger: self.ledger.read(), is_whole }
     }
 }
 
@@ -409,8 +413,11 @@ fn spawn(
     builder.spawn(body).map_err(|source| StartError::Thread { name, source })
 }
 
-fn join(name: &str, thread: JoinHandle<()>) {
-    if thread.join().is_err() {
+/// Waits for a thread; says whether it ended as it should.
+fn join(name: &str, thread: JoinHandle<()>) -> bool {
+    let ended = thread.join();
+    if ended.is_err() {
         tracing::error!(thread = name, "thread panicked; its message stands above");
     }
+    ended.is_ok()
 }

@@ -13,7 +13,7 @@ use wire::ledger::Ledger;
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
-use crate::connections::NewConnection;
+use crate::connections::{NewConnection, begins_second};
 use crate::detect::{Alert, AlertSummary};
 use crate::event::{self, DecoderStats, Event, EventWriter};
 use crate::metrics::{Families, Source};
@@ -286,10 +286,10 @@ impl SecondLimit {
     }
 
     /// Has the second ended at `now`? Gives what it left unwritten, if anything. Times that lie
-    /// behind belong to the second at hand.
+    /// a little behind belong to the second at hand.
     fn second_over(&mut self, now: UnixNanos) -> Option<(UnixNanos, u64)> {
         let second = now.0 / 1_000_000_000;
-        if second <= self.second {
+        if !begins_second(self.second, second) {
             return None;
         }
         self.second = second;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::detect::{Network, Profile};
+use crate::uplink::CollectorAddress;
 
 mod error;
 mod raw;
@@ -99,7 +100,7 @@ pub enum ExportFrames {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// `host:port`, in order of preference.
-    pub collectors: Vec<String>,
+    pub collectors: Vec<CollectorAddress>,
     /// Certificates of the authorities that collectors are verified against (PEM).
     pub ca: PathBuf,
     /// This sensor's certificate chain (PEM).
@@ -263,11 +264,26 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_that_is_no_address_is_named() {
+        let said = check("[uplink]\n\ncollectors = ['a b']").unwrap_err();
+        assert!(said.starts_with("sensor.toml:3: uplink.collectors: \"a b:4750\""), "{said}");
+    }
+
+    #[test]
+    fn silence_must_fall_into_the_window() {
+        assert_eq!(
+            check("[detect]\nwindow = '5s'\nsilent_after = '5s'").unwrap_err(),
+            "sensor.toml:3: detect.silent_after = 5s is not shorter than detect.window"
+        );
+    }
+
+    #[test]
     fn a_collector_without_a_port_gets_the_default_port() {
         let text = "[uplink]\ncollectors = ['ids', '[fd99::1]:1', '::1']\nca = 'a'\n\
                     certificate = 'b'\nkey = 'c'";
         let uplink = check(text).unwrap().uplink.unwrap();
-        assert_eq!(uplink.collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
+        let collectors: Vec<String> = uplink.collectors.iter().map(ToString::to_string).collect();
+        assert_eq!(collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use toml::Spanned;
 use wire::text::{NAME_RULE, is_name};
 
 use crate::detect::{Network, ParseNetworkError, Profile};
+use crate::uplink::AddressError;
 
 use super::{
     API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
@@ -171,6 +172,14 @@ impl Checker<'_> {
             close_after,
             memory_mib,
         } = raw;
+        let window_length = self.duration("detect.window", window, WINDOW)?;
+        if let Some(silent_after) = &silent_after
+            && humantime::parse_duration(silent_after.get_ref())
+                .is_ok_and(|silent| silent >= window_length)
+        {
+            let rule = "is not shorter than detect.window";
+            return Err(self.refuse("detect.silent_after", silent_after, rule));
+        }
         Ok(Detect {
             profile: self.profile(profile)?,
             allow: allow.into_iter().map(|text| self.network(&text)).collect::<Result<_, _>>()?,
@@ -186,7 +195,7 @@ impl Checker<'_> {
                 SCAN_THRESHOLD,
                 "hosts",
             )?,
-            window: self.duration("detect.window", window, WINDOW)?,
+            window: window_length,
             silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
             close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
             memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
@@ -250,11 +259,16 @@ impl Checker<'_> {
                 ConfigError::at(self.path, self.text, collectors.span(), what)
             })
         };
+        let addresses = collectors.get_ref().iter().map(|text| with_port(text).parse());
+        let addresses = addresses.collect::<Result<_, AddressError>>().map_err(|why| {
+            let what = format!("uplink.collectors: {why}");
+            ConfigError::at(self.path, self.text, collectors.span(), what)
+        })?;
         Ok(Some(Uplink {
             ca: needed(ca, "uplink.ca")?,
             certificate: needed(certificate, "uplink.certificate")?,
             key: needed(key, "uplink.key")?,
-            collectors: collectors.get_ref().iter().map(|address| with_port(address)).collect(),
+            collectors: addresses,
         }))
     }
 
