@@ -97,7 +97,7 @@ pub fn conversations(count: u16, frames: u16) -> Vec<Vec<u8>> {
         let here = SocketAddr::from(([192, 0, 2, 1], 10_000 + number));
         let there = SocketAddr::from(([198, 51, 100, (number % 50) as u8], 53));
         let payload = [number.to_be_bytes(), step.to_be_bytes()].concat();
-        if step % 2 == 0 {
+        if step.is_multiple_of(2) {
             frames::udp(here, there, &payload)
         } else {
             frames::udp(there, here, &payload)
