@@ -6,6 +6,7 @@
 //!   programs  Ringwatch's own programs, out of the target folder of the running test
 //!   sensor    a sensor that captures in a namespace
 //!   events    what a sensor said, read back
+//!   corpus    captures with known content, where somebody has them
 //!   tools     Debian programs that a test needs: skipped and said, or a failure in CI
 //!   frames    Ethernet frames with correct checksums
 //!   inject    frames onto an interface
@@ -15,6 +16,7 @@
 //! Except for [`inject`] and [`pcap`], which the load generator uses too, functions here panic with
 //! a message that says what to do: they are called by tests.
 
+pub mod corpus;
 pub mod events;
 pub mod frames;
 pub mod inject;
@@ -23,4 +25,5 @@ pub mod pcap;
 pub mod process;
 pub mod programs;
 pub mod sensor;
+pub mod tool_table;
 pub mod tools;

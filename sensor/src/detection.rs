@@ -18,7 +18,7 @@ use crate::metrics::{Families, Source};
 use crate::pipeline::ToRecorder;
 
 /// What a worker tells the detector. The ring holds [`EVIDENCE_RING`] of them; what finds no room
-/// stays with the worker until its next tick (`contacts_deferred`).
+/// stays with the worker until its next tick (`ticks_deferred`).
 #[derive(Clone, Copy, Debug)]
 pub enum Evidence {
     /// What is new about a contact.

@@ -10,7 +10,7 @@
 //!   api  reads counters
 //!
 //!   queue            size                         when full                       counter
-//!   evidence         65 536 a worker (SPSC)       stays with the worker           contacts_deferred
+//!   evidence         65 536 a worker (SPSC)       stays with the worker           ticks_deferred
 //!   new connections  16 384 a worker (SPSC)       the connection is not written   connections_queue_full
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}

@@ -1,6 +1,6 @@
 //! `--read FILE` by the real program: captures with known content, and small ones made here.
 //!
-//! The corpus is found by `RINGWATCH_CORPUS`, or else beside the checkout; without it only the captures
+//! The corpus is found by `RINGWATCH_CORPUS`; without it only the captures
 //! made here are read, and the tests say so.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
