@@ -90,15 +90,12 @@ fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says everything that a start would say about the configuration on this machine. Interfaces may be
-/// left to the command line.
+/// Says everything that a start would say about the configuration. Whether the interfaces exist is
+/// left to the start: they may come later, or be named on the command line.
 fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let workers = setup::cpus(&config.capture)?.len();
-    if !config.capture.interfaces.is_empty() {
-        let interfaces = setup::interfaces(&config.capture)?;
-        setup::ring(&config.capture, interfaces.len() * workers)?;
-    }
+    setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
