@@ -9,7 +9,12 @@
 //!
 //! When the disk fails, a batch is tried again until it is written: the queue fills, sensors are no
 //! longer read, nothing is acknowledged, and each sensor keeps or counts what it cannot deliver.
-//! So a failing disk costs no record and hides no frame.
+//! So a failing disk costs no record and hides no frame. A stop gives up after a while; what comes
+//! behind a batch that was given up is dropped as well, because acknowledgements are cumulative.
+//!
+//! A failed fsync is another matter: the kernel says a failed write-back once and then forgets the
+//! pages, so that a second fsync would succeed with the records lost. It ends the collector; what
+//! was not acknowledged is sent again to the next one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -191,8 +196,10 @@ pub struct Committer {
     last_commit: Instant,
     /// When retrying at a stop ends; set when it begins.
     give_up_at: Option<Instant>,
-    /// Batches given up at a stop because the disk failed.
+    /// Batches given up at a stop because the disk failed, and those behind them.
     given_up: u64,
+    /// Why the event log can no longer be trusted; nothing is stored or acknowledged after it.
+    sync_failure: Option<io::Error>,
     last_error_line: Option<Instant>,
 }
 
@@ -235,14 +242,18 @@ impl Committer {
             last_commit: Instant::now(),
             give_up_at: None,
             given_up: 0,
+            sync_failure: None,
             last_error_line: None,
         }
     }
 
     /// Stores until the queue is closed and empty. Returns the number of batches that could not be
     /// stored before the end; they were not acknowledged.
-    #[must_use]
-    pub fn run(mut self) -> u64 {
+    ///
+    /// # Errors
+    /// The event log could not be brought to the disk. It ends at once, without sealing the open
+    /// segment, which the next start does.
+    pub fn run(mut self) -> io::Result<u64> {
         let commands = self.queue.commands.clone();
         loop {
             match commands.recv_deadline(self.next_deadline()) {
@@ -254,16 +265,27 @@ impl Committer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.keep_time();
+            if let Some(error) = self.sync_failure {
+                return Err(error);
+            }
             self.publish();
         }
         self.commit();
+        if let Some(error) = self.sync_failure {
+            return Err(error);
+        }
         self.mailbox.post(&mut self.changed, true);
         self.seal();
-        self.given_up
+        Ok(self.given_up)
     }
 
     fn take(&mut self, command: Command) {
         self.queue.bytes.fetch_sub(command.body.size(), Ordering::Relaxed);
+        // Storing what follows would acknowledge what was given up.
+        if self.given_up > 0 || self.sync_failure.is_some() {
+            self.given_up += 1;
+            return;
+        }
         let Command { sensor, connection, boot_epoch, body } = command;
         match body {
             Body::Frames(frames) => self.take_frames(sensor, connection, boot_epoch, frames),
@@ -360,7 +382,11 @@ impl Committer {
 
     /// Brings all appended records to the disk, then the marks.
     fn commit(&mut self) {
-        if self.uncommitted.is_empty() && !self.has_new_marks {
+        if self.sync_failure.is_some() || self.uncommitted.is_empty() && !self.has_new_marks {
+            return;
+        }
+        if let Err(error) = self.store.sync_events() {
+            self.sync_failure = Some(error);
             return;
         }
         let mut marks = self.marks.clone();
@@ -377,7 +403,7 @@ impl Committer {
             }
         }
         self.last_commit = Instant::now();
-        if !self.persist(|store| store.commit(&marks)) {
+        if !self.persist(|store| store.write_marks(&marks)) {
             return;
         }
         self.marks = marks;

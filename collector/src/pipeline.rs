@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -63,14 +64,26 @@ pub enum PipelineError {
         /// How many.
         batches: u64,
     },
+    /// The event log did not reach the disk.
+    #[error(
+        "cannot bring {} to the disk; records that were not acknowledged are sent again after a restart",
+        path.display()
+    )]
+    NotSynced {
+        /// The event log.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 /// A running collector.
 pub struct Pipeline {
+    events_path: PathBuf,
     is_stopping: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     ingest: JoinHandle<io::Result<()>>,
-    committer: JoinHandle<u64>,
+    committer: JoinHandle<io::Result<u64>>,
     sealer: JoinHandle<()>,
     api: Option<(JoinHandle<io::Result<()>>, oneshot::Sender<()>)>,
 }
@@ -122,6 +135,7 @@ impl Pipeline {
             Arc::clone(&shared),
             Arc::clone(&is_stopping),
         );
+        let events_path = shared.events_path.clone();
         let for_sealer = Arc::clone(&shared);
         let sealer = spawn("sealer", move || committer::seal_segments(&segments, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
@@ -133,7 +147,7 @@ impl Pipeline {
                 Some((spawn("api", move || api::serve(socket, shared, stopped))?, stop))
             }
         };
-        Ok(Self { is_stopping, mailbox, ingest, committer, sealer, api })
+        Ok(Self { events_path, is_stopping, mailbox, ingest, committer, sealer, api })
     }
 
     /// Whether a thread has ended that should not.
@@ -166,7 +180,8 @@ impl Pipeline {
             result?.map_err(system("serve the API"))?;
         }
         sealer?;
-        match not_stored? {
+        let not_synced = |source| PipelineError::NotSynced { path: self.events_path, source };
+        match not_stored?.map_err(not_synced)? {
             0 => Ok(()),
             batches => Err(PipelineError::NotStored { batches }),
         }

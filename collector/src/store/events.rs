@@ -66,7 +66,9 @@ impl EventLog {
     /// Brings what was appended to the disk.
     ///
     /// # Errors
-    /// What the file system says.
+    /// What the file system says. A later call then proves nothing about what was appended before:
+    /// Linux reports a failed write-back once, and may drop the pages.
+    /// Source: fsync(2), "EIO", and Documentation/filesystems/vfs.rst, "Handling errors during writeback".
     pub fn sync(&mut self) -> io::Result<()> {
         if self.is_dirty {
             self.file.sync_data()?;

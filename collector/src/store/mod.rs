@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Nothing here waits for anything but the disk, and nothing panics when it fails: a failed call can
-//! be made again. The one caller is [`crate::committer`].
+//! be made again, but for a failed fsync of the event log. The one caller is [`crate::committer`].
 
 pub mod events;
 pub mod marks;
@@ -146,12 +146,20 @@ impl Store {
         self.segment.as_mut().map_or(Ok(()), |segment| segment.write(blocks))
     }
 
-    /// Brings the events to the disk, then the marks that speak of them.
+    /// Brings the events to the disk.
+    ///
+    /// # Errors
+    /// What the file system says. What was appended since the last success may be lost then, and a
+    /// later call can succeed without it: see [`EventLog::sync`].
+    pub fn sync_events(&mut self) -> io::Result<()> {
+        self.events.sync()
+    }
+
+    /// Brings marks to the disk. The events that they speak of must be there already.
     ///
     /// # Errors
     /// What the file system says; the same call may be made again.
-    pub fn commit(&mut self, marks: &Marks) -> io::Result<()> {
-        self.events.sync()?;
+    pub fn write_marks(&self, marks: &Marks) -> io::Result<()> {
         self.marks.write(marks)
     }
 

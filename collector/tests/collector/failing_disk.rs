@@ -109,3 +109,46 @@ fn a_stop_with_a_full_disk_ends_and_says_what_was_not_stored() {
     sensor.read_to_end();
     assert_eq!(sensor.acknowledged, (0, 0));
 }
+
+#[test]
+fn nothing_behind_a_batch_that_was_given_up_is_acknowledged() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "1m");
+    let mut collector = lab.start();
+    std::fs::write(disk.path.join("filler"), vec![0; 800 << 10]).unwrap();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(400 << 10));
+    sensor.send_records(1, &[(RecordKind::Flow, &large)]);
+    sensor.send_records(2, &[(RecordKind::Flow, "{}")]);
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    std::thread::sleep(Duration::from_millis(300));
+    collector.signal(Signal::SIGINT);
+    assert_eq!(collector.wait().code(), Some(1));
+    assert!(collector.log().contains("2 batches could not be stored"), "{}", collector.log());
+    sensor.read_to_end();
+    assert_eq!(sensor.acknowledged, (0, 0));
+    assert_eq!(lab.events(), "");
+}
+
+#[test]
+fn an_event_log_that_cannot_be_synced_ends_the_collector_without_an_acknowledgement() {
+    let lab = Lab::new();
+    std::fs::create_dir_all(lab.store().join("events")).unwrap();
+    // Takes every write, and refuses fsync.
+    std::os::unix::fs::symlink("/dev/null", lab.store().join("events/eve.json")).unwrap();
+    let mut collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    assert_eq!(collector.wait().code(), Some(1));
+    let log = collector.log();
+    assert!(log.contains("eve.json to the disk; records that were not acknowledged"), "{log}");
+    sensor.read_to_end();
+    assert_eq!(sensor.acknowledged, (0, 0));
+    assert!(!lab.store().join("marks.json").exists());
+}
