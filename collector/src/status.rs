@@ -308,6 +308,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const REFUSED: &[&str] = &[
     "tls_handshake",
     "handshake_timeout",
+    "handshake_crowded",
+    "closed_in_handshake",
+    "accept_failed",
     "too_many_connections",
     "bad_magic",
     "unsupported_version",

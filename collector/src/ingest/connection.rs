@@ -54,6 +54,9 @@ pub enum CloseReason {
     /// The handshake took too long.
     #[error("no handshake within {} s", HANDSHAKE.as_secs())]
     HandshakeTimeout,
+    /// Too many peers were in their handshake, and this one for longest.
+    #[error("too many connections in their handshake")]
+    Crowded,
     /// TLS failed after the handshake.
     #[error("TLS failed")]
     Tls(#[source] rustls::Error),
@@ -97,6 +100,7 @@ impl CloseReason {
             Self::Orderly | Self::Lost(_) | Self::Replaced => None,
             Self::Handshake(_) | Self::NotASensor(_) => Some("tls_handshake"),
             Self::HandshakeTimeout => Some("handshake_timeout"),
+            Self::Crowded => Some("handshake_crowded"),
             Self::Tls(_) => Some("tls"),
             Self::Session(error) => Some(error.name()),
         }

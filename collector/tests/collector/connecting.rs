@@ -240,6 +240,51 @@ fn a_heartbeat_is_answered_at_once_and_tells_the_clock_offset() {
     assert!((1500.0..=2500.0).contains(&offset), "{offset}");
 }
 
+/// Connections of one loopback address that say nothing.
+fn silent_peers(collector: &Collector, address: [u8; 4], count: usize) -> Vec<socket2::Socket> {
+    let target: std::net::SocketAddr = collector.sensors.parse().unwrap();
+    let connect = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&std::net::SocketAddr::from((address, 0)).into()).unwrap();
+        socket.connect(&target.into()).unwrap();
+        socket
+    };
+    (0..count).map(connect).collect()
+}
+
+#[test]
+fn peers_that_only_hold_their_place_are_displaced_by_newer_ones() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let _of_one = silent_peers(&collector, [127, 0, 0, 2], 20);
+    collector.wait_for_status("4 displaced", |status| status["refused"]["handshake_crowded"] == 4);
+    // With the 16 of above 144 connections; 128 may be in their handshake.
+    let _others: Vec<_> =
+        (3..=10).map(|last| silent_peers(&collector, [127, 0, 0, last], 16)).collect();
+    collector.wait_for_status("20 in all", |status| status["refused"]["handshake_crowded"] == 20);
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+}
+
+#[test]
+fn sensors_get_in_although_silent_peers_hold_every_connection() {
+    let lab = Lab::new();
+    let collector = lab.start_after("ulimit -Sn 100; ulimit -Hn 144");
+    assert_eq!(collector.file_limits(), ("144".to_owned(), "144".to_owned()));
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let _peers = [2, 3].map(|last| silent_peers(&collector, [127, 0, 0, last], 15));
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let _peers = [4, 5].map(|last| silent_peers(&collector, [127, 0, 0, last], 15));
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+    let refused = &collector.status()["refused"];
+    assert_eq!(refused["too_many_connections"], 0, "{refused}");
+    assert_eq!(refused["accept_failed"], 0, "{refused}");
+}
+
 #[test]
 fn a_peer_that_does_not_shake_hands_is_closed_after_ten_seconds() {
     let lab = Lab::new();

@@ -131,10 +131,15 @@ impl Lab {
 
     /// Starts the collector and waits until it listens.
     pub fn start(&self) -> Collector {
+        self.start_after(":")
+    }
+
+    /// Like [`Lab::start`], from a shell that has run `prelude`.
+    pub fn start_after(&self, prelude: &str) -> Collector {
         let log = self.folder.path().join("log");
         let _ = std::fs::remove_file(&log);
-        let child = Command::new(PROGRAM)
-            .arg("--config")
+        let child = Command::new("sh")
+            .args(["-c", &format!("{prelude}; exec \"$@\""), "sh", PROGRAM, "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -185,6 +190,15 @@ impl Collector {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The soft and the hard limit of open files.
+    pub fn file_limits(&self) -> (String, String) {
+        let path = format!("/proc/{}/limits", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
