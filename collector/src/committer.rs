@@ -30,7 +30,8 @@ use crate::session::{NewRecords, Now};
 use crate::status::{Sensor, Shared, add};
 use crate::store::Store;
 use crate::store::marks::Marks;
-use crate::store::segment::Segment;
+use crate::store::pcapng;
+use crate::store::segment::{self, Group, Segment};
 
 /// Something to store, and whose it is.
 pub struct Command {
@@ -275,7 +276,9 @@ impl Committer {
             return Err(error);
         }
         self.mailbox.post(&mut self.changed, true);
-        self.seal();
+        for group in self.store.groups() {
+            self.seal(group);
+        }
         Ok(self.given_up)
     }
 
@@ -300,17 +303,19 @@ impl Committer {
         boot_epoch: u64,
         frames: Frames,
     ) {
-        let Frames { sequence, interfaces, mut blocks, count, bytes } = frames;
-        if !self.persist(|store| store.ensure_segment(wall_clock(), Instant::now())) {
-            return;
+        let Frames { sequence, interfaces, blocks, count, bytes } = frames;
+        for (group, mut blocks) in split(blocks, &sensor, &interfaces) {
+            if !self.persist(|store| store.ensure_segment(group, wall_clock(), Instant::now())) {
+                return;
+            }
+            self.store.stage(group, &sensor, &interfaces, &mut blocks);
+            if !self.persist(|store| store.write(group, &blocks)) {
+                return;
+            }
+            blocks.clear();
+            // Full: there are spare buffers enough.
+            let _ = self.queue.spare.try_send(blocks);
         }
-        self.store.stage(&sensor, &interfaces, &mut blocks);
-        if !self.persist(|store| store.write(&blocks)) {
-            return;
-        }
-        blocks.clear();
-        // Full: there are spare buffers enough.
-        let _ = self.queue.spare.try_send(blocks);
         let mut state = sensor.state();
         state.stored.frames += count;
         state.stored.frame_bytes += bytes;
@@ -322,9 +327,7 @@ impl Committer {
         drop(state);
         self.has_new_marks = true;
         self.changed.insert(sensor.number(), sensor);
-        if self.store.is_segment_due(Instant::now()) {
-            self.seal();
-        }
+        self.seal_due();
     }
 
     fn take_records(
@@ -363,9 +366,7 @@ impl Committer {
         if self.commit_due().is_some_and(|due| due <= now) {
             self.commit();
         }
-        if self.store.is_segment_due(now) {
-            self.seal();
-        }
+        self.seal_due();
     }
 
     fn next_deadline(&self) -> Instant {
@@ -420,11 +421,19 @@ impl Committer {
         }
     }
 
-    /// Completes the open segment and hands it to the sealer.
-    fn seal(&mut self) {
+    fn seal_due(&mut self) {
+        while let Some(group) = self.store.due_segment(Instant::now()) {
+            if !self.seal(group) {
+                return;
+            }
+        }
+    }
+
+    /// Completes an open segment and hands it to the sealer. False if that was given up.
+    fn seal(&mut self, group: Group) -> bool {
         let mut taken = None;
         let is_done = self.persist(|store| {
-            taken = store.take_segment(wall_clock())?;
+            taken = store.take_segment(group, wall_clock())?;
             Ok(())
         });
         if let Some(segment) = taken.filter(|_| is_done) {
@@ -433,6 +442,7 @@ impl Committer {
                 add(&self.shared.counters.segments_unsealed, 1);
             }
         }
+        is_done
     }
 
     /// Repeats an operation until it succeeds. False if it was given up, which only a stop does.
@@ -471,6 +481,22 @@ impl Committer {
         }
         let now = Instant::now();
         *self.give_up_at.get_or_insert(now + STOP_PATIENCE) <= now
+    }
+}
+
+/// Packets by the segment that they belong in: nearly always the batch as it is.
+fn split(blocks: Vec<u8>, sensor: &Sensor, interfaces: &[Interface]) -> BTreeMap<Group, Vec<u8>> {
+    let mut groups = interfaces.iter().map(|interface| Group::of(sensor, interface));
+    let first = groups.next();
+    match first.filter(|first| groups.all(|group| group == *first)) {
+        Some(only) => BTreeMap::from([(only, blocks)]),
+        None => pcapng::split(&blocks, |id| {
+            let declared = interfaces.iter().find(|interface| interface.id == id);
+            declared.map_or_else(
+                || Group::of(sensor, &segment::undeclared(id)),
+                |interface| Group::of(sensor, interface),
+            )
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
 
 use crate::store::pcapng::KernelStatistics;
+use crate::store::segment::Group;
 
 /// What all threads share.
 pub struct Shared {
@@ -23,8 +24,8 @@ pub struct Shared {
     pub store_path: PathBuf,
     /// The event log.
     pub events_path: PathBuf,
-    /// The hidden file of the open segment.
-    pub open_segment: Mutex<Option<PathBuf>>,
+    /// The hidden files of the open segments.
+    open_segments: Mutex<BTreeMap<Group, PathBuf>>,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
@@ -176,7 +177,7 @@ impl Shared {
             started,
             events_path: store_path.join("events").join("eve.json"),
             store_path,
-            open_segment: Mutex::default(),
+            open_segments: Mutex::default(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             refused: Reasons::new(REFUSED),
@@ -208,15 +209,9 @@ impl Shared {
         locked(&self.sensors).values().cloned().collect()
     }
 
-    /// Says which segment is open.
-    pub fn set_open_segment(&self, path: Option<PathBuf>) {
-        *locked(&self.open_segment) = path;
-    }
-
-    /// The hidden file of the open segment.
-    #[must_use]
-    pub fn open_segment(&self) -> Option<PathBuf> {
-        locked(&self.open_segment).clone()
+    /// The hidden files of the open segments, for reading and changing.
+    pub fn open_segments(&self) -> MutexGuard<'_, BTreeMap<Group, PathBuf>> {
+        locked(&self.open_segments)
     }
 }
 

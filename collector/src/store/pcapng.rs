@@ -9,6 +9,7 @@
 //!
 //! Source: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng, section 4.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use wire::frames::FrameBatch;
@@ -76,11 +77,14 @@ pub fn push_section_header(out: &mut Vec<u8>) {
 }
 
 /// Appends an interface. Packets refer to it by its position among the interfaces of the file.
-pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16, snaplen: u32) {
+///
+/// Its snap length is written as 0, unlimited: libpcap refuses a file whose interfaces differ in it,
+/// or in their link type, which is up to the caller.
+pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16) {
     block(out, INTERFACE_DESCRIPTION, |out| {
         put_u16(out, linktype);
         put_u16(out, 0);
-        put_u32(out, snaplen);
+        put_u32(out, 0);
         option(out, IF_NAME, name.as_bytes());
         option(out, IF_TSRESOL, &[NANOSECONDS]);
         option(out, OPTION_END, &[]);
@@ -133,6 +137,22 @@ pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) -> u64 {
         bytes += frame.data.len() as u64;
     }
     bytes
+}
+
+/// Sorts the packets in `blocks`, which [`push_frames`] wrote, by what `class` makes of their
+/// interface number. Packets of one class keep their order.
+#[must_use]
+pub fn split<K: Ord>(blocks: &[u8], class: impl Fn(u32) -> K) -> BTreeMap<K, Vec<u8>> {
+    let mut parts = BTreeMap::<K, Vec<u8>>::new();
+    let mut rest = blocks;
+    while let Some(head) = rest.first_chunk::<{ INTERFACE_OFFSET + 4 }>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let interface = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+        let (packet, others) = rest.split_at(length.max(PACKET_OVERHEAD).min(rest.len()));
+        parts.entry(class(interface)).or_default().extend_from_slice(packet);
+        rest = others;
+    }
+    parts
 }
 
 /// Replaces the interface number of each packet in `blocks`, which [`push_frames`] wrote, by what
@@ -263,7 +283,7 @@ mod tests {
         let mut out = Vec::new();
         push_section_header(&mut out);
         for number in 0..3 {
-            push_interface(&mut out, &format!("a/eth{number}"), 1, 65535);
+            push_interface(&mut out, &format!("a/eth{number}"), 1);
         }
         push_frames(&mut out, &FrameBatch::parse(Sequence(1), payload).unwrap());
         let kernel = Some(KernelStatistics { packets: 9, drops: 2 });

@@ -1,4 +1,5 @@
-//! One segment: a pcapng file of frames, hidden while it grows, renamed when it is sealed.
+//! One segment: a pcapng file of the frames of one [`Group`], hidden while it grows, renamed when it is
+//! sealed.
 //!
 //! ```text
 //!   frames/.20251121T101500.000001Z.pcapng.part ── full, old or stop ──▶ statistics ──▶ fsync ──▶
@@ -25,8 +26,33 @@ use crate::status::Sensor;
 pub const SUFFIX: &str = ".pcapng";
 /// What the name of an open segment ends with; it begins with a point.
 pub const OPEN_SUFFIX: &str = ".pcapng.part";
+/// The link type of interfaces that were never declared.
+const LINKTYPE_ETHERNET: u16 = 1;
+const LINKTYPE_RAW: u16 = 101;
 /// Owner may write, group may read: frames are nobody else's business.
 const MODE: u32 = 0o640;
+
+/// Frames that share segments: those of one link type, because libpcap reads no file that has two.
+///
+/// Frames of type RAW share one only with those of the same interface: libpcap (1.10.3) compares the
+/// number that the first interface has in memory, 12 for RAW, with that of each further one in the
+/// file, 101, and refuses all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    linktype: u16,
+    /// Number of the sensor, and the interface, where they matter.
+    interface: Option<(usize, u32)>,
+}
+
+impl Group {
+    /// The group of the frames of a sensor's interface.
+    #[must_use]
+    pub fn of(sensor: &Sensor, interface: &Interface) -> Self {
+        let Interface { id, linktype, .. } = *interface;
+        let interface = (linktype == LINKTYPE_RAW).then(|| (sensor.number(), id));
+        Self { linktype, interface }
+    }
+}
 
 /// An open segment.
 pub struct Segment {
@@ -79,8 +105,8 @@ impl Segment {
         Self { file, path, length: 0, started, opened, interfaces: Vec::new(), head }
     }
 
-    /// Gives the packets in `blocks` (see [`pcapng::push_frames`]) this segment's interface
-    /// numbers, and prepares an interface block for each that is new here.
+    /// Gives the packets in `blocks` (see [`pcapng::push_frames`]), all of this segment's group,
+    /// its interface numbers, and prepares an interface block for each that is new here.
     pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
         // Nearly all frames of a batch are of one interface.
         let mut last = None;
@@ -110,7 +136,7 @@ impl Segment {
         // The session lets no frame of an undeclared interface through.
         let interface = interface.cloned().unwrap_or_else(|| undeclared(id));
         let name = format!("{}/{}", sensor.name(), interface.name);
-        pcapng::push_interface(&mut self.head, &name, interface.linktype, interface.snaplen);
+        pcapng::push_interface(&mut self.head, &name, interface.linktype);
         let base = sensor.kernel_statistics(&interface.name);
         let sensor = Arc::clone(sensor);
         self.interfaces.push(SegmentInterface { sensor, interface, delivered: 0, base });
@@ -162,6 +188,12 @@ impl Segment {
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Interfaces that it describes.
+    #[must_use]
+    pub const fn interfaces(&self) -> usize {
+        self.interfaces.len()
     }
 
     /// When it was created.
@@ -246,8 +278,8 @@ fn stem(micros: u64) -> String {
 }
 
 /// What an interface is taken for that was never declared.
-fn undeclared(id: u32) -> Interface {
-    const LINKTYPE_ETHERNET: u16 = 1;
+#[must_use]
+pub fn undeclared(id: u32) -> Interface {
     Interface { id, name: format!("interface-{id}"), linktype: LINKTYPE_ETHERNET, snaplen: 0 }
 }
 

@@ -6,8 +6,9 @@ use nix::sys::signal::Signal;
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 use wire::ledger::{InterfaceLedger, Ledger};
-use wire::message::Control;
+use wire::message::{Control, Interface, Interfaces};
 use wire::records::RecordKind;
+use wire::units::{Sequence, UnixNanos, WireLen};
 
 use crate::lab::{Lab, wait_until};
 use crate::sensor::Sensor;
@@ -152,6 +153,55 @@ fn capinfos_and_tshark_read_a_segment_without_complaint() {
     }
     let times = run("tshark", &["-T", "fields", "-e", "frame.time_epoch", "-c", "1", "-r"]);
     assert_eq!(times.trim(), "1700000000.000000001");
+}
+
+#[test]
+fn tcpdump_reads_segments_of_sensors_with_other_snap_lengths_and_link_types() {
+    if !perf::tools::require(&["capinfos", "tcpdump"]) {
+        return;
+    }
+    const RAW: u16 = 101;
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    for (name, snaplen) in [("a", 65535), ("b", 96)] {
+        let mut sensor =
+            Sensor::join(&collector.sensors, &ca, &lab.authority.sensor(name), name, 5);
+        let interface = |id, linktype| Interface {
+            id,
+            name: format!("eth{id}"),
+            linktype,
+            snaplen: snaplen + id,
+        };
+        let interfaces = vec![interface(1, 1), interface(2, RAW), interface(3, 1)];
+        sensor.send(&Control::Interfaces(Interfaces { interfaces }));
+        let mut batch = wire::frames::FrameBatchWriter::new(1, 65535);
+        for number in 0..60 {
+            let frame = vec![0x45; 60];
+            let id = 1 + number % 3;
+            batch.try_push(UnixNanos(1), WireLen(60), id, &[&frame]).unwrap();
+        }
+        sensor.send_bytes(batch.finish(Sequence(1)));
+        sensor.wait_for_ack(0, 1);
+        assert_eq!(sensor.counts.1, 60);
+    }
+    let open = collector.status()["store"]["open_segments"].as_array().unwrap().len();
+    assert_eq!(open, 3);
+    collector.stop();
+    let mut counts = Vec::new();
+    for segment in lab.segments() {
+        let output = Command::new("tcpdump").args(["-nn", "-r"]).arg(&segment).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        let link = ["EN10MB", "RAW"].into_iter().find(|link| errors.contains(link)).unwrap();
+        // A packet that tcpdump shows in hexadecimal takes further lines, which are indented.
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        counts.push((link, lines.lines().filter(|line| !line.starts_with('\t')).count()));
+        let infos = Command::new("capinfos").arg(&segment).output().unwrap();
+        assert!(infos.status.success() && infos.stderr.is_empty(), "{infos:?}");
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, [("EN10MB", 80), ("RAW", 20), ("RAW", 20)]);
 }
 
 #[test]
