@@ -42,17 +42,17 @@ impl Authority {
     }
 
     pub fn sensor(&self, name: &str) -> Issued {
-        self.issue(&[&format!("ringwatch://sensor/{name}")], ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(&[&format!("ringwatch://sensor/{name}")], &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
     pub fn collector(&self, name: &str) -> Issued {
         let uri = format!("ringwatch://collector/{name}");
-        self.issue(&[&uri], ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(&[&uri], &[ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    pub fn issue(&self, uris: &[&str], purpose: ExtendedKeyUsagePurpose) -> Issued {
+    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.extended_key_usages = vec![purpose];
+        params.extended_key_usages = purposes.to_vec();
         for uri in uris {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
         }
