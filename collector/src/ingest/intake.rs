@@ -104,12 +104,14 @@ impl Conversation {
             };
             let body = match self.session.receive(message, now)? {
                 Intake::Frames { batch, missing } => {
-                    self.sensor.state().missing += missing;
+                    let mut state = self.sensor.state();
+                    state.missing = state.missing.saturating_add(missing);
+                    drop(state);
                     Body::Frames(lay_out(&batch, self.session.interfaces(), queue))
                 }
                 Intake::Records(records) => {
                     let mut state = self.sensor.state();
-                    state.missing += records.missing;
+                    state.missing = state.missing.saturating_add(records.missing);
                     state.duplicates += records.duplicates;
                     drop(state);
                     Body::Records(records)
