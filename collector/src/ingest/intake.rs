@@ -9,7 +9,7 @@ use wire::units::UnixNanos;
 
 use crate::committer::{Body, Command, Frames, Queue};
 use crate::session::{Intake, Now, Session, SessionError};
-use crate::status::{Connection, Marks, Sensor};
+use crate::status::{Connection, Marks, Sensor, SensorState};
 use crate::store::pcapng;
 
 /// The conversation with an authenticated sensor.
@@ -184,6 +184,16 @@ impl Conversation {
 pub struct TakenMarks {
     boot_epoch: u64,
     marks: Marks,
+}
+
+impl TakenMarks {
+    /// Whether all of it is stored, if it is of the run that `state` speaks of.
+    #[must_use]
+    pub fn is_stored(&self, state: &SensorState) -> bool {
+        self.boot_epoch != state.boot_epoch
+            || (self.marks.records <= state.marks.records
+                && self.marks.frames <= state.marks.frames)
+    }
 }
 
 /// A batch as the store writes it.

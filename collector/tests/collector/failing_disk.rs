@@ -152,3 +152,35 @@ fn an_event_log_that_cannot_be_synced_ends_the_collector_without_an_acknowledgem
     assert_eq!(sensor.acknowledged, (0, 0));
     assert!(!lab.store().join("marks.json").exists());
 }
+
+#[test]
+fn a_sensor_that_comes_again_is_greeted_when_all_that_was_taken_is_stored() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "1m");
+    let collector = lab.start();
+    let filler = disk.path.join("filler");
+    std::fs::write(&filler, vec![0; 2 << 20]).unwrap_err();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut older = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    for number in 1..=10 {
+        older.send_frames(number, &[vec![1; 1500]]);
+        older.send_records(number, &[(RecordKind::Flow, "{}")]);
+    }
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    std::thread::sleep(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        let newer = scope.spawn(|| Sensor::connect(&collector.sensors, &ca, &own).unwrap());
+        older.read_to_end();
+        assert_eq!(older.acknowledged, (0, 0));
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(!newer.is_finished(), "greeted before all was stored");
+        std::fs::remove_file(&filler).unwrap();
+        let resume = newer.join().unwrap().hello.resume.unwrap();
+        assert_eq!((resume.records.0, resume.frames.0), (10, 10));
+    });
+    assert_eq!(lab.events(), "{}\n".repeat(10));
+}
