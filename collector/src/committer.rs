@@ -360,18 +360,25 @@ impl Committer {
         entry.alerts += records.alerts;
     }
 
-    /// Commits and seals what is due.
+    /// Commits, seals and reopens what is due.
     fn keep_time(&mut self) {
         let now = Instant::now();
         if self.commit_due().is_some_and(|due| due <= now) {
             self.commit();
         }
         self.seal_due();
+        if self.shared.is_reopen_asked.swap(false, Ordering::Relaxed) {
+            self.commit();
+            if self.sync_failure.is_none() {
+                self.persist(Store::reopen_events);
+            }
+        }
     }
 
     fn next_deadline(&self) -> Instant {
         let due = [self.commit_due(), self.store.segment_due()].into_iter().flatten().min();
-        due.unwrap_or_else(|| Instant::now() + IDLE)
+        let idle = Instant::now() + IDLE;
+        due.map_or(idle, |due| due.min(idle))
     }
 
     fn commit_due(&self) -> Option<Instant> {
@@ -563,7 +570,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two writings of the marks while only frames come.
 const MARKS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which the committer looks around although nothing happens.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(1);
 /// Pause before a failed operation is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two log lines about a failing store.

@@ -79,7 +79,7 @@ pub enum PipelineError {
 
 /// A running collector.
 pub struct Pipeline {
-    events_path: PathBuf,
+    shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     ingest: JoinHandle<io::Result<()>>,
@@ -135,7 +135,7 @@ impl Pipeline {
             Arc::clone(&shared),
             Arc::clone(&is_stopping),
         );
-        let events_path = shared.events_path.clone();
+        let for_api = Arc::clone(&shared);
         let for_sealer = Arc::clone(&shared);
         let sealer = spawn("sealer", move || committer::seal_segments(&segments, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
@@ -144,10 +144,10 @@ impl Pipeline {
             None => None,
             Some(socket) => {
                 let (stop, stopped) = oneshot::channel();
-                Some((spawn("api", move || api::serve(socket, shared, stopped))?, stop))
+                Some((spawn("api", move || api::serve(socket, for_api, stopped))?, stop))
             }
         };
-        Ok(Self { events_path, is_stopping, mailbox, ingest, committer, sealer, api })
+        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, api })
     }
 
     /// Whether a thread has ended that should not.
@@ -156,6 +156,11 @@ impl Pipeline {
         let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
         let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
         is_data_gone || self.sealer.is_finished() || is_api_gone
+    }
+
+    /// Has the event log opened anew within a second, if it was renamed or removed.
+    pub fn reopen_events(&self) {
+        self.shared.is_reopen_asked.store(true, Ordering::Relaxed);
     }
 
     /// Stops in order: nothing new is taken, all that was taken is stored and acknowledged, the open
@@ -180,7 +185,8 @@ impl Pipeline {
             result?.map_err(system("serve the API"))?;
         }
         sealer?;
-        let not_synced = |source| PipelineError::NotSynced { path: self.events_path, source };
+        let not_synced =
+            |source| PipelineError::NotSynced { path: self.shared.events_path.clone(), source };
         match not_stored?.map_err(not_synced)? {
             0 => Ok(()),
             batches => Err(PipelineError::NotStored { batches }),

@@ -30,6 +30,8 @@ pub struct Shared {
     pub counters: Counters,
     /// The store takes nothing at the moment.
     pub is_store_failing: AtomicBool,
+    /// Somebody asked for the event log to be opened anew; the committer takes it back.
+    pub is_reopen_asked: AtomicBool,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -180,6 +182,7 @@ impl Shared {
             open_segments: Mutex::default(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
+            is_reopen_asked: AtomicBool::new(false),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::default(),
             sensors: Mutex::default(),

@@ -76,8 +76,7 @@ impl Store {
     pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let frames_folder = config.path.join("frames");
         for folder in [&config.path, &config.path.join("events"), &frames_folder] {
-            let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
-            made.map_err(unusable("create", folder))?;
+            make(folder).map_err(unusable("create", folder))?;
         }
         let lock = lock(&config.path)?;
         let (events, torn) =
@@ -169,6 +168,14 @@ impl Store {
         self.events.sync()
     }
 
+    /// Makes a new event log if it was renamed or removed. [`Store::sync_events`] must come before.
+    ///
+    /// # Errors
+    /// What the file system says; the same call may be made again.
+    pub fn reopen_events(&mut self) -> io::Result<()> {
+        self.events.reopen_if_moved()
+    }
+
     /// Brings marks to the disk. The events that they speak of must be there already.
     ///
     /// # Errors
@@ -221,6 +228,20 @@ impl Store {
 const MOST_OPEN: usize = 64;
 /// Interfaces of one segment: readers keep each of them in memory.
 const MOST_INTERFACES: usize = 4096;
+
+/// Makes a folder that lasts, unless it is there.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    sync_folder_of(folder)
+}
+
+/// Makes the name of a file or folder last.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
 
 /// Takes the lock of the store, which ends with the process.
 fn lock(folder: &Path) -> Result<File, OpenError> {

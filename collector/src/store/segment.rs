@@ -259,7 +259,7 @@ fn seal_file(file: &File, path: &Path) -> io::Result<PathBuf> {
     file.sync_all()?;
     let sealed = sealed_path(path);
     std::fs::rename(path, &sealed)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    super::sync_folder_of(path)?;
     Ok(sealed)
 }
 

@@ -408,3 +408,28 @@ fn all_that_was_sent_before_a_stop_is_stored_or_not_acknowledged() {
     assert_eq!(lab.events().lines().count() as u64, records);
     assert_eq!(stored as u64, batches * 100);
 }
+
+#[test]
+fn the_event_log_can_be_rotated() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let path = lab.store().join("events/eve.json");
+    let older = path.with_extension("json.1");
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+    std::fs::rename(&path, &older).unwrap();
+    collector.signal(Signal::SIGHUP);
+    let is_there = || path.exists().then_some(());
+    wait_until("new event log", is_there, || collector.log());
+    sensor.send_records(2, &[(RecordKind::Flow, "{ }")]);
+    sensor.wait_for_ack(2, 0);
+    // Without a signal.
+    std::fs::remove_file(&path).unwrap();
+    sensor.send_records(3, &[(RecordKind::Flow, "{  }")]);
+    sensor.wait_for_ack(3, 0);
+    assert_eq!(lab.events(), "{  }\n");
+    assert_eq!(std::fs::read_to_string(&older).unwrap(), "{}\n");
+    collector.stop();
+}
