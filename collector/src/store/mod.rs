@@ -5,6 +5,7 @@
 //!   PATH/marks.json               last record and frame batch of each sensor
 //!   PATH/events/eve.json          events, JSON lines
 //!   PATH/frames/TIME.pcapng       sealed segments
+//!   PATH/frames/TIME.pcapng.torn  what a repair cut off from one
 //!   PATH/frames/.TIME.pcapng.part open segments, one for each group
 //! ```
 //!
@@ -260,13 +261,19 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 
 fn note_repair(shared: &Shared, repair: &Repair) {
     match repair {
-        Repair::Sealed { path, cut } => {
+        Repair::Sealed { path, cut, lost } => {
             tracing::warn!(segment = %path.display(), cut, "sealed a segment of an earlier run");
+            if let Some(error) = lost {
+                tracing::warn!(%error, cut, "could not keep what was cut off");
+            }
             add(&shared.counters.segments_repaired, 1);
             add(&shared.counters.torn_bytes, *cut);
         }
+        Repair::Renamed { path } => {
+            tracing::warn!(path = %path.display(), "renamed a segment without a whole block");
+        }
         Repair::Removed { path } => {
-            tracing::info!(segment = %path.display(), "removed a segment without a whole block");
+            tracing::info!(segment = %path.display(), "removed an empty segment");
         }
     }
 }

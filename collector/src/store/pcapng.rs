@@ -10,7 +10,7 @@
 //! Source: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng, section 4.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 
 use wire::frames::FrameBatch;
 use wire::units::UnixNanos;
@@ -168,8 +168,8 @@ pub fn renumber_interfaces(blocks: &mut [u8], mut number: impl FnMut(u32) -> u32
     }
 }
 
-/// How many bytes at the start of a file are whole blocks; 0 if it does not begin as a pcapng file
-/// of ours.
+/// How many bytes at the start of a file of this length are whole blocks; 0 if it does not begin as a
+/// pcapng file of ours. `file` stands at its start, and is read forward only.
 ///
 /// # Errors
 /// What reading gives.
@@ -181,13 +181,13 @@ pub fn whole_blocks(file: &mut (impl Read + Seek), length: u64) -> io::Result<u6
     }
 }
 
-/// Where the block at `position` ends, if it is whole.
+/// Where the block at `position`, which is where `file` stands, ends, if it is whole; `file` then
+/// stands there.
 fn block_end(file: &mut (impl Read + Seek), position: u64, length: u64) -> io::Result<Option<u64>> {
     if position + u64::from(BLOCK_OVERHEAD) > length {
         return Ok(None);
     }
     let mut head = [0; 8];
-    file.seek(SeekFrom::Start(position))?;
     file.read_exact(&mut head)?;
     let kind = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
     let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
@@ -202,7 +202,8 @@ fn block_end(file: &mut (impl Read + Seek), position: u64, length: u64) -> io::R
         return Ok(None);
     }
     let mut tail = [0; 4];
-    file.seek(SeekFrom::Start(end - 4))?;
+    // Unlike an absolute one, this stays within what a buffered reader has read.
+    file.seek_relative(i64::from(size - BLOCK_OVERHEAD))?;
     file.read_exact(&mut tail)?;
     Ok((u32::from_le_bytes(tail) == size).then_some(end))
 }

@@ -10,7 +10,7 @@
 //! the interfaces, [`Segment::write`] puts bytes at a known place.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,10 @@ use crate::status::Sensor;
 pub const SUFFIX: &str = ".pcapng";
 /// What the name of an open segment ends with; it begins with a point.
 pub const OPEN_SUFFIX: &str = ".pcapng.part";
+/// What follows the name of a segment in that of the file with what a repair cut off.
+pub const TORN_SUFFIX: &str = ".torn";
+/// How much of a segment is read at once in a repair.
+const REPAIR_BUFFER: usize = 256 << 10;
 /// The link type of interfaces that were never declared.
 const LINKTYPE_ETHERNET: u16 = 1;
 const LINKTYPE_RAW: u16 = 101;
@@ -210,16 +214,23 @@ impl Segment {
 }
 
 /// What became of a left-over open segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Repair {
     /// Cut at its last whole block and sealed.
     Sealed {
         /// Its lasting name.
         path: PathBuf,
-        /// Bytes that were no whole block.
+        /// Bytes that were no whole block; kept beside it, in a file with [`TORN_SUFFIX`].
         cut: u64,
+        /// Why they could not be kept.
+        lost: Option<io::Error>,
     },
-    /// It had no whole block, and is gone.
+    /// It had no whole block, and was renamed.
+    Renamed {
+        /// Its new name, with [`TORN_SUFFIX`].
+        path: PathBuf,
+    },
+    /// It was empty, and is gone.
     Removed {
         /// The name it had.
         path: PathBuf,
@@ -245,13 +256,37 @@ pub fn repair_all(folder: &Path) -> io::Result<Vec<Repair>> {
 fn repair(path: &Path) -> io::Result<Repair> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let length = file.metadata()?.len();
-    let whole = pcapng::whole_blocks(&mut io::BufReader::new(&mut file), length)?;
-    if whole == 0 {
+    let mut reader = io::BufReader::with_capacity(REPAIR_BUFFER, &mut file);
+    let whole = pcapng::whole_blocks(&mut reader, length)?;
+    if length == 0 {
         std::fs::remove_file(path)?;
         return Ok(Repair::Removed { path: path.to_owned() });
     }
+    let torn = torn_path(path);
+    if whole == 0 {
+        std::fs::rename(path, &torn)?;
+        return Ok(Repair::Renamed { path: torn });
+    }
+    // A disk without room for the rest must not keep the collector from starting.
+    let lost = keep_rest(&mut file, whole, length, &torn).err();
     file.set_len(whole)?;
-    Ok(Repair::Sealed { path: seal_file(&file, path)?, cut: length - whole })
+    Ok(Repair::Sealed { path: seal_file(&file, path)?, cut: length - whole, lost })
+}
+
+/// Copies what lies behind the whole blocks of a file, if anything does.
+fn keep_rest(file: &mut File, whole: u64, length: u64, torn: &Path) -> io::Result<()> {
+    if whole == length {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(whole))?;
+    let mut options = OpenOptions::new();
+    let mut kept = options.write(true).create(true).truncate(true).mode(MODE).open(torn)?;
+    let copied = io::copy(&mut file.take(length - whole), &mut kept).and_then(|_| kept.sync_all());
+    if copied.is_err() {
+        // Half of it helps nobody; what matters is the error.
+        let _ = std::fs::remove_file(torn);
+    }
+    copied
 }
 
 /// Renames a file once its bytes are on the disk, and makes the name last as well.
@@ -268,6 +303,13 @@ fn sealed_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.trim_start_matches('.').trim_end_matches(OPEN_SUFFIX);
     path.with_file_name(format!("{stem}{SUFFIX}"))
+}
+
+/// Where the rest of a hidden file is kept that is no whole block.
+fn torn_path(path: &Path) -> PathBuf {
+    let mut name = sealed_path(path).into_os_string();
+    name.push(TORN_SUFFIX);
+    name.into()
 }
 
 /// `20251121T101500.000001Z`: sorts by time, and is a file name everywhere.

@@ -347,9 +347,16 @@ fn a_torn_segment_and_a_torn_line_are_cut_at_the_next_start() {
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(torn).unwrap();
     }
+    let no_segment = lab.store().join("frames/.20200101T000000.000000Z.pcapng.part");
+    std::fs::write(&no_segment, "not a block").unwrap();
     let collector = lab.start();
     assert_eq!(lab.events(), event("a", 1) + "\n");
-    assert_eq!(read_segment(&lab.segments()[0]).1.len(), 10);
+    let segment = &lab.segments()[0];
+    assert_eq!(read_segment(segment).1.len(), 10);
+    let torn = std::fs::read(segment.with_extension("pcapng.torn")).unwrap();
+    assert_eq!(torn, b"\x06\0\0\0\x40\0\0\0half a packet");
+    let renamed = lab.store().join("frames/20200101T000000.000000Z.pcapng.torn");
+    assert_eq!(std::fs::read(renamed).unwrap(), b"not a block");
     let metrics = collector.get("/metrics").1;
     assert!(metrics.contains("ringwatch_torn_bytes_total 28"), "{metrics}");
     collector.stop();
