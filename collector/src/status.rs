@@ -44,6 +44,8 @@ pub struct Shared {
 pub struct Counters {
     /// Connections accepted from the listening socket.
     pub connections: AtomicU64,
+    /// Connections that were ended because their sensor came again.
+    pub replaced: AtomicU64,
     /// Segments sealed.
     pub segments_sealed: AtomicU64,
     /// Segments that could not be sealed; they stay hidden until the next start.
@@ -100,6 +102,8 @@ pub struct SensorState {
     pub connection: Option<Connection>,
     /// Since when it is connected, or is not.
     pub since: UnixNanos,
+    /// It said goodbye on its last connection: everything that it had to say came before.
+    pub has_ended: bool,
     /// Its run; all sequences belong to it.
     pub boot_epoch: u64,
     /// Its host name.
@@ -184,7 +188,7 @@ impl Shared {
             is_store_failing: AtomicBool::new(false),
             is_reopen_asked: AtomicBool::new(false),
             refused: Reasons::new(REFUSED),
-            handshakes: Reasons::default(),
+            handshakes: Reasons::new(HANDSHAKES),
             sensors: Mutex::default(),
         }
     }
@@ -310,6 +314,7 @@ const REFUSED: &[&str] = &[
     "closed_in_handshake",
     "accept_failed",
     "too_many_connections",
+    "tls",
     "bad_magic",
     "unsupported_version",
     "too_long",
@@ -322,4 +327,21 @@ const REFUSED: &[&str] = &[
     "too_many_interfaces",
     "bad_record",
     "silent",
+    "cannot_encode",
+];
+
+/// What handshakes fail for; always shown, also at zero. See [`crate::tls::handshake_failure`].
+const HANDSHAKES: &[&str] = &[
+    "no_certificate",
+    "unknown_issuer",
+    "expired",
+    "not_valid_yet",
+    "revoked",
+    "wrong_purpose",
+    "bad_certificate",
+    "not_a_sensor",
+    "not_tls",
+    "refused_by_peer",
+    "incompatible",
+    "other",
 ];

@@ -50,6 +50,7 @@ impl Conversation {
         let resume = state.resume();
         state.connection = Some(connection);
         state.since = now.wall;
+        state.has_ended = false;
         drop(state);
         let session = Session::open(sensor.name().to_owned(), collector, resume, now)?;
         Ok(Self {
@@ -121,6 +122,7 @@ impl Conversation {
                     continue;
                 }
                 Intake::Goodbye(Goodbye { reason }) => {
+                    self.sensor.state().has_ended = true;
                     tracing::info!(sensor = self.sensor.name(), reason, "sensor says goodbye");
                     return Ok(Progress::Over);
                 }

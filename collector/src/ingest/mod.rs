@@ -55,6 +55,8 @@ pub struct Ingest {
     next_token: usize,
     last_tick: Instant,
     limit: LineLimit,
+    /// For sensors that come again and again, so that they use up no line about a fault.
+    limit_of_replaced: LineLimit,
     /// None once a stop was asked for: that tells the committer that nothing follows.
     common: Option<Common>,
     shared: Arc<Shared>,
@@ -99,6 +101,7 @@ impl Ingest {
             next_token: WAKER.0 + 1,
             last_tick: Instant::now(),
             limit: LineLimit::default(),
+            limit_of_replaced: LineLimit::default(),
             common: Some(common),
             shared,
         })
@@ -299,6 +302,13 @@ impl Ingest {
     fn note_close(&mut self, peer: SocketAddr, sensor: Option<&str>, reason: &CloseReason) {
         if let Some(failure) = reason.handshake_failure() {
             self.shared.handshakes.count(failure);
+        }
+        if matches!(reason, CloseReason::Replaced) {
+            add(&self.shared.counters.replaced, 1);
+            if self.limit_of_replaced.allow(peer.ip(), Instant::now()).is_none() {
+                add(&self.shared.counters.suppressed_lines, 1);
+                return;
+            }
         }
         let cause = reason.source().map(ToString::to_string);
         match (reason.name(), sensor) {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
-use wire::message::{Control, Heartbeat, Interface, Interfaces};
+use wire::message::{Control, Goodbye, Heartbeat, Interface, Interfaces};
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
@@ -236,6 +236,18 @@ fn a_sensor_that_connects_again_replaces_its_older_connection() {
     let line = collector.wait_for_line("sensor disconnected");
     assert!(line.contains("replaced by a newer connection"), "{line}");
     assert_eq!(collector.status()["sensors"][0]["connected"], true);
+    for _ in 0..5 {
+        newer = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    }
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_replaced_connections_total 6"), "{metrics}");
+    assert_eq!(collector.log().matches("replaced by a newer").count(), 1, "{}", collector.log());
+    assert_eq!(collector.status()["sensors"][0]["ended"], false);
+    newer.send(&Control::Goodbye(Goodbye { reason: "shutdown".into() }));
+    newer.read_to_end();
+    collector.wait_for_status("end", |status| status["sensors"][0]["ended"] == true);
+    let _newest = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    assert_eq!(collector.status()["sensors"][0]["ended"], false);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::Signal;
+use wire::message::Control;
 use wire::records::RecordKind;
 
 use crate::lab::{Lab, wait_until};
-use crate::sensor::Sensor;
+use crate::sensor::{Sensor, hello};
 
 /// A small file system in memory, unmounted when dropped.
 struct SmallDisk {
@@ -179,8 +180,13 @@ fn a_sensor_that_comes_again_is_greeted_when_all_that_was_taken_is_stored() {
         std::thread::sleep(Duration::from_millis(700));
         assert!(!newer.is_finished(), "greeted before all was stored");
         std::fs::remove_file(&filler).unwrap();
-        let resume = newer.join().unwrap().hello.resume.unwrap();
+        let mut newer = newer.join().unwrap();
+        let resume = newer.hello.resume.unwrap();
         assert_eq!((resume.records.0, resume.frames.0), (10, 10));
+        newer.send(&Control::SensorHello(hello("a", 5)));
+        newer.send_records(10, &[(RecordKind::Flow, "{}"), (RecordKind::Flow, "{}")]);
+        newer.wait_for_ack(11, 0);
+        assert_eq!(newer.counts, (1, 0), "counts are those of this connection");
     });
-    assert_eq!(lab.events(), "{}\n".repeat(10));
+    assert_eq!(lab.events(), "{}\n".repeat(11));
 }
