@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use collector::config::Config;
 use collector::pipeline::{Pipeline, PipelineError};
 use collector::preflight;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 use wire::text::error_chain;
@@ -44,8 +44,8 @@ Examples:
   ringwatch-collector check-config --config collector.toml
   RINGWATCH_LOG=debug ringwatch-collector --config collector.toml
 
-Signals: SIGINT and SIGTERM store and acknowledge what was taken, seal the open segment and end; a
-second one ends at once.
+Signals: SIGINT and SIGTERM store and acknowledge what was taken, seal the open segments and end; a
+second one ends at once. SIGHUP opens the event log anew, if it was renamed or removed.
 
 Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration, 3 missing privilege.";
 
@@ -86,10 +86,17 @@ fn main() -> ExitCode {
 /// Runs until a signal comes or a thread fails.
 fn run(config: &Config, checked: preflight::Checked) -> Result<(), PipelineError> {
     let system = |source| PipelineError::System { action: "handle signals", source };
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(system)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(system)?;
     let pipeline = Pipeline::start(config, checked)?;
-    while signals.pending().next().is_none() && !pipeline.is_broken() {
+    let mut is_stopping = false;
+    while !is_stopping && !pipeline.is_broken() {
         std::thread::sleep(WATCH);
+        for signal in signals.pending() {
+            match signal {
+                SIGHUP => pipeline.reopen_events(),
+                _ => is_stopping = true,
+            }
+        }
     }
     // From here on a signal ends the process at once.
     for signal in [SIGINT, SIGTERM] {

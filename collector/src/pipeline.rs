@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -63,14 +64,26 @@ pub enum PipelineError {
         /// How many.
         batches: u64,
     },
+    /// The event log did not reach the disk.
+    #[error(
+        "cannot bring {} to the disk; records that were not acknowledged are sent again after a restart",
+        path.display()
+    )]
+    NotSynced {
+        /// The event log.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 /// A running collector.
 pub struct Pipeline {
+    shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     ingest: JoinHandle<io::Result<()>>,
-    committer: JoinHandle<u64>,
+    committer: JoinHandle<io::Result<u64>>,
     sealer: JoinHandle<()>,
     api: Option<(JoinHandle<io::Result<()>>, oneshot::Sender<()>)>,
 }
@@ -122,6 +135,7 @@ impl Pipeline {
             Arc::clone(&shared),
             Arc::clone(&is_stopping),
         );
+        let for_api = Arc::clone(&shared);
         let for_sealer = Arc::clone(&shared);
         let sealer = spawn("sealer", move || committer::seal_segments(&segments, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
@@ -130,10 +144,10 @@ impl Pipeline {
             None => None,
             Some(socket) => {
                 let (stop, stopped) = oneshot::channel();
-                Some((spawn("api", move || api::serve(socket, shared, stopped))?, stop))
+                Some((spawn("api", move || api::serve(socket, for_api, stopped))?, stop))
             }
         };
-        Ok(Self { is_stopping, mailbox, ingest, committer, sealer, api })
+        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, api })
     }
 
     /// Whether a thread has ended that should not.
@@ -142,6 +156,11 @@ impl Pipeline {
         let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
         let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
         is_data_gone || self.sealer.is_finished() || is_api_gone
+    }
+
+    /// Has the event log opened anew within a second, if it was renamed or removed.
+    pub fn reopen_events(&self) {
+        self.shared.is_reopen_asked.store(true, Ordering::Relaxed);
     }
 
     /// Stops in order: nothing new is taken, all that was taken is stored and acknowledged, the open
@@ -166,7 +185,9 @@ impl Pipeline {
             result?.map_err(system("serve the API"))?;
         }
         sealer?;
-        match not_stored? {
+        let not_synced =
+            |source| PipelineError::NotSynced { path: self.shared.events_path.clone(), source };
+        match not_stored?.map_err(not_synced)? {
             0 => Ok(()),
             batches => Err(PipelineError::NotStored { batches }),
         }

@@ -13,7 +13,8 @@
 //!
 //! Sequences: what is not beyond the last position taken was stored already (the sensor did not learn
 //! it before its connection broke); it is skipped and acknowledged. A hole is counted and accepted:
-//! the sensor gave up what is missing.
+//! the sensor gave up what is missing. What lies before the first batch that is known of a run is no
+//! hole: another collector may have it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -351,7 +352,7 @@ impl Session {
             }
             last = Some(id);
         }
-        let missing = batch.sequence.0 - self.taken.frames.0 - 1;
+        let missing = missing_before(self.taken.frames, batch.sequence);
         self.taken.frames = batch.sequence;
         Ok(Intake::Frames { batch, missing })
     }
@@ -363,7 +364,7 @@ impl Session {
             return Ok(Intake::Duplicate { count: u64::from(batch.len()) });
         }
         let expected = self.taken.records.next();
-        let missing = batch.first.0.saturating_sub(expected.0);
+        let missing = missing_before(self.taken.records, batch.first);
         let (mut lines, mut count, mut alerts) = (Vec::new(), 0, 0);
         for record in batch.iter().filter(|record| record.sequence >= expected) {
             self.check_event(record.sequence, record.json)?;
@@ -487,6 +488,11 @@ impl Session {
     fn mismatch(&self, claimed: String) -> SessionError {
         SessionError::NameMismatch { claimed, certified: self.sensor.clone() }
     }
+}
+
+/// Positions between the last one taken, 0 if none is known of this run, and the next one.
+const fn missing_before(taken: Sequence, next: Sequence) -> u64 {
+    if taken.0 == 0 { 0 } else { next.0.saturating_sub(taken.0).saturating_sub(1) }
 }
 
 fn out_of_order(found: &Message<'_>, wanted: &'static str) -> SessionError {
@@ -677,6 +683,14 @@ mod tests {
         assert!(matches!(link.frames(4, 1).unwrap(), Intake::Duplicate { .. }));
         assert_eq!(link.sent(), [ack(Stream::Frames, 4, 0)]);
         assert!(matches!(link.frames(6, 1).unwrap(), Intake::Frames { missing: 1, .. }));
+    }
+
+    #[test]
+    fn what_lies_before_the_first_batch_of_an_unknown_run_is_no_hole() {
+        let mut link = Link::greeted();
+        check_records(&link.records(u64::MAX - 9, &["{}"]).unwrap(), "{}\n", 0, 0);
+        assert!(matches!(link.frames(1000, 1).unwrap(), Intake::Frames { missing: 0, .. }));
+        assert!(matches!(link.frames(1003, 1).unwrap(), Intake::Frames { missing: 2, .. }));
     }
 
     #[test]

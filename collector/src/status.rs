@@ -12,6 +12,7 @@ use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
 
 use crate::store::pcapng::KernelStatistics;
+use crate::store::segment::Group;
 
 /// What all threads share.
 pub struct Shared {
@@ -23,12 +24,14 @@ pub struct Shared {
     pub store_path: PathBuf,
     /// The event log.
     pub events_path: PathBuf,
-    /// The hidden file of the open segment.
-    pub open_segment: Mutex<Option<PathBuf>>,
+    /// The hidden files of the open segments.
+    open_segments: Mutex<BTreeMap<Group, PathBuf>>,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
     pub is_store_failing: AtomicBool,
+    /// Somebody asked for the event log to be opened anew; the committer takes it back.
+    pub is_reopen_asked: AtomicBool,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -41,6 +44,8 @@ pub struct Shared {
 pub struct Counters {
     /// Connections accepted from the listening socket.
     pub connections: AtomicU64,
+    /// Connections that were ended because their sensor came again.
+    pub replaced: AtomicU64,
     /// Segments sealed.
     pub segments_sealed: AtomicU64,
     /// Segments that could not be sealed; they stay hidden until the next start.
@@ -97,6 +102,8 @@ pub struct SensorState {
     pub connection: Option<Connection>,
     /// Since when it is connected, or is not.
     pub since: UnixNanos,
+    /// It said goodbye on its last connection: everything that it had to say came before.
+    pub has_ended: bool,
     /// Its run; all sequences belong to it.
     pub boot_epoch: u64,
     /// Its host name.
@@ -176,11 +183,12 @@ impl Shared {
             started,
             events_path: store_path.join("events").join("eve.json"),
             store_path,
-            open_segment: Mutex::default(),
+            open_segments: Mutex::default(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
+            is_reopen_asked: AtomicBool::new(false),
             refused: Reasons::new(REFUSED),
-            handshakes: Reasons::default(),
+            handshakes: Reasons::new(HANDSHAKES),
             sensors: Mutex::default(),
         }
     }
@@ -208,15 +216,9 @@ impl Shared {
         locked(&self.sensors).values().cloned().collect()
     }
 
-    /// Says which segment is open.
-    pub fn set_open_segment(&self, path: Option<PathBuf>) {
-        *locked(&self.open_segment) = path;
-    }
-
-    /// The hidden file of the open segment.
-    #[must_use]
-    pub fn open_segment(&self) -> Option<PathBuf> {
-        locked(&self.open_segment).clone()
+    /// The hidden files of the open segments, for reading and changing.
+    pub fn open_segments(&self) -> MutexGuard<'_, BTreeMap<Group, PathBuf>> {
+        locked(&self.open_segments)
     }
 }
 
@@ -308,7 +310,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const REFUSED: &[&str] = &[
     "tls_handshake",
     "handshake_timeout",
+    "handshake_crowded",
+    "closed_in_handshake",
+    "accept_failed",
     "too_many_connections",
+    "tls",
     "bad_magic",
     "unsupported_version",
     "too_long",
@@ -321,4 +327,21 @@ const REFUSED: &[&str] = &[
     "too_many_interfaces",
     "bad_record",
     "silent",
+    "cannot_encode",
+];
+
+/// What handshakes fail for; always shown, also at zero. See [`crate::tls::handshake_failure`].
+const HANDSHAKES: &[&str] = &[
+    "no_certificate",
+    "unknown_issuer",
+    "expired",
+    "not_valid_yet",
+    "revoked",
+    "wrong_purpose",
+    "bad_certificate",
+    "not_a_sensor",
+    "not_tls",
+    "refused_by_peer",
+    "incompatible",
+    "other",
 ];

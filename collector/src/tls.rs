@@ -80,7 +80,7 @@ pub enum IdentityError {
         /// What rustls said.
         source: rustls::Error,
     },
-    /// The certificate does not name a collector.
+    /// The certificate is not that of a collector and nothing else.
     #[error("{}: {source}; issue one with: ringwatch pki issue DIR collector NAME", path.display())]
     NotACollector {
         /// The certificate.
@@ -226,6 +226,14 @@ impl Role {
             Self::Collector => "ringwatch://collector/",
         }
     }
+
+    /// Its extended key usage.
+    const fn usage(self) -> &'static str {
+        match self {
+            Self::Sensor => "clientAuth",
+            Self::Collector => "serverAuth",
+        }
+    }
 }
 
 /// Why a verified certificate does not identify its owner.
@@ -237,8 +245,8 @@ pub enum PeerError {
     /// It cannot be read.
     #[error("certificate cannot be read")]
     Unreadable,
-    /// It has not exactly one URI of ours.
-    #[error("certificate names {found} identities, not one")]
+    /// It has not exactly one URI among its names.
+    #[error("certificate has {found} URIs among its names, not one")]
     NotOneIdentity {
         /// How many there are.
         found: usize,
@@ -251,10 +259,16 @@ pub enum PeerError {
         /// The role that was wanted.
         wanted: Role,
     },
+    /// Its extended key usage is missing, or allows more than the role.
+    #[error("certificate must have the extended key usage {} and no other", wanted.usage())]
+    WrongUsage {
+        /// The role that was wanted.
+        wanted: Role,
+    },
 }
 
-/// Name of the owner of a certificate that was verified, if it has this role. The name stands in the
-/// one subject alternative name that is a `ringwatch` URI.
+/// Name of the owner of a certificate that was verified, if it has this role and no other. The name
+/// stands in the one subject alternative name that is a URI.
 ///
 /// # Errors
 /// See [`PeerError`].
@@ -265,17 +279,26 @@ pub fn name_in(certificate: &CertificateDer<'_>, role: Role) -> Result<String, P
         .iter()
         .flat_map(|names| &names.value.general_names)
         .filter_map(|name| match name {
-            GeneralName::URI(uri) if uri.starts_with("ringwatch:") => Some(*uri),
+            GeneralName::URI(uri) => Some(*uri),
             _ => None,
         })
         .collect();
     let &[uri] = uris.as_slice() else {
         return Err(PeerError::NotOneIdentity { found: uris.len() });
     };
-    match uri.strip_prefix(role.prefix()) {
-        Some(name) if is_name(name) => Ok(name.to_owned()),
-        _ => Err(PeerError::WrongRole { found: uri.to_owned(), wanted: role }),
-    }
+    let Some(name) = uri.strip_prefix(role.prefix()).filter(|name| is_name(name)) else {
+        return Err(PeerError::WrongRole { found: uri.to_owned(), wanted: role });
+    };
+    let usage = parsed.extended_key_usage().map_err(|_| PeerError::Unreadable)?;
+    let is_right = usage.is_some_and(|usage| {
+        let usage = usage.value;
+        let (own, other) = match role {
+            Role::Sensor => (usage.client_auth, usage.server_auth),
+            Role::Collector => (usage.server_auth, usage.client_auth),
+        };
+        own && !other && !usage.any
+    });
+    if is_right { Ok(name.to_owned()) } else { Err(PeerError::WrongUsage { wanted: role }) }
 }
 
 /// The word for a failed handshake, in metrics and logs.

@@ -67,8 +67,13 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 8] = [
+    let plain: [(&str, &str, &AtomicU64); 9] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
+        (
+            "replaced_connections",
+            "Connections ended as their sensor came again",
+            &counters.replaced,
+        ),
         ("sealed_segments", "Segments sealed", &counters.segments_sealed),
         ("unsealed_segments", "Segments that could not be sealed", &counters.segments_unsealed),
         ("repaired_segments", "Segments repaired at start", &counters.segments_repaired),
@@ -116,6 +121,11 @@ mod tests {
             "ringwatch_sensor_connected{sensor=\"web-1\"} 0\n",
             "ringwatch_refused_connections_total{reason=\"bad_crc\"} 1\n",
             "ringwatch_refused_connections_total{reason=\"bad_magic\"} 0\n",
+            "ringwatch_refused_connections_total{reason=\"tls\"} 0\n",
+            "ringwatch_refused_connections_total{reason=\"cannot_encode\"} 0\n",
+            "ringwatch_refused_connections_total{reason=\"handshake_crowded\"} 0\n",
+            "ringwatch_handshake_failures_total{reason=\"not_a_sensor\"} 0\n",
+            "ringwatch_replaced_connections_total 0\n",
             "ringwatch_store_errors_total 0\n",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");

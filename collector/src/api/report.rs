@@ -28,7 +28,9 @@ struct Store {
     path: String,
     events: String,
     segments_sealed: u64,
+    /// The first of them.
     open_segment: Option<String>,
+    open_segments: Vec<String>,
     frames: u64,
     frame_bytes: u64,
     records: u64,
@@ -42,6 +44,7 @@ struct SensorReport {
     connected: bool,
     peer: Option<String>,
     since: Option<String>,
+    ended: bool,
     boot_epoch: u64,
     host: String,
     version: String,
@@ -66,6 +69,8 @@ struct SensorReport {
 pub fn status(shared: &Shared, rates: &Rates) -> Status {
     let sensors = shared.sensors();
     let totals: Vec<Stored> = sensors.iter().map(|sensor| sensor.state().stored).collect();
+    let open_segments: Vec<String> =
+        shared.open_segments().values().map(|path| path.display().to_string()).collect();
     Status {
         collector: shared.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
@@ -75,7 +80,8 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
             path: shared.store_path.display().to_string(),
             events: shared.events_path.display().to_string(),
             segments_sealed: read(&shared.counters.segments_sealed),
-            open_segment: shared.open_segment().map(|path| path.display().to_string()),
+            open_segment: open_segments.first().cloned(),
+            open_segments,
             frames: totals.iter().map(|stored| stored.frames).sum(),
             frame_bytes: totals.iter().map(|stored| stored.frame_bytes).sum(),
             records: totals.iter().map(|stored| stored.records).sum(),
@@ -103,6 +109,7 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
         connected: connection.is_some(),
         peer: connection.map(|connection| connection.peer.to_string()),
         since: (since != UnixNanos(0)).then(|| rfc3339(since)),
+        ended: state.has_ended,
         boot_epoch: state.boot_epoch,
         host: state.host,
         version: state.version,

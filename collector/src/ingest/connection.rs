@@ -13,7 +13,7 @@ use super::intake::{Conversation, Progress, TakenMarks};
 use super::secure::Secure;
 use crate::committer::Queue;
 use crate::session::{Now, SessionError};
-use crate::status::{self, Shared};
+use crate::status::{self, Sensor, Shared};
 use crate::tls::{self, PeerError, Role};
 
 /// Time that a peer has for the handshake.
@@ -54,6 +54,9 @@ pub enum CloseReason {
     /// The handshake took too long.
     #[error("no handshake within {} s", HANDSHAKE.as_secs())]
     HandshakeTimeout,
+    /// Too many peers were in their handshake, and this one for longest.
+    #[error("too many connections in their handshake")]
+    Crowded,
     /// TLS failed after the handshake.
     #[error("TLS failed")]
     Tls(#[source] rustls::Error),
@@ -83,6 +86,9 @@ pub struct Connection {
     socket: TcpStream,
     secure: Secure,
     since: Instant,
+    /// Who the peer is, once the handshake is done.
+    sensor: Option<Arc<Sensor>>,
+    /// Begins when all that was taken on an earlier connection of the sensor is stored.
     conversation: Option<Box<Conversation>>,
     /// Plain bytes that came with the end of the handshake, before the conversation began. Filled by
     /// one read at most.
@@ -97,6 +103,7 @@ impl CloseReason {
             Self::Orderly | Self::Lost(_) | Self::Replaced => None,
             Self::Handshake(_) | Self::NotASensor(_) => Some("tls_handshake"),
             Self::HandshakeTimeout => Some("handshake_timeout"),
+            Self::Crowded => Some("handshake_crowded"),
             Self::Tls(_) => Some("tls"),
             Self::Session(error) => Some(error.name()),
         }
@@ -126,8 +133,9 @@ impl Connection {
         now: Now,
     ) -> Result<Self, rustls::Error> {
         let secure = Secure::new(config)?;
-        let (conversation, early) = (None, Vec::new());
-        Ok(Self { id, peer, socket, secure, since: now.instant, conversation, early })
+        let since = now.instant;
+        let (sensor, conversation, early) = (None, None, Vec::new());
+        Ok(Self { id, peer, socket, secure, since, sensor, conversation, early })
     }
 
     /// Reads once, takes what came, and writes what there is to say.
@@ -136,6 +144,9 @@ impl Connection {
     /// Why the connection has to be closed.
     pub fn serve(&mut self, common: &mut Common, now: Now) -> Result<Wish, CloseReason> {
         self.flush()?;
+        if self.conversation.is_none() && !self.begin(common, now)? {
+            return Ok(Wish::Room);
+        }
         let progress = self.digest(common, now)?;
         if progress == Progress::Waiting {
             status::add(&common.shared.counters.store_waits, 1);
@@ -145,8 +156,10 @@ impl Connection {
         // If so, the socket was full just now, and says when it is not.
         let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
         let has_read = !is_blocked && self.read(common)?;
-        if self.conversation.is_none() && !self.secure.is_handshaking() {
-            self.begin(common, now)?;
+        if self.sensor.is_none() && !self.secure.is_handshaking() {
+            self.identify(common)?;
+            self.flush()?;
+            return Ok(Wish::Turn);
         }
         let progress = self.digest(common, now)?;
         self.flush()?;
@@ -166,7 +179,9 @@ impl Connection {
     pub fn tick(&mut self, is_listening: bool, now: Now) -> Result<(), CloseReason> {
         match &mut self.conversation {
             Some(conversation) => conversation.session().tick(now, is_listening)?,
-            None if now.instant.duration_since(self.since) >= HANDSHAKE => {
+            None if self.sensor.is_none()
+                && now.instant.duration_since(self.since) >= HANDSHAKE =>
+            {
                 return Err(CloseReason::HandshakeTimeout);
             }
             None => {}
@@ -229,7 +244,7 @@ impl Connection {
     /// Name of the sensor, once it is known.
     #[must_use]
     pub fn sensor(&self) -> Option<&str> {
-        self.conversation.as_ref().map(|conversation| conversation.sensor().name())
+        self.sensor.as_ref().map(|sensor| sensor.name())
     }
 
     /// The other end.
@@ -279,18 +294,31 @@ impl Connection {
         Ok(true)
     }
 
-    /// The handshake is done: finds out who the peer is and greets it.
-    fn begin(&mut self, common: &Common, now: Now) -> Result<(), CloseReason> {
+    /// The handshake is done: finds out who the peer is. The caller then ends an older connection of
+    /// the same sensor, before this one is served again.
+    fn identify(&mut self, common: &Common) -> Result<(), CloseReason> {
         let certificate = self.secure.peer_certificate().ok_or(PeerError::NoCertificate);
         let name = certificate
             .and_then(|certificate| tls::name_in(certificate, Role::Sensor))
             .map_err(CloseReason::NotASensor)?;
+        self.sensor = Some(common.shared.sensor(&name));
+        Ok(())
+    }
+
+    /// Greets a peer that is known. False if it has to wait, because batches of an earlier connection
+    /// are on their way to the store: the greeting would not know of them.
+    fn begin(&mut self, common: &Common, now: Now) -> Result<bool, CloseReason> {
+        let Some(sensor) = &self.sensor else { return Ok(true) };
+        let taken = common.taken.get(sensor.name());
+        if taken.is_some_and(|taken| !taken.is_stored(&sensor.state())) {
+            return Ok(false);
+        }
         let connection = status::Connection { id: self.id, peer: self.peer };
-        let sensor = common.shared.sensor(&name);
+        let sensor = Arc::clone(sensor);
         let mut conversation = Conversation::open(sensor, &common.shared.name, connection, now)?;
         conversation.push(&std::mem::take(&mut self.early));
         self.conversation = Some(Box::new(conversation));
-        Ok(())
+        Ok(true)
     }
 
     fn write_out(&mut self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use wire::units::UnixNanos;
 
 use crate::committer::{Body, Command, Frames, Queue};
 use crate::session::{Intake, Now, Session, SessionError};
-use crate::status::{Connection, Marks, Sensor};
+use crate::status::{Connection, Marks, Sensor, SensorState};
 use crate::store::pcapng;
 
 /// The conversation with an authenticated sensor.
@@ -50,6 +50,7 @@ impl Conversation {
         let resume = state.resume();
         state.connection = Some(connection);
         state.since = now.wall;
+        state.has_ended = false;
         drop(state);
         let session = Session::open(sensor.name().to_owned(), collector, resume, now)?;
         Ok(Self {
@@ -104,12 +105,14 @@ impl Conversation {
             };
             let body = match self.session.receive(message, now)? {
                 Intake::Frames { batch, missing } => {
-                    self.sensor.state().missing += missing;
+                    let mut state = self.sensor.state();
+                    state.missing = state.missing.saturating_add(missing);
+                    drop(state);
                     Body::Frames(lay_out(&batch, self.session.interfaces(), queue))
                 }
                 Intake::Records(records) => {
                     let mut state = self.sensor.state();
-                    state.missing += records.missing;
+                    state.missing = state.missing.saturating_add(records.missing);
                     state.duplicates += records.duplicates;
                     drop(state);
                     Body::Records(records)
@@ -119,6 +122,7 @@ impl Conversation {
                     continue;
                 }
                 Intake::Goodbye(Goodbye { reason }) => {
+                    self.sensor.state().has_ended = true;
                     tracing::info!(sensor = self.sensor.name(), reason, "sensor says goodbye");
                     return Ok(Progress::Over);
                 }
@@ -182,6 +186,16 @@ impl Conversation {
 pub struct TakenMarks {
     boot_epoch: u64,
     marks: Marks,
+}
+
+impl TakenMarks {
+    /// Whether all of it is stored, if it is of the run that `state` speaks of.
+    #[must_use]
+    pub fn is_stored(&self, state: &SensorState) -> bool {
+        self.boot_epoch != state.boot_epoch
+            || (self.marks.records <= state.marks.records
+                && self.marks.frames <= state.marks.frames)
+    }
 }
 
 /// A batch as the store writes it.

@@ -8,6 +8,7 @@
 //! A connection is read a piece at a time, in turn with the others. One that misbehaves is closed
 //! with a named reason; the others do not notice.
 
+mod capacity;
 mod connection;
 mod intake;
 mod secure;
@@ -27,6 +28,7 @@ use rustls::ServerConfig;
 use crate::committer::{Mailbox, Queue, now};
 use crate::limit::LineLimit;
 use crate::status::{Shared, add};
+use capacity::Handshakes;
 use connection::{CloseReason, Common, Connection, Wish};
 
 /// The event loop. See the module.
@@ -38,6 +40,12 @@ pub struct Ingest {
     mailbox: Arc<Mailbox>,
     is_stopping: Arc<AtomicBool>,
     connections: BTreeMap<Token, Connection>,
+    /// Those of them whose peer is not known yet.
+    handshakes: Handshakes,
+    /// Most connections at once; see [`capacity::most_connections`].
+    most_connections: usize,
+    /// More callers may wait at the listening socket.
+    has_callers: bool,
     /// The connection of each sensor, by name.
     sensors: BTreeMap<String, Token>,
     /// Connections that may have something to read.
@@ -47,6 +55,8 @@ pub struct Ingest {
     next_token: usize,
     last_tick: Instant,
     limit: LineLimit,
+    /// For sensors that come again and again, so that they use up no line about a fault.
+    limit_of_replaced: LineLimit,
     /// None once a stop was asked for: that tells the committer that nothing follows.
     common: Option<Common>,
     shared: Arc<Shared>,
@@ -56,7 +66,8 @@ pub struct Ingest {
 pub const WAKER: Token = Token(1);
 
 impl Ingest {
-    /// An event loop for `listener`, whose `poll` has a waker with the token [`WAKER`].
+    /// An event loop for `listener`, whose `poll` has a waker with the token [`WAKER`]. Raises the
+    /// process's limit of open files.
     ///
     /// # Errors
     /// What the system says about registering the socket.
@@ -81,12 +92,16 @@ impl Ingest {
             mailbox,
             is_stopping,
             connections: BTreeMap::new(),
+            handshakes: Handshakes::default(),
+            most_connections: capacity::most_connections(),
+            has_callers: false,
             sensors: BTreeMap::new(),
             turns: BTreeSet::new(),
             waiting: BTreeSet::new(),
             next_token: WAKER.0 + 1,
             last_tick: Instant::now(),
             limit: LineLimit::default(),
+            limit_of_replaced: LineLimit::default(),
             common: Some(common),
             shared,
         })
@@ -115,10 +130,9 @@ impl Ingest {
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
         self.wait(events)?;
         let mut has_mail = false;
-        let mut has_callers = false;
         for event in events.iter() {
             match event.token() {
-                LISTENER => has_callers = true,
+                LISTENER => self.has_callers = true,
                 WAKER => has_mail = true,
                 // A connection that waits for the store is served when that has taken something.
                 token if self.waiting.contains(&token) => {}
@@ -129,7 +143,7 @@ impl Ingest {
             self.take_mail();
             self.turns.append(&mut self.waiting);
         }
-        if has_callers {
+        if self.has_callers {
             self.accept();
         }
         for token in std::mem::take(&mut self.turns) {
@@ -142,7 +156,8 @@ impl Ingest {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let patience = if self.turns.is_empty() { TICK } else { Duration::ZERO };
+        let is_idle = self.turns.is_empty() && !self.has_callers;
+        let patience = if is_idle { TICK } else { Duration::ZERO };
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -152,16 +167,21 @@ impl Ingest {
         }
     }
 
+    /// Accepts a limited number of callers, so that known sensors are served in between.
     fn accept(&mut self) {
-        loop {
+        for _ in 0..MOST_ACCEPTED {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((socket, peer)) => self.admit(socket, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.has_callers = false;
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // Out of file descriptors, say. `tick` calls again.
+                    self.has_callers = false;
                     self.shared.refused.count("accept_failed");
                     if self.limit.allow(SELF, Instant::now()).is_some() {
                         tracing::error!(%error, "cannot accept connections");
@@ -174,9 +194,13 @@ impl Ingest {
 
     fn admit(&mut self, mut socket: TcpStream, peer: SocketAddr) {
         add(&self.shared.counters.connections, 1);
-        if self.connections.len() >= MOST_CONNECTIONS {
+        let is_full = self.connections.len() >= self.most_connections;
+        if let Some(oldest) = self.handshakes.in_the_way(peer.ip(), is_full) {
+            self.close(oldest, &CloseReason::Crowded);
+        } else if is_full {
             self.shared.refused.count("too_many_connections");
-            self.warn(peer, None, "too_many_connections", &format!("limit {MOST_CONNECTIONS}"));
+            let limit = format!("limit {}", self.most_connections);
+            self.warn(peer, None, "too_many_connections", &limit);
             return;
         }
         let token = Token(self.next_token);
@@ -188,6 +212,7 @@ impl Ingest {
         match (registered, Connection::new(token.0 as u64, peer, socket, config, now())) {
             (Ok(()), Ok(connection)) => {
                 self.connections.insert(token, connection);
+                self.handshakes.begin(token, peer.ip());
                 self.turns.insert(token);
             }
             (registered, connection) => {
@@ -209,7 +234,10 @@ impl Ingest {
         let was_known = connection.sensor().is_some();
         let result = connection.serve(common, now());
         let newcomer = match connection.sensor() {
-            Some(sensor) if !was_known => Some(sensor.to_owned()),
+            Some(sensor) if !was_known => {
+                self.handshakes.end(token);
+                Some(sensor.to_owned())
+            }
             _ => None,
         };
         match result {
@@ -255,6 +283,7 @@ impl Ingest {
 
     fn close(&mut self, token: Token, reason: &CloseReason) {
         let Some(mut connection) = self.connections.remove(&token) else { return };
+        self.handshakes.end(token);
         self.turns.remove(&token);
         self.waiting.remove(&token);
         let sensor = connection.sensor().map(ToOwned::to_owned);
@@ -274,11 +303,18 @@ impl Ingest {
         if let Some(failure) = reason.handshake_failure() {
             self.shared.handshakes.count(failure);
         }
+        if matches!(reason, CloseReason::Replaced) {
+            add(&self.shared.counters.replaced, 1);
+            if self.limit_of_replaced.allow(peer.ip(), Instant::now()).is_none() {
+                add(&self.shared.counters.suppressed_lines, 1);
+                return;
+            }
+        }
         let cause = reason.source().map(ToString::to_string);
         match (reason.name(), sensor) {
             (Some(name), _) => {
-                self.shared.refused.count(name);
                 self.warn(peer, sensor, name, &cause.unwrap_or_else(|| reason.to_string()));
+                self.shared.refused.count(name);
             }
             (None, Some(sensor)) => {
                 tracing::info!(sensor, %peer, reason = %reason, cause, "sensor disconnected");
@@ -302,6 +338,7 @@ impl Ingest {
     /// not acknowledged either; sensors send it again.
     fn stop_taking(&mut self) {
         self.listener = None;
+        self.has_callers = false;
         self.common = None;
         self.turns.clear();
     }
@@ -325,8 +362,8 @@ impl Ingest {
 }
 
 const LISTENER: Token = Token(0);
-/// Most connections at once. Each takes up to 0.5 MiB of buffers while its sensor sends.
-const MOST_CONNECTIONS: usize = 1024;
+/// Callers accepted in one round.
+const MOST_ACCEPTED: usize = 64;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// Time for the last acknowledgements to leave at a stop.

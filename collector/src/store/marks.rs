@@ -1,8 +1,10 @@
 //! Marks: what was stored last of each sensor, so that a sensor learns it after a restart of the
 //! collector and nothing is stored twice.
 //!
-//! The file is replaced as a whole, and only after the data that it speaks of is on the disk: it may
-//! lag behind the data (then a little is stored twice), it is never ahead of it.
+//! The file is replaced as a whole, and only after the records that it speaks of are on the disk: it
+//! may lag behind them (then a little is stored twice), it is never ahead of them. Of frames it says
+//! what was written: they reach the disk when their segment is sealed, or when the kernel sees fit, so
+//! after a crash of the machine, not of the collector, the mark may be ahead of them.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -5,17 +5,19 @@
 //!   PATH/marks.json               last record and frame batch of each sensor
 //!   PATH/events/eve.json          events, JSON lines
 //!   PATH/frames/TIME.pcapng       sealed segments
-//!   PATH/frames/.TIME.pcapng.part the open segment
+//!   PATH/frames/TIME.pcapng.torn  what a repair cut off from one
+//!   PATH/frames/.TIME.pcapng.part open segments, one for each group
 //! ```
 //!
 //! Nothing here waits for anything but the disk, and nothing panics when it fails: a failed call can
-//! be made again. The one caller is [`crate::committer`].
+//! be made again, but for a failed fsync of the event log. The one caller is [`crate::committer`].
 
 pub mod events;
 pub mod marks;
 pub mod pcapng;
 pub mod segment;
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -30,13 +32,14 @@ use crate::config::StoreConfig;
 use crate::status::{Sensor, Shared, add};
 use events::EventLog;
 use marks::{Marks, MarksFile};
-use segment::{Repair, Segment};
+use segment::{Group, Repair, Segment};
 
 /// The open store.
 pub struct Store {
     events: EventLog,
     marks: MarksFile,
-    segment: Option<Segment>,
+    /// Open segments. Bounded: beyond `MOST_OPEN`, the oldest one is due to be sealed.
+    segments: BTreeMap<Group, Segment>,
     frames_folder: PathBuf,
     segment_bytes: u64,
     segment_age: Duration,
@@ -74,8 +77,7 @@ impl Store {
     pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let frames_folder = config.path.join("frames");
         for folder in [&config.path, &config.path.join("events"), &frames_folder] {
-            let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
-            made.map_err(unusable("create", folder))?;
+            make(folder).map_err(unusable("create", folder))?;
         }
         let lock = lock(&config.path)?;
         let (events, torn) =
@@ -90,7 +92,7 @@ impl Store {
         Ok(Self {
             events,
             marks: MarksFile::new(&config.path),
-            segment: None,
+            segments: BTreeMap::new(),
             frames_folder,
             segment_bytes: config.segment_bytes,
             segment_age: config.segment_age,
@@ -118,22 +120,34 @@ impl Store {
         self.events.append(lines)
     }
 
-    /// Opens a segment unless one is open.
+    /// Opens a segment of this group unless one is open.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn ensure_segment(&mut self, now: UnixNanos, instant: Instant) -> io::Result<()> {
-        if self.segment.is_none() {
+    pub fn ensure_segment(
+        &mut self,
+        group: Group,
+        now: UnixNanos,
+        instant: Instant,
+    ) -> io::Result<()> {
+        if !self.segments.contains_key(&group) {
             let segment = Segment::create(&self.frames_folder, now, instant)?;
-            self.shared.set_open_segment(Some(segment.path().to_owned()));
-            self.segment = Some(segment);
+            self.shared.open_segments().insert(group, segment.path().to_owned());
+            self.segments.insert(group, segment);
         }
         Ok(())
     }
 
-    /// Prepares the packets in `blocks` for the open segment; to be called once for each batch.
-    pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
-        if let Some(segment) = &mut self.segment {
+    /// Prepares the packets in `blocks` for the open segment of their group; to be called once
+    /// for each batch.
+    pub fn stage(
+        &mut self,
+        group: Group,
+        sensor: &Arc<Sensor>,
+        interfaces: &[Interface],
+        blocks: &mut [u8],
+    ) {
+        if let Some(segment) = self.segments.get_mut(&group) {
             segment.stage(sensor, interfaces, blocks);
         }
     }
@@ -142,44 +156,92 @@ impl Store {
     ///
     /// # Errors
     /// What the file system says; the same call may be made again.
-    pub fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
-        self.segment.as_mut().map_or(Ok(()), |segment| segment.write(blocks))
+    pub fn write(&mut self, group: Group, blocks: &[u8]) -> io::Result<()> {
+        self.segments.get_mut(&group).map_or(Ok(()), |segment| segment.write(blocks))
     }
 
-    /// Brings the events to the disk, then the marks that speak of them.
+    /// Brings the events to the disk.
+    ///
+    /// # Errors
+    /// What the file system says. What was appended since the last success may be lost then, and a
+    /// later call can succeed without it: see [`EventLog::sync`].
+    pub fn sync_events(&mut self) -> io::Result<()> {
+        self.events.sync()
+    }
+
+    /// Makes a new event log if it was renamed or removed. [`Store::sync_events`] must come before.
     ///
     /// # Errors
     /// What the file system says; the same call may be made again.
-    pub fn commit(&mut self, marks: &Marks) -> io::Result<()> {
-        self.events.sync()?;
+    pub fn reopen_events(&mut self) -> io::Result<()> {
+        self.events.reopen_if_moved()
+    }
+
+    /// Brings marks to the disk. The events that they speak of must be there already.
+    ///
+    /// # Errors
+    /// What the file system says; the same call may be made again.
+    pub fn write_marks(&self, marks: &Marks) -> io::Result<()> {
         self.marks.write(marks)
     }
 
-    /// When the open segment is old enough to be sealed, if nothing else seals it before.
+    /// When the first of the open segments is old enough to be sealed, if nothing else seals it
+    /// before.
     #[must_use]
     pub fn segment_due(&self) -> Option<Instant> {
-        self.segment.as_ref().map(|segment| segment.opened() + self.segment_age)
+        self.segments.values().map(|segment| segment.opened() + self.segment_age).min()
     }
 
-    /// Whether the open segment is to be sealed for its size or age.
+    /// Group of an open segment that is to be sealed: for its size, its age, its number of
+    /// interfaces, or because too many are open.
     #[must_use]
-    pub fn is_segment_due(&self, now: Instant) -> bool {
-        self.segment.as_ref().is_some_and(|segment| {
-            segment.length() >= self.segment_bytes || segment.opened() + self.segment_age <= now
-        })
+    pub fn due_segment(&self, now: Instant) -> Option<Group> {
+        let due = self.segments.iter().find(|(_, segment)| {
+            segment.length() >= self.segment_bytes
+                || segment.opened() + self.segment_age <= now
+                || segment.interfaces() >= MOST_INTERFACES
+        });
+        let oldest = || self.segments.iter().min_by_key(|(_, segment)| segment.opened());
+        let due = due.or_else(|| oldest().filter(|_| self.segments.len() > MOST_OPEN));
+        due.map(|(group, _)| *group)
     }
 
-    /// Writes the statistics of the open segment and gives it away to be sealed.
+    /// Groups of all open segments.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        self.segments.keys().copied().collect()
+    }
+
+    /// Writes the statistics of an open segment and gives it away to be sealed.
     ///
     /// # Errors
     /// What the file system says; the same call may be made again.
-    pub fn take_segment(&mut self, now: UnixNanos) -> io::Result<Option<Segment>> {
-        if let Some(segment) = &mut self.segment {
+    pub fn take_segment(&mut self, group: Group, now: UnixNanos) -> io::Result<Option<Segment>> {
+        if let Some(segment) = self.segments.get_mut(&group) {
             segment.finish(now)?;
         }
-        self.shared.set_open_segment(None);
-        Ok(self.segment.take())
+        self.shared.open_segments().remove(&group);
+        Ok(self.segments.remove(&group))
     }
+}
+
+/// Open segments, each of another group. There are one or two where no sensor has a RAW interface.
+const MOST_OPEN: usize = 64;
+/// Interfaces of one segment: readers keep each of them in memory.
+const MOST_INTERFACES: usize = 4096;
+
+/// Makes a folder that lasts, unless it is there.
+fn make(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    sync_folder_of(folder)
+}
+
+/// Makes the name of a file or folder last.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// Takes the lock of the store, which ends with the process.
@@ -199,13 +261,19 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 
 fn note_repair(shared: &Shared, repair: &Repair) {
     match repair {
-        Repair::Sealed { path, cut } => {
+        Repair::Sealed { path, cut, lost } => {
             tracing::warn!(segment = %path.display(), cut, "sealed a segment of an earlier run");
+            if let Some(error) = lost {
+                tracing::warn!(%error, cut, "could not keep what was cut off");
+            }
             add(&shared.counters.segments_repaired, 1);
             add(&shared.counters.torn_bytes, *cut);
         }
+        Repair::Renamed { path } => {
+            tracing::warn!(path = %path.display(), "renamed a segment without a whole block");
+        }
         Repair::Removed { path } => {
-            tracing::info!(segment = %path.display(), "removed a segment without a whole block");
+            tracing::info!(segment = %path.display(), "removed an empty segment");
         }
     }
 }

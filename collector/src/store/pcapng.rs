@@ -9,7 +9,8 @@
 //!
 //! Source: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng, section 4.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek};
 
 use wire::frames::FrameBatch;
 use wire::units::UnixNanos;
@@ -76,11 +77,14 @@ pub fn push_section_header(out: &mut Vec<u8>) {
 }
 
 /// Appends an interface. Packets refer to it by its position among the interfaces of the file.
-pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16, snaplen: u32) {
+///
+/// Its snap length is written as 0, unlimited: libpcap refuses a file whose interfaces differ in it,
+/// or in their link type, which is up to the caller.
+pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16) {
     block(out, INTERFACE_DESCRIPTION, |out| {
         put_u16(out, linktype);
         put_u16(out, 0);
-        put_u32(out, snaplen);
+        put_u32(out, 0);
         option(out, IF_NAME, name.as_bytes());
         option(out, IF_TSRESOL, &[NANOSECONDS]);
         option(out, OPTION_END, &[]);
@@ -135,6 +139,22 @@ pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) -> u64 {
     bytes
 }
 
+/// Sorts the packets in `blocks`, which [`push_frames`] wrote, by what `class` makes of their
+/// interface number. Packets of one class keep their order.
+#[must_use]
+pub fn split<K: Ord>(blocks: &[u8], class: impl Fn(u32) -> K) -> BTreeMap<K, Vec<u8>> {
+    let mut parts = BTreeMap::<K, Vec<u8>>::new();
+    let mut rest = blocks;
+    while let Some(head) = rest.first_chunk::<{ INTERFACE_OFFSET + 4 }>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let interface = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+        let (packet, others) = rest.split_at(length.max(PACKET_OVERHEAD).min(rest.len()));
+        parts.entry(class(interface)).or_default().extend_from_slice(packet);
+        rest = others;
+    }
+    parts
+}
+
 /// Replaces the interface number of each packet in `blocks`, which [`push_frames`] wrote, by what
 /// `number` makes of it.
 pub fn renumber_interfaces(blocks: &mut [u8], mut number: impl FnMut(u32) -> u32) {
@@ -148,8 +168,8 @@ pub fn renumber_interfaces(blocks: &mut [u8], mut number: impl FnMut(u32) -> u32
     }
 }
 
-/// How many bytes at the start of a file are whole blocks; 0 if it does not begin as a pcapng file
-/// of ours.
+/// How many bytes at the start of a file of this length are whole blocks; 0 if it does not begin as a
+/// pcapng file of ours. `file` stands at its start, and is read forward only.
 ///
 /// # Errors
 /// What reading gives.
@@ -161,13 +181,13 @@ pub fn whole_blocks(file: &mut (impl Read + Seek), length: u64) -> io::Result<u6
     }
 }
 
-/// Where the block at `position` ends, if it is whole.
+/// Where the block at `position`, which is where `file` stands, ends, if it is whole; `file` then
+/// stands there.
 fn block_end(file: &mut (impl Read + Seek), position: u64, length: u64) -> io::Result<Option<u64>> {
     if position + u64::from(BLOCK_OVERHEAD) > length {
         return Ok(None);
     }
     let mut head = [0; 8];
-    file.seek(SeekFrom::Start(position))?;
     file.read_exact(&mut head)?;
     let kind = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
     let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
@@ -182,7 +202,8 @@ fn block_end(file: &mut (impl Read + Seek), position: u64, length: u64) -> io::R
         return Ok(None);
     }
     let mut tail = [0; 4];
-    file.seek(SeekFrom::Start(end - 4))?;
+    // Unlike an absolute one, this stays within what a buffered reader has read.
+    file.seek_relative(i64::from(size - BLOCK_OVERHEAD))?;
     file.read_exact(&mut tail)?;
     Ok((u32::from_le_bytes(tail) == size).then_some(end))
 }
@@ -263,7 +284,7 @@ mod tests {
         let mut out = Vec::new();
         push_section_header(&mut out);
         for number in 0..3 {
-            push_interface(&mut out, &format!("a/eth{number}"), 1, 65535);
+            push_interface(&mut out, &format!("a/eth{number}"), 1);
         }
         push_frames(&mut out, &FrameBatch::parse(Sequence(1), payload).unwrap());
         let kernel = Some(KernelStatistics { packets: 9, drops: 2 });

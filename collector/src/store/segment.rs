@@ -1,4 +1,5 @@
-//! One segment: a pcapng file of frames, hidden while it grows, renamed when it is sealed.
+//! One segment: a pcapng file of the frames of one [`Group`], hidden while it grows, renamed when it is
+//! sealed.
 //!
 //! ```text
 //!   frames/.20251121T101500.000001Z.pcapng.part ── full, old or stop ──▶ statistics ──▶ fsync ──▶
@@ -9,7 +10,7 @@
 //! the interfaces, [`Segment::write`] puts bytes at a known place.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +26,37 @@ use crate::status::Sensor;
 pub const SUFFIX: &str = ".pcapng";
 /// What the name of an open segment ends with; it begins with a point.
 pub const OPEN_SUFFIX: &str = ".pcapng.part";
+/// What follows the name of a segment in that of the file with what a repair cut off.
+pub const TORN_SUFFIX: &str = ".torn";
+/// How much of a segment is read at once in a repair.
+const REPAIR_BUFFER: usize = 256 << 10;
+/// The link type of interfaces that were never declared.
+const LINKTYPE_ETHERNET: u16 = 1;
+const LINKTYPE_RAW: u16 = 101;
 /// Owner may write, group may read: frames are nobody else's business.
 const MODE: u32 = 0o640;
+
+/// Frames that share segments: those of one link type, because libpcap reads no file that has two.
+///
+/// Frames of type RAW share one only with those of the same interface: libpcap (1.10.3) compares the
+/// number that the first interface has in memory, 12 for RAW, with that of each further one in the
+/// file, 101, and refuses all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    linktype: u16,
+    /// Number of the sensor, and the interface, where they matter.
+    interface: Option<(usize, u32)>,
+}
+
+impl Group {
+    /// The group of the frames of a sensor's interface.
+    #[must_use]
+    pub fn of(sensor: &Sensor, interface: &Interface) -> Self {
+        let Interface { id, linktype, .. } = *interface;
+        let interface = (linktype == LINKTYPE_RAW).then(|| (sensor.number(), id));
+        Self { linktype, interface }
+    }
+}
 
 /// An open segment.
 pub struct Segment {
@@ -79,8 +109,8 @@ impl Segment {
         Self { file, path, length: 0, started, opened, interfaces: Vec::new(), head }
     }
 
-    /// Gives the packets in `blocks` (see [`pcapng::push_frames`]) this segment's interface
-    /// numbers, and prepares an interface block for each that is new here.
+    /// Gives the packets in `blocks` (see [`pcapng::push_frames`]), all of this segment's group,
+    /// its interface numbers, and prepares an interface block for each that is new here.
     pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
         // Nearly all frames of a batch are of one interface.
         let mut last = None;
@@ -110,7 +140,7 @@ impl Segment {
         // The session lets no frame of an undeclared interface through.
         let interface = interface.cloned().unwrap_or_else(|| undeclared(id));
         let name = format!("{}/{}", sensor.name(), interface.name);
-        pcapng::push_interface(&mut self.head, &name, interface.linktype, interface.snaplen);
+        pcapng::push_interface(&mut self.head, &name, interface.linktype);
         let base = sensor.kernel_statistics(&interface.name);
         let sensor = Arc::clone(sensor);
         self.interfaces.push(SegmentInterface { sensor, interface, delivered: 0, base });
@@ -164,6 +194,12 @@ impl Segment {
         self.length
     }
 
+    /// Interfaces that it describes.
+    #[must_use]
+    pub const fn interfaces(&self) -> usize {
+        self.interfaces.len()
+    }
+
     /// When it was created.
     #[must_use]
     pub const fn opened(&self) -> Instant {
@@ -178,16 +214,23 @@ impl Segment {
 }
 
 /// What became of a left-over open segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Repair {
     /// Cut at its last whole block and sealed.
     Sealed {
         /// Its lasting name.
         path: PathBuf,
-        /// Bytes that were no whole block.
+        /// Bytes that were no whole block; kept beside it, in a file with [`TORN_SUFFIX`].
         cut: u64,
+        /// Why they could not be kept.
+        lost: Option<io::Error>,
     },
-    /// It had no whole block, and is gone.
+    /// It had no whole block, and was renamed.
+    Renamed {
+        /// Its new name, with [`TORN_SUFFIX`].
+        path: PathBuf,
+    },
+    /// It was empty, and is gone.
     Removed {
         /// The name it had.
         path: PathBuf,
@@ -213,13 +256,37 @@ pub fn repair_all(folder: &Path) -> io::Result<Vec<Repair>> {
 fn repair(path: &Path) -> io::Result<Repair> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let length = file.metadata()?.len();
-    let whole = pcapng::whole_blocks(&mut io::BufReader::new(&mut file), length)?;
-    if whole == 0 {
+    let mut reader = io::BufReader::with_capacity(REPAIR_BUFFER, &mut file);
+    let whole = pcapng::whole_blocks(&mut reader, length)?;
+    if length == 0 {
         std::fs::remove_file(path)?;
         return Ok(Repair::Removed { path: path.to_owned() });
     }
+    let torn = torn_path(path);
+    if whole == 0 {
+        std::fs::rename(path, &torn)?;
+        return Ok(Repair::Renamed { path: torn });
+    }
+    // A disk without room for the rest must not keep the collector from starting.
+    let lost = keep_rest(&mut file, whole, length, &torn).err();
     file.set_len(whole)?;
-    Ok(Repair::Sealed { path: seal_file(&file, path)?, cut: length - whole })
+    Ok(Repair::Sealed { path: seal_file(&file, path)?, cut: length - whole, lost })
+}
+
+/// Copies what lies behind the whole blocks of a file, if anything does.
+fn keep_rest(file: &mut File, whole: u64, length: u64, torn: &Path) -> io::Result<()> {
+    if whole == length {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(whole))?;
+    let mut options = OpenOptions::new();
+    let mut kept = options.write(true).create(true).truncate(true).mode(MODE).open(torn)?;
+    let copied = io::copy(&mut file.take(length - whole), &mut kept).and_then(|_| kept.sync_all());
+    if copied.is_err() {
+        // Half of it helps nobody; what matters is the error.
+        let _ = std::fs::remove_file(torn);
+    }
+    copied
 }
 
 /// Renames a file once its bytes are on the disk, and makes the name last as well.
@@ -227,7 +294,7 @@ fn seal_file(file: &File, path: &Path) -> io::Result<PathBuf> {
     file.sync_all()?;
     let sealed = sealed_path(path);
     std::fs::rename(path, &sealed)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    super::sync_folder_of(path)?;
     Ok(sealed)
 }
 
@@ -238,6 +305,13 @@ fn sealed_path(path: &Path) -> PathBuf {
     path.with_file_name(format!("{stem}{SUFFIX}"))
 }
 
+/// Where the rest of a hidden file is kept that is no whole block.
+fn torn_path(path: &Path) -> PathBuf {
+    let mut name = sealed_path(path).into_os_string();
+    name.push(TORN_SUFFIX);
+    name.into()
+}
+
 /// `20251121T101500.000001Z`: sorts by time, and is a file name everywhere.
 fn stem(micros: u64) -> String {
     let micros = i64::try_from(micros).unwrap_or(i64::MAX);
@@ -246,8 +320,8 @@ fn stem(micros: u64) -> String {
 }
 
 /// What an interface is taken for that was never declared.
-fn undeclared(id: u32) -> Interface {
-    const LINKTYPE_ETHERNET: u16 = 1;
+#[must_use]
+pub fn undeclared(id: u32) -> Interface {
     Interface { id, name: format!("interface-{id}"), linktype: LINKTYPE_ETHERNET, snaplen: 0 }
 }
 

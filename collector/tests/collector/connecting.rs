@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
-use wire::message::{Control, Heartbeat, Interface, Interfaces};
+use wire::message::{Control, Goodbye, Heartbeat, Interface, Interfaces};
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
@@ -83,7 +83,7 @@ fn a_collectors_certificate_is_no_sensors() {
 fn a_client_certificate_for_another_role_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://collector/a"];
-    let own = lab.authority.issue(&uris, ExtendedKeyUsagePurpose::ClientAuth);
+    let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
     check_handshake(&lab, Some(&own), "not_a_sensor");
 }
 
@@ -91,8 +91,29 @@ fn a_client_certificate_for_another_role_is_refused() {
 fn a_certificate_with_two_identities_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://sensor/a", "ringwatch://sensor/b"];
-    let own = lab.authority.issue(&uris, ExtendedKeyUsagePurpose::ClientAuth);
+    let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
     check_handshake(&lab, Some(&own), "not_a_sensor");
+}
+
+#[test]
+fn a_certificate_with_a_further_uri_of_another_kind_is_refused() {
+    let lab = Lab::new();
+    let uris = ["ringwatch://sensor/a", "https://example.org/"];
+    let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
+    check_handshake(&lab, Some(&own), "not_a_sensor");
+}
+
+#[test]
+fn a_certificate_that_allows_more_than_a_client_is_refused() {
+    for purposes in [
+        &[ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth][..],
+        &[ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::Any],
+        &[],
+    ] {
+        let lab = Lab::new();
+        let own = lab.authority.issue(&["ringwatch://sensor/a"], purposes);
+        check_handshake(&lab, Some(&own), "not_a_sensor");
+    }
 }
 
 #[test]
@@ -215,6 +236,18 @@ fn a_sensor_that_connects_again_replaces_its_older_connection() {
     let line = collector.wait_for_line("sensor disconnected");
     assert!(line.contains("replaced by a newer connection"), "{line}");
     assert_eq!(collector.status()["sensors"][0]["connected"], true);
+    for _ in 0..5 {
+        newer = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    }
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_replaced_connections_total 6"), "{metrics}");
+    assert_eq!(collector.log().matches("replaced by a newer").count(), 1, "{}", collector.log());
+    assert_eq!(collector.status()["sensors"][0]["ended"], false);
+    newer.send(&Control::Goodbye(Goodbye { reason: "shutdown".into() }));
+    newer.read_to_end();
+    collector.wait_for_status("end", |status| status["sensors"][0]["ended"] == true);
+    let _newest = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    assert_eq!(collector.status()["sensors"][0]["ended"], false);
 }
 
 #[test]
@@ -238,6 +271,51 @@ fn a_heartbeat_is_answered_at_once_and_tells_the_clock_offset() {
         .wait_for_status("offset", |status| status["sensors"][0]["clock_offset_ms"].is_number());
     let offset = status["sensors"][0]["clock_offset_ms"].as_f64().unwrap();
     assert!((1500.0..=2500.0).contains(&offset), "{offset}");
+}
+
+/// Connections of one loopback address that say nothing.
+fn silent_peers(collector: &Collector, address: [u8; 4], count: usize) -> Vec<socket2::Socket> {
+    let target: std::net::SocketAddr = collector.sensors.parse().unwrap();
+    let connect = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&std::net::SocketAddr::from((address, 0)).into()).unwrap();
+        socket.connect(&target.into()).unwrap();
+        socket
+    };
+    (0..count).map(connect).collect()
+}
+
+#[test]
+fn peers_that_only_hold_their_place_are_displaced_by_newer_ones() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let _of_one = silent_peers(&collector, [127, 0, 0, 2], 20);
+    collector.wait_for_status("4 displaced", |status| status["refused"]["handshake_crowded"] == 4);
+    // With the 16 of above 144 connections; 128 may be in their handshake.
+    let _others: Vec<_> =
+        (3..=10).map(|last| silent_peers(&collector, [127, 0, 0, last], 16)).collect();
+    collector.wait_for_status("20 in all", |status| status["refused"]["handshake_crowded"] == 20);
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+}
+
+#[test]
+fn sensors_get_in_although_silent_peers_hold_every_connection() {
+    let lab = Lab::new();
+    let collector = lab.start_after("ulimit -Sn 100; ulimit -Hn 144");
+    assert_eq!(collector.file_limits(), ("144".to_owned(), "144".to_owned()));
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let _peers = [2, 3].map(|last| silent_peers(&collector, [127, 0, 0, last], 15));
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let _peers = [4, 5].map(|last| silent_peers(&collector, [127, 0, 0, last], 15));
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+    let refused = &collector.status()["refused"];
+    assert_eq!(refused["too_many_connections"], 0, "{refused}");
+    assert_eq!(refused["accept_failed"], 0, "{refused}");
 }
 
 #[test]

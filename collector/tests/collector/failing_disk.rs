@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::Signal;
+use wire::message::Control;
 use wire::records::RecordKind;
 
 use crate::lab::{Lab, wait_until};
-use crate::sensor::Sensor;
+use crate::sensor::{Sensor, hello};
 
 /// A small file system in memory, unmounted when dropped.
 struct SmallDisk {
@@ -108,4 +109,84 @@ fn a_stop_with_a_full_disk_ends_and_says_what_was_not_stored() {
     assert!(collector.log().contains("batches could not be stored"), "{}", collector.log());
     sensor.read_to_end();
     assert_eq!(sensor.acknowledged, (0, 0));
+}
+
+#[test]
+fn nothing_behind_a_batch_that_was_given_up_is_acknowledged() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "1m");
+    let mut collector = lab.start();
+    std::fs::write(disk.path.join("filler"), vec![0; 800 << 10]).unwrap();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(400 << 10));
+    sensor.send_records(1, &[(RecordKind::Flow, &large)]);
+    sensor.send_records(2, &[(RecordKind::Flow, "{}")]);
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    std::thread::sleep(Duration::from_millis(300));
+    collector.signal(Signal::SIGINT);
+    assert_eq!(collector.wait().code(), Some(1));
+    assert!(collector.log().contains("2 batches could not be stored"), "{}", collector.log());
+    sensor.read_to_end();
+    assert_eq!(sensor.acknowledged, (0, 0));
+    assert_eq!(lab.events(), "");
+}
+
+#[test]
+fn an_event_log_that_cannot_be_synced_ends_the_collector_without_an_acknowledgement() {
+    let lab = Lab::new();
+    std::fs::create_dir_all(lab.store().join("events")).unwrap();
+    // Takes every write, and refuses fsync.
+    std::os::unix::fs::symlink("/dev/null", lab.store().join("events/eve.json")).unwrap();
+    let mut collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    assert_eq!(collector.wait().code(), Some(1));
+    let log = collector.log();
+    assert!(log.contains("eve.json to the disk; records that were not acknowledged"), "{log}");
+    sensor.read_to_end();
+    assert_eq!(sensor.acknowledged, (0, 0));
+    assert!(!lab.store().join("marks.json").exists());
+}
+
+#[test]
+fn a_sensor_that_comes_again_is_greeted_when_all_that_was_taken_is_stored() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "1m");
+    let collector = lab.start();
+    let filler = disk.path.join("filler");
+    std::fs::write(&filler, vec![0; 2 << 20]).unwrap_err();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut older = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    for number in 1..=10 {
+        older.send_frames(number, &[vec![1; 1500]]);
+        older.send_records(number, &[(RecordKind::Flow, "{}")]);
+    }
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    std::thread::sleep(Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        let newer = scope.spawn(|| Sensor::connect(&collector.sensors, &ca, &own).unwrap());
+        older.read_to_end();
+        assert_eq!(older.acknowledged, (0, 0));
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(!newer.is_finished(), "greeted before all was stored");
+        std::fs::remove_file(&filler).unwrap();
+        let mut newer = newer.join().unwrap();
+        let resume = newer.hello.resume.unwrap();
+        assert_eq!((resume.records.0, resume.frames.0), (10, 10));
+        newer.send(&Control::SensorHello(hello("a", 5)));
+        newer.send_records(10, &[(RecordKind::Flow, "{}"), (RecordKind::Flow, "{}")]);
+        newer.wait_for_ack(11, 0);
+        assert_eq!(newer.counts, (1, 0), "counts are those of this connection");
+    });
+    assert_eq!(lab.events(), "{}\n".repeat(11));
 }

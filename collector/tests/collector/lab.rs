@@ -42,17 +42,17 @@ impl Authority {
     }
 
     pub fn sensor(&self, name: &str) -> Issued {
-        self.issue(&[&format!("ringwatch://sensor/{name}")], ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(&[&format!("ringwatch://sensor/{name}")], &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
     pub fn collector(&self, name: &str) -> Issued {
         let uri = format!("ringwatch://collector/{name}");
-        self.issue(&[&uri], ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(&[&uri], &[ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    pub fn issue(&self, uris: &[&str], purpose: ExtendedKeyUsagePurpose) -> Issued {
+    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.extended_key_usages = vec![purpose];
+        params.extended_key_usages = purposes.to_vec();
         for uri in uris {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
         }
@@ -131,10 +131,15 @@ impl Lab {
 
     /// Starts the collector and waits until it listens.
     pub fn start(&self) -> Collector {
+        self.start_after(":")
+    }
+
+    /// Like [`Lab::start`], from a shell that has run `prelude`.
+    pub fn start_after(&self, prelude: &str) -> Collector {
         let log = self.folder.path().join("log");
         let _ = std::fs::remove_file(&log);
-        let child = Command::new(PROGRAM)
-            .arg("--config")
+        let child = Command::new("sh")
+            .args(["-c", &format!("{prelude}; exec \"$@\""), "sh", PROGRAM, "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -185,6 +190,15 @@ impl Collector {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The soft and the hard limit of open files.
+    pub fn file_limits(&self) -> (String, String) {
+        let path = format!("/proc/{}/limits", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

@@ -1,6 +1,7 @@
 //! Faults that are found before anything starts, exit codes, and the end.
 
 use nix::sys::signal::Signal;
+use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::lab::{Lab, write};
 
@@ -76,6 +77,20 @@ fn a_sensors_certificate_cannot_act_as_a_collectors() {
     let (code, _, errors) = lab.command(&["check-config"]);
     assert_eq!(code, Some(2));
     assert!(errors.contains("is for ringwatch://sensor/web, not for"), "{errors}");
+}
+
+#[test]
+fn a_collectors_certificate_that_also_is_a_clients_is_refused_with_the_remedy() {
+    let lab = Lab::new();
+    let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let own = lab.authority.issue(&["ringwatch://collector/ids"], &purposes);
+    write(&lab.path().join("ids.pem"), &own.certificate, 0o644);
+    write(&lab.path().join("ids.key.pem"), &own.key, 0o600);
+    let (code, _, errors) = lab.command(&["check-config"]);
+    assert_eq!(code, Some(2));
+    let expected = "ids.pem: certificate must have the extended key usage serverAuth and no other; \
+                    issue one with: ringwatch pki issue DIR collector NAME";
+    assert!(errors.contains(expected), "{errors}");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use nix::sys::signal::Signal;
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 use wire::ledger::{InterfaceLedger, Ledger};
-use wire::message::Control;
+use wire::message::{Control, Interface, Interfaces};
 use wire::records::RecordKind;
+use wire::units::{Sequence, UnixNanos, WireLen};
 
 use crate::lab::{Lab, wait_until};
 use crate::sensor::Sensor;
@@ -155,6 +156,55 @@ fn capinfos_and_tshark_read_a_segment_without_complaint() {
 }
 
 #[test]
+fn tcpdump_reads_segments_of_sensors_with_other_snap_lengths_and_link_types() {
+    if !perf::tools::require(&["capinfos", "tcpdump"]) {
+        return;
+    }
+    const RAW: u16 = 101;
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    for (name, snaplen) in [("a", 65535), ("b", 96)] {
+        let mut sensor =
+            Sensor::join(&collector.sensors, &ca, &lab.authority.sensor(name), name, 5);
+        let interface = |id, linktype| Interface {
+            id,
+            name: format!("eth{id}"),
+            linktype,
+            snaplen: snaplen + id,
+        };
+        let interfaces = vec![interface(1, 1), interface(2, RAW), interface(3, 1)];
+        sensor.send(&Control::Interfaces(Interfaces { interfaces }));
+        let mut batch = wire::frames::FrameBatchWriter::new(1, 65535);
+        for number in 0..60 {
+            let frame = vec![0x45; 60];
+            let id = 1 + number % 3;
+            batch.try_push(UnixNanos(1), WireLen(60), id, &[&frame]).unwrap();
+        }
+        sensor.send_bytes(batch.finish(Sequence(1)));
+        sensor.wait_for_ack(0, 1);
+        assert_eq!(sensor.counts.1, 60);
+    }
+    let open = collector.status()["store"]["open_segments"].as_array().unwrap().len();
+    assert_eq!(open, 3);
+    collector.stop();
+    let mut counts = Vec::new();
+    for segment in lab.segments() {
+        let output = Command::new("tcpdump").args(["-nn", "-r"]).arg(&segment).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        let link = ["EN10MB", "RAW"].into_iter().find(|link| errors.contains(link)).unwrap();
+        // A packet that tcpdump shows in hexadecimal takes further lines, which are indented.
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        counts.push((link, lines.lines().filter(|line| !line.starts_with('\t')).count()));
+        let infos = Command::new("capinfos").arg(&segment).output().unwrap();
+        assert!(infos.status.success() && infos.stderr.is_empty(), "{infos:?}");
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, [("EN10MB", 80), ("RAW", 20), ("RAW", 20)]);
+}
+
+#[test]
 fn two_sensors_at_once_are_kept_apart() {
     let lab = Lab::new();
     let collector = lab.start();
@@ -297,9 +347,16 @@ fn a_torn_segment_and_a_torn_line_are_cut_at_the_next_start() {
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(torn).unwrap();
     }
+    let no_segment = lab.store().join("frames/.20200101T000000.000000Z.pcapng.part");
+    std::fs::write(&no_segment, "not a block").unwrap();
     let collector = lab.start();
     assert_eq!(lab.events(), event("a", 1) + "\n");
-    assert_eq!(read_segment(&lab.segments()[0]).1.len(), 10);
+    let segment = &lab.segments()[0];
+    assert_eq!(read_segment(segment).1.len(), 10);
+    let torn = std::fs::read(segment.with_extension("pcapng.torn")).unwrap();
+    assert_eq!(torn, b"\x06\0\0\0\x40\0\0\0half a packet");
+    let renamed = lab.store().join("frames/20200101T000000.000000Z.pcapng.torn");
+    assert_eq!(std::fs::read(renamed).unwrap(), b"not a block");
     let metrics = collector.get("/metrics").1;
     assert!(metrics.contains("ringwatch_torn_bytes_total 28"), "{metrics}");
     collector.stop();
@@ -326,10 +383,18 @@ fn a_hole_in_the_sequence_is_counted_and_no_reason_to_stop() {
     let collector = lab.start();
     let own = lab.authority.sensor("a");
     let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
-    sensor.send_frames(4, &frames(1));
-    sensor.send_records(11, &[(RecordKind::Flow, "{}")]);
-    sensor.wait_for_ack(11, 4);
+    // Nothing is known of this run: what lies before is not the collector's to miss.
+    sensor.send_frames(101, &frames(1));
+    sensor.send_records(101, &[(RecordKind::Flow, "{}")]);
+    sensor.send_frames(105, &frames(1));
+    sensor.send_records(112, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(112, 105);
     assert_eq!(collector.status()["sensors"][0]["missing"], 13);
+    let last = u64::MAX - 1;
+    sensor.send_frames(last, &frames(1));
+    sensor.send_records(last, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(last, last);
+    assert_eq!(collector.status()["sensors"][0]["missing"], u64::MAX);
 }
 
 #[test]
@@ -349,4 +414,29 @@ fn all_that_was_sent_before_a_stop_is_stored_or_not_acknowledged() {
     let (records, batches) = sensor.acknowledged;
     assert_eq!(lab.events().lines().count() as u64, records);
     assert_eq!(stored as u64, batches * 100);
+}
+
+#[test]
+fn the_event_log_can_be_rotated() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let path = lab.store().join("events/eve.json");
+    let older = path.with_extension("json.1");
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+    std::fs::rename(&path, &older).unwrap();
+    collector.signal(Signal::SIGHUP);
+    let is_there = || path.exists().then_some(());
+    wait_until("new event log", is_there, || collector.log());
+    sensor.send_records(2, &[(RecordKind::Flow, "{ }")]);
+    sensor.wait_for_ack(2, 0);
+    // Without a signal.
+    std::fs::remove_file(&path).unwrap();
+    sensor.send_records(3, &[(RecordKind::Flow, "{  }")]);
+    sensor.wait_for_ack(3, 0);
+    assert_eq!(lab.events(), "{  }\n");
+    assert_eq!(std::fs::read_to_string(&older).unwrap(), "{}\n");
+    collector.stop();
 }

@@ -9,12 +9,19 @@
 //!
 //! When the disk fails, a batch is tried again until it is written: the queue fills, sensors are no
 //! longer read, nothing is acknowledged, and each sensor keeps or counts what it cannot deliver.
-//! So a failing disk costs no record and hides no frame.
+//! So a failing disk costs no record and hides no frame. A stop gives up after a while; what comes
+//! behind a batch that was given up is dropped as well, because acknowledgements are cumulative.
+//!
+//! A failed fsync is another matter: the kernel says a failed write-back once and then forgets the
+//! pages, so that a second fsync would succeed with the records lost. It ends the collector; what
+//! was not acknowledged is sent again to the next one.
+
+mod queue;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -25,152 +32,9 @@ use crate::session::{NewRecords, Now};
 use crate::status::{Sensor, Shared, add};
 use crate::store::Store;
 use crate::store::marks::Marks;
-use crate::store::segment::Segment;
-
-/// Something to store, and whose it is.
-pub struct Command {
-    /// The sensor.
-    pub sensor: Arc<Sensor>,
-    /// The connection that it came on.
-    pub connection: u64,
-    /// The run of the sensor that its sequence belongs to.
-    pub boot_epoch: u64,
-    /// What to store.
-    pub body: Body,
-}
-
-/// What to store.
-pub enum Body {
-    /// A batch of frames.
-    Frames(Frames),
-    /// Records, as lines.
-    Records(NewRecords),
-}
-
-/// A batch of frames, laid out as pcapng packets.
-pub struct Frames {
-    /// Position of the batch.
-    pub sequence: Sequence,
-    /// Interfaces that the packets refer to.
-    pub interfaces: Arc<Vec<Interface>>,
-    /// The packets, see [`crate::store::pcapng::push_frames`].
-    pub blocks: Vec<u8>,
-    /// How many.
-    pub count: u64,
-    /// Their captured bytes.
-    pub bytes: u64,
-}
-
-impl Body {
-    /// Bytes that this holds while it waits.
-    fn size(&self) -> usize {
-        match self {
-            Self::Frames(frames) => frames.blocks.capacity(),
-            Self::Records(records) => records.lines.capacity(),
-        }
-    }
-}
-
-/// The way to the committer.
-///
-/// Bounded: `MOST_COMMANDS` batches and `MOST_BYTES`. When full, the event loop stops reading
-/// from the sensor that has the next batch, until there is room; `store_waits` counts that.
-pub struct Queue {
-    commands: Sender<Command>,
-    bytes: Arc<AtomicUsize>,
-    /// Buffers that were written. Bounded: `MOST_SPARE`; when full, a buffer is freed instead.
-    spare: Receiver<Vec<u8>>,
-}
-
-/// The committer's end of the queue.
-pub struct QueueEnd {
-    commands: Receiver<Command>,
-    bytes: Arc<AtomicUsize>,
-    spare: Sender<Vec<u8>>,
-}
-
-/// Both ends of a new queue.
-#[must_use]
-pub fn queue() -> (Queue, QueueEnd) {
-    let (commands, commands_end) = crossbeam_channel::bounded(MOST_COMMANDS);
-    let (spare_end, spare) = crossbeam_channel::bounded(MOST_SPARE);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    let queue = Queue { commands, bytes: Arc::clone(&bytes), spare };
-    (queue, QueueEnd { commands: commands_end, bytes, spare: spare_end })
-}
-
-impl Queue {
-    /// Whether the next [`Queue::send`] finds room. Only true for a single sender.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < MOST_BYTES && !self.commands.is_full()
-    }
-
-    /// Hands a batch over. Waits if there is no room; ask [`Queue::has_room`] first.
-    pub fn send(&self, command: Command) {
-        self.bytes.fetch_add(command.body.size(), Ordering::Relaxed);
-        // Fails only when the committer is gone, which ends the process: nothing is acknowledged.
-        let _ = self.commands.send(command);
-        if self.commands.len() >= BEHIND {
-            std::thread::yield_now();
-        }
-    }
-
-    /// An empty buffer for the packets of a batch.
-    #[must_use]
-    pub fn buffer(&self) -> Vec<u8> {
-        self.spare.try_recv().unwrap_or_default()
-    }
-}
-
-/// Tells the event loop for which sensors more is stored now.
-pub struct Mailbox {
-    /// Bounded by the number of sensors: each is in it at most once.
-    changed: Mutex<BTreeMap<usize, Arc<Sensor>>>,
-    is_drained: AtomicBool,
-    waker: mio::Waker,
-}
-
-impl Mailbox {
-    /// An empty mailbox; `waker` wakes its reader.
-    #[must_use]
-    pub const fn new(waker: mio::Waker) -> Self {
-        let changed = Mutex::new(BTreeMap::new());
-        Self { changed, is_drained: AtomicBool::new(false), waker }
-    }
-
-    /// The sensors of which more is stored since the last call.
-    #[must_use]
-    pub fn take(&self) -> BTreeMap<usize, Arc<Sensor>> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether the committer has stored all there was, and ended.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        // Acquire, with the Release in `post`: what was posted before is seen by the `take` after.
-        self.is_drained.load(Ordering::Acquire)
-    }
-
-    /// Says that nothing more comes, whatever became of the committer.
-    pub fn close(&self) {
-        self.is_drained.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Wakes the reader, whether there is anything for it or not.
-    pub fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the event loop");
-        }
-    }
-
-    fn post(&self, changed: &mut BTreeMap<usize, Arc<Sensor>>, is_last: bool) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).append(changed);
-        self.is_drained.fetch_or(is_last, Ordering::Release);
-        self.wake();
-    }
-}
+use crate::store::pcapng;
+use crate::store::segment::{self, Group, Segment};
+pub use queue::{Body, Command, Frames, Mailbox, Queue, QueueEnd, queue};
 
 /// See the module.
 pub struct Committer {
@@ -191,8 +55,10 @@ pub struct Committer {
     last_commit: Instant,
     /// When retrying at a stop ends; set when it begins.
     give_up_at: Option<Instant>,
-    /// Batches given up at a stop because the disk failed.
+    /// Batches given up at a stop because the disk failed, and those behind them.
     given_up: u64,
+    /// Why the event log can no longer be trusted; nothing is stored or acknowledged after it.
+    sync_failure: Option<io::Error>,
     last_error_line: Option<Instant>,
 }
 
@@ -235,14 +101,18 @@ impl Committer {
             last_commit: Instant::now(),
             give_up_at: None,
             given_up: 0,
+            sync_failure: None,
             last_error_line: None,
         }
     }
 
     /// Stores until the queue is closed and empty. Returns the number of batches that could not be
     /// stored before the end; they were not acknowledged.
-    #[must_use]
-    pub fn run(mut self) -> u64 {
+    ///
+    /// # Errors
+    /// The event log could not be brought to the disk. It ends at once, without sealing the open
+    /// segment, which the next start does.
+    pub fn run(mut self) -> io::Result<u64> {
         let commands = self.queue.commands.clone();
         loop {
             match commands.recv_deadline(self.next_deadline()) {
@@ -254,16 +124,29 @@ impl Committer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.keep_time();
+            if let Some(error) = self.sync_failure {
+                return Err(error);
+            }
             self.publish();
         }
         self.commit();
+        if let Some(error) = self.sync_failure {
+            return Err(error);
+        }
         self.mailbox.post(&mut self.changed, true);
-        self.seal();
-        self.given_up
+        for group in self.store.groups() {
+            self.seal(group);
+        }
+        Ok(self.given_up)
     }
 
     fn take(&mut self, command: Command) {
         self.queue.bytes.fetch_sub(command.body.size(), Ordering::Relaxed);
+        // Storing what follows would acknowledge what was given up.
+        if self.given_up > 0 || self.sync_failure.is_some() {
+            self.given_up += 1;
+            return;
+        }
         let Command { sensor, connection, boot_epoch, body } = command;
         match body {
             Body::Frames(frames) => self.take_frames(sensor, connection, boot_epoch, frames),
@@ -278,17 +161,19 @@ impl Committer {
         boot_epoch: u64,
         frames: Frames,
     ) {
-        let Frames { sequence, interfaces, mut blocks, count, bytes } = frames;
-        if !self.persist(|store| store.ensure_segment(wall_clock(), Instant::now())) {
-            return;
+        let Frames { sequence, interfaces, blocks, count, bytes } = frames;
+        for (group, mut blocks) in split(blocks, &sensor, &interfaces) {
+            if !self.persist(|store| store.ensure_segment(group, wall_clock(), Instant::now())) {
+                return;
+            }
+            self.store.stage(group, &sensor, &interfaces, &mut blocks);
+            if !self.persist(|store| store.write(group, &blocks)) {
+                return;
+            }
+            blocks.clear();
+            // Full: there are spare buffers enough.
+            let _ = self.queue.spare.try_send(blocks);
         }
-        self.store.stage(&sensor, &interfaces, &mut blocks);
-        if !self.persist(|store| store.write(&blocks)) {
-            return;
-        }
-        blocks.clear();
-        // Full: there are spare buffers enough.
-        let _ = self.queue.spare.try_send(blocks);
         let mut state = sensor.state();
         state.stored.frames += count;
         state.stored.frame_bytes += bytes;
@@ -300,9 +185,7 @@ impl Committer {
         drop(state);
         self.has_new_marks = true;
         self.changed.insert(sensor.number(), sensor);
-        if self.store.is_segment_due(Instant::now()) {
-            self.seal();
-        }
+        self.seal_due();
     }
 
     fn take_records(
@@ -335,20 +218,25 @@ impl Committer {
         entry.alerts += records.alerts;
     }
 
-    /// Commits and seals what is due.
+    /// Commits, seals and reopens what is due.
     fn keep_time(&mut self) {
         let now = Instant::now();
         if self.commit_due().is_some_and(|due| due <= now) {
             self.commit();
         }
-        if self.store.is_segment_due(now) {
-            self.seal();
+        self.seal_due();
+        if self.shared.is_reopen_asked.swap(false, Ordering::Relaxed) {
+            self.commit();
+            if self.sync_failure.is_none() {
+                self.persist(Store::reopen_events);
+            }
         }
     }
 
     fn next_deadline(&self) -> Instant {
         let due = [self.commit_due(), self.store.segment_due()].into_iter().flatten().min();
-        due.unwrap_or_else(|| Instant::now() + IDLE)
+        let idle = Instant::now() + IDLE;
+        due.map_or(idle, |due| due.min(idle))
     }
 
     fn commit_due(&self) -> Option<Instant> {
@@ -360,7 +248,11 @@ impl Committer {
 
     /// Brings all appended records to the disk, then the marks.
     fn commit(&mut self) {
-        if self.uncommitted.is_empty() && !self.has_new_marks {
+        if self.sync_failure.is_some() || self.uncommitted.is_empty() && !self.has_new_marks {
+            return;
+        }
+        if let Err(error) = self.store.sync_events() {
+            self.sync_failure = Some(error);
             return;
         }
         let mut marks = self.marks.clone();
@@ -377,7 +269,7 @@ impl Committer {
             }
         }
         self.last_commit = Instant::now();
-        if !self.persist(|store| store.commit(&marks)) {
+        if !self.persist(|store| store.write_marks(&marks)) {
             return;
         }
         self.marks = marks;
@@ -394,11 +286,19 @@ impl Committer {
         }
     }
 
-    /// Completes the open segment and hands it to the sealer.
-    fn seal(&mut self) {
+    fn seal_due(&mut self) {
+        while let Some(group) = self.store.due_segment(Instant::now()) {
+            if !self.seal(group) {
+                return;
+            }
+        }
+    }
+
+    /// Completes an open segment and hands it to the sealer. False if that was given up.
+    fn seal(&mut self, group: Group) -> bool {
         let mut taken = None;
         let is_done = self.persist(|store| {
-            taken = store.take_segment(wall_clock())?;
+            taken = store.take_segment(group, wall_clock())?;
             Ok(())
         });
         if let Some(segment) = taken.filter(|_| is_done) {
@@ -407,6 +307,7 @@ impl Committer {
                 add(&self.shared.counters.segments_unsealed, 1);
             }
         }
+        is_done
     }
 
     /// Repeats an operation until it succeeds. False if it was given up, which only a stop does.
@@ -445,6 +346,22 @@ impl Committer {
         }
         let now = Instant::now();
         *self.give_up_at.get_or_insert(now + STOP_PATIENCE) <= now
+    }
+}
+
+/// Packets by the segment that they belong in: nearly always the batch as it is.
+fn split(blocks: Vec<u8>, sensor: &Sensor, interfaces: &[Interface]) -> BTreeMap<Group, Vec<u8>> {
+    let mut groups = interfaces.iter().map(|interface| Group::of(sensor, interface));
+    let first = groups.next();
+    match first.filter(|first| groups.all(|group| group == *first)) {
+        Some(only) => BTreeMap::from([(only, blocks)]),
+        None => pcapng::split(&blocks, |id| {
+            let declared = interfaces.iter().find(|interface| interface.id == id);
+            declared.map_or_else(
+                || Group::of(sensor, &segment::undeclared(id)),
+                |interface| Group::of(sensor, interface),
+            )
+        }),
     }
 }
 
@@ -495,15 +412,6 @@ pub fn wall_clock() -> UnixNanos {
     UnixNanos(since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
 }
 
-/// Batches in the queue: some milliseconds at full rate.
-const MOST_COMMANDS: usize = 1024;
-/// Batches from which on the committer is given the processor, in case it shares one with the event
-/// loop: it then finds the batches still in the cache.
-const BEHIND: usize = 8;
-/// Bytes in the queue. One batch may exceed it, by at most 4 MiB.
-const MOST_BYTES: usize = 64 << 20;
-/// Written buffers kept for reuse.
-const MOST_SPARE: usize = 64;
 /// Batches taken before sensors are told what is stored.
 const MOST_AT_ONCE: usize = 32;
 /// Time between two fsyncs of the event log.
@@ -511,7 +419,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two writings of the marks while only frames come.
 const MARKS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which the committer looks around although nothing happens.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(1);
 /// Pause before a failed operation is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two log lines about a failing store.
