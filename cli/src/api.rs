@@ -59,6 +59,9 @@ pub struct Sensor {
     pub name: String,
     /// Is there a connection now?
     pub connected: bool,
+    /// It said goodbye: its last ledger is final.
+    #[serde(default)]
+    pub ended: bool,
     /// Its address and port.
     pub peer: Option<String>,
     /// Since when it is (or was last) connected, RFC 3339.
@@ -107,20 +110,21 @@ pub enum Balance {
 }
 
 impl Sensor {
-    /// Do the sums of the sensor's ledger hold? While it is connected, frames that the kernel
+    /// Do the sums of the sensor's ledger hold? Until it has ended in order, frames that the kernel
     /// counted and no worker has read yet are no fault.
     #[must_use]
     pub fn balance(&self) -> Balance {
         let Some(ledger) = &self.ledger else { return Balance::Unknown };
         let Err(imbalance) = ledger.check() else { return Balance::AddsUp };
-        if !self.connected {
+        if self.ended {
             return Balance::Off(imbalance);
         }
         let mut settled = ledger.clone();
         let mut waiting = 0;
         for interface in &mut settled.interfaces {
-            let read = interface.kernel_drops + interface.corrupt + interface.analysed;
-            waiting += interface.kernel_packets.saturating_sub(read);
+            let counts = [interface.kernel_drops, interface.corrupt, interface.analysed];
+            let read = counts.into_iter().fold(0, u64::saturating_add);
+            waiting = interface.kernel_packets.saturating_sub(read).saturating_add(waiting);
             interface.kernel_packets = interface.kernel_packets.min(read);
         }
         match settled.check() {
@@ -226,7 +230,7 @@ mod tests {
     fn frames_in_the_rings_are_no_fault_while_the_sensor_runs() {
         assert_eq!(sensor(10, 10).balance(), Balance::AddsUp);
         assert_eq!(sensor(10, 7).balance(), Balance::Waiting(3));
-        let stopped = Sensor { connected: false, ..sensor(10, 7) };
+        let stopped = Sensor { ended: true, ..sensor(10, 7) };
         assert!(matches!(stopped.balance(), Balance::Off(_)));
     }
 

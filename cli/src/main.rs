@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use cli::api::{ApiError, Client};
 use cli::pki::{self, Existing, Host, Name, PkiError, Role};
-use cli::{status, text, up};
+use cli::{status, up};
+use wire::text::error_chain;
 
 /// Drives Ringwatch: certificates, state, and the whole appliance on one machine.
 #[derive(Parser)]
@@ -142,7 +143,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed standard error leaves nobody to tell.
             let mut stderr = std::io::stderr();
-            let _ = writeln!(stderr, "ringwatch: {}", text::chain(&error));
+            let _ = writeln!(stderr, "ringwatch: {}", error_chain(&error));
             let _ = error.advice().map(|advice| writeln!(stderr, "{advice}"));
             ExitCode::from(error.exit_code())
         }

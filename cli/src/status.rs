@@ -90,7 +90,8 @@ mod tests {
     fn status() -> Status {
         let eth0 = InterfaceLedger { name: "eth0".into(), kernel_packets: 5, ..Default::default() };
         let ledger = Ledger { interfaces: vec![eth0], ..Default::default() };
-        let web = Sensor { name: "web".into(), ledger: Some(ledger), ..Default::default() };
+        let web =
+            Sensor { name: "web".into(), ledger: Some(ledger), ended: true, ..Default::default() };
         let refused = [("bad_crc".to_owned(), 2), ("bad_magic".to_owned(), 0)].into();
         Status { collector: "ids".into(), sensors: vec![web], refused, ..Default::default() }
     }

@@ -64,19 +64,6 @@ pub fn harmless(text: &str, limit: usize) -> String {
     clean
 }
 
-/// An error and everything behind it on one line: `cannot read x: permission denied`.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// Rows under their heads, columns padded to the widest cell; cells of `right` columns end flush.
 #[must_use]
 pub fn table<const N: usize>(heads: [&str; N], right: [bool; N], rows: &[[String; N]]) -> String {

@@ -73,12 +73,12 @@ impl Body {
 
 /// The way to the committer.
 ///
-/// Bounded: [`MOST_COMMANDS`] batches and [`MOST_BYTES`]. When full, the event loop stops reading
+/// Bounded: `MOST_COMMANDS` batches and `MOST_BYTES`. When full, the event loop stops reading
 /// from the sensor that has the next batch, until there is room; `store_waits` counts that.
 pub struct Queue {
     commands: Sender<Command>,
     bytes: Arc<AtomicUsize>,
-    /// Buffers that were written. Bounded: [`MOST_SPARE`]; when full, a buffer is freed instead.
+    /// Buffers that were written. Bounded: `MOST_SPARE`; when full, a buffer is freed instead.
     spare: Receiver<Vec<u8>>,
 }
 
@@ -111,6 +111,9 @@ impl Queue {
         self.bytes.fetch_add(command.body.size(), Ordering::Relaxed);
         // Fails only when the committer is gone, which ends the process: nothing is acknowledged.
         let _ = self.commands.send(command);
+        if self.commands.len() >= BEHIND {
+            std::thread::yield_now();
+        }
     }
 
     /// An empty buffer for the packets of a batch.
@@ -147,6 +150,12 @@ impl Mailbox {
     pub fn is_drained(&self) -> bool {
         // Acquire, with the Release in `post`: what was posted before is seen by the `take` after.
         self.is_drained.load(Ordering::Acquire)
+    }
+
+    /// Says that nothing more comes, whatever became of the committer.
+    pub fn close(&self) {
+        self.is_drained.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Wakes the reader, whether there is anything for it or not.
@@ -488,6 +497,9 @@ pub fn wall_clock() -> UnixNanos {
 
 /// Batches in the queue: some milliseconds at full rate.
 const MOST_COMMANDS: usize = 1024;
+/// Batches from which on the committer is given the processor, in case it shares one with the event
+/// loop: it then finds the batches still in the cache.
+const BEHIND: usize = 8;
 /// Bytes in the queue. One batch may exceed it, by at most 4 MiB.
 const MOST_BYTES: usize = 64 << 20;
 /// Written buffers kept for reuse.

@@ -13,6 +13,7 @@ use collector::preflight;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
+use wire::text::error_chain;
 
 /// Takes events and frames from Ringwatch sensors over mutual TLS, and stores them.
 #[derive(Parser)]
@@ -118,14 +119,7 @@ fn start_log() {
 
 /// Prints an error with its causes.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    eprintln!("error: {text}");
+    eprintln!("ringwatch-collector: {}", error_chain(error));
     ExitCode::from(code)
 }
 

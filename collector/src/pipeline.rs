@@ -153,6 +153,7 @@ impl Pipeline {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.mailbox.wake();
         let not_stored = join("committer", self.committer);
+        self.mailbox.close();
         let ingest = join("ingest", self.ingest);
         let sealer = join("sealer", self.sealer);
         let api = self.api.map(|(thread, stop)| {

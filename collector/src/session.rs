@@ -237,7 +237,7 @@ impl Session {
         self.last_heard = now.instant;
         if !self.is_greeted {
             return match message {
-                Message::Control(Control::SensorHello(hello)) => self.greet(hello),
+                Message::Control(Control::SensorHello(hello)) => self.greet(hello, now),
                 other => Err(out_of_order(&other, "sensor_hello")),
             };
         }
@@ -328,11 +328,13 @@ impl Session {
         self.is_over
     }
 
-    fn greet<'m>(&mut self, hello: SensorHello) -> Result<Intake<'m>, SessionError> {
+    /// The first heartbeat leaves at once, so that its echo soon tells how far the clocks are apart.
+    fn greet<'m>(&mut self, hello: SensorHello, now: Now) -> Result<Intake<'m>, SessionError> {
         if hello.sensor != self.sensor {
             return Err(self.mismatch(hello.sensor));
         }
         self.is_greeted = true;
+        self.beat(now)?;
         Ok(Intake::Hello(hello))
     }
 

@@ -15,7 +15,9 @@ use rustls::{CertificateError, RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{TlsFiles, is_name};
+use wire::text::is_name;
+
+use crate::config::TlsFiles;
 
 /// Our identity, ready to accept connections with.
 #[derive(Clone, Debug)]

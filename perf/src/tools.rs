@@ -7,52 +7,29 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use crate::tool_table::TOOLS;
+
 /// Set to `1`, it turns every missing tool into a failure.
 pub const REQUIRE: &str = "RINGWATCH_REQUIRE_TOOLS";
 
 /// A file to which a line is added for everything that a test lacked.
 pub const SKIP_LOG: &str = "RINGWATCH_SKIP_LOG";
 
-/// Debian packages of the tools that tests use, where the package is not named like the tool.
-const PACKAGES: &[(&str, &str)] = &[
-    ("capinfos", "wireshark-common"),
-    ("curl", "curl"),
-    ("dig", "bind9-dnsutils"),
-    ("dumpcap", "wireshark-common"),
-    ("editcap", "wireshark-common"),
-    ("ethtool", "ethtool"),
-    ("hping3", "hping3"),
-    ("ip", "iproute2"),
-    ("iperf3", "iperf3"),
-    ("mergecap", "wireshark-common"),
-    ("nc", "netcat-openbsd"),
-    ("nft", "nftables"),
-    ("openssl", "openssl"),
-    ("ping", "iputils-ping"),
-    ("python3", "python3"),
-    ("setcap", "libcap2-bin"),
-    ("socat", "socat"),
-    ("ssh", "openssh-client"),
-    ("suricata", "suricata"),
-    ("sysctl", "procps"),
-    ("taskset", "util-linux"),
-    ("tc", "iproute2"),
-    ("tcpdump", "tcpdump"),
-    ("tcpreplay", "tcpreplay"),
-    ("tshark", "tshark"),
-];
-
 /// Whether all `tools` are installed. Where one is missing, says which package has it.
 ///
 /// # Panics
-/// If one is missing and [`REQUIRE`] is `1`.
+/// If one is missing and [`REQUIRE`] is `1`, or is not in the table.
 #[must_use]
 pub fn require(tools: &[&str]) -> bool {
-    let missing: Vec<_> = tools.iter().filter(|tool| find(tool).is_none()).collect();
-    for tool in &missing {
-        lacking(&format!("{tool} (package {})", package(tool)));
+    let mut has_all = true;
+    for tool in tools {
+        let package = package(tool);
+        if find(tool).is_none() {
+            lacking(&format!("{tool} (package {package})"));
+            has_all = false;
+        }
     }
-    missing.is_empty()
+    has_all
 }
 
 /// Whether the test runs as root, which namespaces and packet sockets need.
@@ -69,9 +46,14 @@ pub fn require_root() -> bool {
 }
 
 /// The Debian package of a tool.
+///
+/// # Panics
+/// If the tool is not in the table, so that nothing would install it.
 #[must_use]
-pub fn package(tool: &str) -> &str {
-    PACKAGES.iter().find(|(name, _)| *name == tool).map_or(tool, |(_, package)| package)
+pub fn package(tool: &str) -> &'static str {
+    let found = TOOLS.iter().find(|one| one.program == tool);
+    let Some(found) = found else { panic!("{tool} is not in perf/src/tool_table.rs; add it") };
+    found.package
 }
 
 /// Where a tool is installed. The folders of root are looked at in any case.
@@ -86,9 +68,18 @@ pub fn find(tool: &str) -> Option<PathBuf> {
 }
 
 fn lacking(what: &str) {
-    let test = thread::current().name().unwrap_or("test").to_owned();
-    let line = format!("{test}: needs {what}");
-    assert!(env::var_os(REQUIRE).is_none_or(|value| value != "1"), "{line}");
+    let must_be_there = env::var_os(REQUIRE).is_some_and(|value| value == "1");
+    assert!(!must_be_there, "{}: needs {what}", test_name());
+    skipped(what);
+}
+
+fn test_name() -> String {
+    thread::current().name().unwrap_or("test").to_owned()
+}
+
+/// Says and counts that a test left something out for want of `what`.
+pub fn skipped(what: &str) {
+    let line = format!("{}: needs {what}", test_name());
     eprintln!("skipped: {line}");
     if let Some(log) = env::var_os(SKIP_LOG) {
         append(Path::new(&log), &line);

@@ -6,7 +6,7 @@
 use wire::units::UnixNanos;
 
 use crate::connections::{ConnectionLog, NewConnection, Seen};
-use crate::counters::{Counter, InterfaceCounters, PacketCounters, WorkerSet};
+use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
     self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
 };
@@ -29,14 +29,13 @@ pub struct Settings {
     pub key: u64,
 }
 
-/// The analysis of one worker: its tables and its clock. Allocates only when it is made.
+/// The analysis of one worker: its tables. Allocates only when it is made.
 pub struct Analyser {
     contacts: ContactTable,
     connections: Option<ConnectionLog>,
     counters: WorkerSet,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
-    clock: UnixNanos,
 }
 
 /// What one packet of a vector says about a contact.
@@ -66,14 +65,7 @@ impl Analyser {
             counters,
             packets: [Packet::default(); VECTOR],
             observed: [nothing; VECTOR],
-            clock: UnixNanos(0),
         }
-    }
-
-    /// The packet clock: the latest time seen. Never runs backwards.
-    #[must_use]
-    pub const fn clock(&self) -> UnixNanos {
-        self.clock
     }
 
     /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
@@ -106,23 +98,29 @@ impl Analyser {
         let mut observed = 0;
         let mut bytes = 0;
         let mut truncated = 0;
+        let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
         for (frame, packet) in frames.iter().zip(&mut self.packets) {
             packet::parse_into(packet, frame);
-            self.clock = self.clock.max(frame.time);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
             kind_counter(&counters.packets, packet).add(1);
+            let is_ip = !matches!(packet.kind, Kind::Arp | Kind::Other | Kind::Malformed(_));
+            ip += u64::from(is_ip);
+            ipv4 += u64::from(is_ip && packet.tuple.source.is_v4());
+            vlan += u64::from(packet.vlan_ids != [0, 0]);
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
-                self.contacts.prefetch(hash);
-                self.observed[observed] = Observed { hash, key, observation, time: self.clock };
+                self.contacts.prefetch(hash, observation);
+                self.observed[observed] = Observed { hash, key, observation, time: frame.time };
                 observed += 1;
             }
         }
-        let InterfaceCounters { analysed, analysed_bytes, truncated: cut, .. } = &***counters;
-        analysed.add(frames.len() as u64);
-        analysed_bytes.add(bytes);
-        cut.add(truncated);
+        counters.analysed.add(frames.len() as u64);
+        counters.analysed_bytes.add(bytes);
+        counters.truncated.add(truncated);
+        counters.ipv4.add(ipv4);
+        counters.ipv6.add(ip - ipv4);
+        counters.vlan.add(vlan);
         observed
     }
 

@@ -56,7 +56,7 @@ impl ConnectionLog {
         }
     }
 
-    /// Looks at one packet. `time` should be the packet clock, which never runs backwards.
+    /// Looks at one packet. `time` is that of the packet.
     #[inline]
     pub fn observe(&mut self, packet: &Packet, interface: u32, time: UnixNanos) -> Seen {
         let Kind::Tcp { flags, sequence, .. } = packet.kind else { return Seen::Nothing };
@@ -64,7 +64,7 @@ impl ConnectionLog {
             return Seen::Nothing;
         }
         let second = time.0 / 1_000_000_000;
-        if second > self.second {
+        if begins_second(self.second, second) {
             self.second = second;
             self.written_in_second = 0;
         }
@@ -85,6 +85,13 @@ impl ConnectionLog {
         let slot = hash as usize % RECENT_SLOTS;
         std::mem::replace(&mut self.recent[slot], hash) == hash
     }
+}
+
+/// Does a time in `second` end the second at hand? Packets of several rings come a little out of
+/// order; a time far behind means that the clock was set back.
+pub(crate) const fn begins_second(at_hand: u64, second: u64) -> bool {
+    const OUT_OF_ORDER_SECONDS: u64 = 10;
+    second > at_hand || at_hand - second > OUT_OF_ORDER_SECONDS
 }
 
 #[cfg(test)]
@@ -127,6 +134,14 @@ mod tests {
         let mut again = packet(1, tcp::SYN);
         again.kind = Kind::Tcp { flags: tcp::SYN, sequence: 8, acknowledgement: 0 };
         assert!(written(&mut log, &again, 5), "another sequence number is another connection");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_stop_the_log() {
+        let mut log = ConnectionLog::new(1, 1);
+        assert!(written(&mut log, &packet(1, tcp::SYN), 10_000));
+        assert!(!written(&mut log, &packet(2, tcp::SYN), 9_999), "a little late");
+        assert!(written(&mut log, &packet(3, tcp::SYN), 6_400), "an hour back");
     }
 
     #[test]

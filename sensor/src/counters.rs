@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use wire::ledger::{InterfaceLedger, Ledger, LostByReason};
 
+use crate::event::DecoderStats;
 use crate::packet::Malformed;
 
 /// A count with a single writer. It only grows, except where it is [set](Counter::set).
@@ -53,6 +54,12 @@ pub struct InterfaceCounters {
     pub analysed_bytes: Counter,
     /// Analysed frames that were captured shorter than they were.
     pub truncated: Counter,
+    /// Whole packets over IPv4.
+    pub ipv4: Counter,
+    /// Whole packets over IPv6.
+    pub ipv6: Counter,
+    /// Analysed frames with a VLAN id; a tag that only gives a priority does not count.
+    pub vlan: Counter,
     /// Not wanted by export: off, or not in the sample.
     pub not_selected: Counter,
     /// Not exported because they belong to this sensor's own uplink.
@@ -99,8 +106,8 @@ pub struct WorkerCounters {
     pub connections_queue_full: Counter,
     /// Contacts handed to the detector.
     pub contacts_published: Counter,
-    /// Contacts that found the queue to the detector full; they are handed over at the next tick.
-    pub contacts_deferred: Counter,
+    /// Ticks at which the queue to the detector had no room for all; the rest follows at the next one.
+    pub ticks_deferred: Counter,
     /// Contacts that were pushed out before they were published: evidence that is gone.
     pub evidence_lost: Counter,
     /// First contacts of sources that were only noted, because the table was under pressure.
@@ -166,7 +173,7 @@ impl Counters {
         counters.map(|counters| of(counters).read()).sum()
     }
 
-    /// The part of the ledger that the workers keep.
+    /// The part of the ledger that the workers keep; exact once they have ended.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let interfaces = self.interfaces.iter().enumerate();
@@ -175,6 +182,41 @@ impl Counters {
                 .map(|(index, name)| self.interface_ledger(index, name))
                 .collect(),
             ..Ledger::default()
+        }
+    }
+
+    /// The same while workers run. Their counters are read one after the other, and those of the kernel
+    /// are older, so frames count as analysed once it is decided what becomes of them, and as seen
+    /// by the kernel once they are analysed.
+    #[must_use]
+    pub fn running_ledger(&self) -> Ledger {
+        let mut ledger = self.ledger();
+        for one in &mut ledger.interfaces {
+            one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
+            let read = one.kernel_drops + one.corrupt + one.analysed;
+            one.kernel_packets = one.kernel_packets.max(read);
+        }
+        ledger
+    }
+
+    /// The part of the counters that EVE knows.
+    #[must_use]
+    pub fn decoder_stats(&self) -> DecoderStats {
+        let sum = |of: fn(&InterfaceCounters) -> u64| -> u64 {
+            self.workers.iter().flat_map(|set| &set.interfaces).map(|one| of(one)).sum()
+        };
+        DecoderStats {
+            packets: sum(|c| c.analysed.read()),
+            bytes: sum(|c| c.analysed_bytes.read()),
+            invalid: sum(|c| c.packets.malformed.iter().map(|one| one.read()).sum()),
+            ipv4: sum(|c| c.ipv4.read()),
+            ipv6: sum(|c| c.ipv6.read()),
+            tcp: sum(|c| c.packets.tcp.read()),
+            udp: sum(|c| c.packets.udp.read()),
+            icmpv4: sum(|c| c.packets.icmp.read()),
+            icmpv6: sum(|c| c.packets.icmpv6.read()),
+            arp: sum(|c| c.packets.arp.read()),
+            vlan: sum(|c| c.vlan.read()),
         }
     }
 

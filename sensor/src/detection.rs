@@ -3,10 +3,9 @@
 //!
 //! The detector's time is the time up to which *every* worker has published: an answer that lies in a
 //! ring not yet read must not be taken for silence. A worker that says nothing for
-//! [`LAGGARD_AFTER`] is no longer waited for.
+//! two seconds is no longer waited for.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use crate::metrics::{Families, Source};
 use crate::pipeline::ToRecorder;
 
 /// What a worker tells the detector. The ring holds [`EVIDENCE_RING`] of them; what finds no room
-/// stays with the worker until its next tick (`contacts_deferred`).
+/// stays with the worker until its next tick (`ticks_deferred`).
 #[derive(Clone, Copy, Debug)]
 pub enum Evidence {
     /// What is new about a contact.
@@ -40,6 +39,8 @@ pub const EVIDENCE_RING: usize = 1 << 16;
 
 /// A worker that has not published for so long is not waited for.
 const LAGGARD_AFTER: Duration = Duration::from_secs(2);
+/// A clock that was set back by more than this makes the detector start over.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// How often the rings are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -89,7 +90,15 @@ pub fn run(
             break;
         }
         if let Some(now) = due(&feeds, counters) {
+            if now.plus(CLOCK_SLACK) < last {
+                detector.restart(last, &mut alerts);
+                last = now;
+            }
             last = last.max(now);
+            for feed in feeds.iter().filter(|feed| !feed.has_ended() && feed.is_laggard()) {
+                // What it has not told may hold the answers.
+                detector.note_loss(feed.clock, last);
+            }
             detector.tick(last, &mut alerts);
             feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
             hand_over(&mut detector, &mut alerts, last, recorder);
@@ -110,7 +119,7 @@ impl Feed {
                 Evidence::Contact(contact) => detector.merge(worker, &contact),
                 Evidence::Loss { from, to } => detector.note_loss(from, to),
                 Evidence::Tick(clock) => {
-                    self.clock = self.clock.max(clock);
+                    self.clock = clock;
                     self.is_fresh = true;
                     self.heard = Instant::now();
                 }
@@ -177,7 +186,7 @@ impl DetectionCounters {
     }
 }
 
-impl Source for Arc<DetectionCounters> {
+impl Source for DetectionCounters {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let one = |counter: &AtomicU64| [(vec![], read(counter))];

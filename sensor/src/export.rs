@@ -148,6 +148,13 @@ impl Exporter {
     }
 }
 
+/// What a worker that ends early had taken is still delivered, as it is counted.
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 /// Copies a frame, with the VLAN tag back in its place behind the two MAC addresses.
 #[inline]
 fn write(batch: &mut FrameBatchWriter, interface: u32, frame: &Frame<'_>) -> bool {

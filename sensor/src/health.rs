@@ -1,7 +1,7 @@
 //! Is the sensor doing its work? Asked by `/healthz`, answered from heartbeats and link states.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wire::units::UnixNanos;
@@ -15,30 +15,46 @@ const STALL_AFTER: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Health {
     counters: Arc<Counters>,
-    link_down: Vec<AtomicBool>,
+    /// A [`Link`] each.
+    links: Vec<AtomicU8>,
+}
+
+/// The link of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Link {
+    /// Frames come in.
+    Up,
+    /// No frames come in until it is up again.
+    Down,
+    /// The interface was deleted: no frames will come in.
+    Gone,
 }
 
 impl Health {
     /// Healthy until something else is said; links count as up.
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
-        let link_down = counters.interfaces().iter().map(|_| AtomicBool::new(false)).collect();
-        Self { counters, link_down }
+        let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
+        Self { counters, links }
     }
 
-    /// Notes that the link of an interface went down or up; says whether that is news.
-    pub fn set_link_down(&self, interface: usize, is_down: bool) -> bool {
-        let state = self.link_down.get(interface);
-        state.is_some_and(|state| state.swap(is_down, Ordering::Relaxed) != is_down)
+    /// Notes the link of an interface; gives what it was if that is another state.
+    pub fn set_link(&self, interface: usize, link: Link) -> Option<Link> {
+        let before = self.links.get(interface)?.swap(link as u8, Ordering::Relaxed);
+        let before = Link::read(before);
+        (before != link).then_some(before)
     }
 
     /// What is wrong, in words; empty when all is well.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.stalled_workers(now());
-        for (name, state) in self.counters.interfaces().iter().zip(&self.link_down) {
-            if state.load(Ordering::Relaxed) {
-                problems.push(format!("interface {name} is down"));
+        for (name, link) in self.counters.interfaces().iter().zip(&self.links) {
+            match Link::read(link.load(Ordering::Relaxed)) {
+                Link::Up => {}
+                Link::Down => problems.push(format!("interface {name} is down")),
+                Link::Gone => problems.push(format!("interface {name} was deleted")),
             }
         }
         problems
@@ -53,6 +69,16 @@ impl Health {
             format!("worker {index} has not read its rings for {} s", silence.as_secs())
         });
         said.collect()
+    }
+}
+
+impl Link {
+    const fn read(stored: u8) -> Self {
+        match stored {
+            0 => Self::Up,
+            1 => Self::Down,
+            _ => Self::Gone,
+        }
     }
 }
 
@@ -72,14 +98,16 @@ mod tests {
         let counters = Arc::new(Counters::new(vec!["eth0".into()], 2));
         counters.workers()[0].worker.heartbeat.set(now().0);
         let health = Health::new(Arc::clone(&counters));
-        assert!(health.set_link_down(0, true));
-        assert!(!health.set_link_down(0, true), "said once only");
+        assert_eq!(health.set_link(0, Link::Down), Some(Link::Up));
+        assert_eq!(health.set_link(0, Link::Down), None, "said once only");
         let problems = health.problems();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("worker 1 has not read its rings"));
         assert_eq!(problems[1], "interface eth0 is down");
         counters.workers()[1].worker.heartbeat.set(now().0);
-        health.set_link_down(0, false);
+        assert_eq!(health.set_link(0, Link::Gone), Some(Link::Down));
+        assert_eq!(health.problems(), ["interface eth0 was deleted"]);
+        health.set_link(0, Link::Up);
         assert_eq!(health.problems(), Vec::<String>::new());
     }
 }

@@ -1,6 +1,7 @@
 //! The sensor's ledger, put together from the places where its parts are kept.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wire::ledger::Ledger;
 
@@ -14,17 +15,19 @@ pub struct LedgerView {
     counters: Arc<Counters>,
     recorder: Arc<RecorderCounters>,
     uplink: Option<Arc<UplinkStatus>>,
+    /// Set once the workers have ended and their counters stand still.
+    is_final: Arc<AtomicBool>,
 }
 
 impl LedgerView {
     /// A view of these parts; without an uplink nothing is handed to it.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         counters: Arc<Counters>,
         recorder: Arc<RecorderCounters>,
         uplink: Option<Arc<UplinkStatus>>,
     ) -> Self {
-        Self { counters, recorder, uplink }
+        Self { counters, recorder, uplink, is_final: Arc::default() }
     }
 
     /// The workers' counters.
@@ -33,16 +36,29 @@ impl LedgerView {
         &self.counters
     }
 
+    /// The workers have ended: from now on every sum must hold exactly.
+    pub fn workers_ended(&self) {
+        self.is_final.store(true, Ordering::Release);
+    }
+
+    fn workers(&self) -> Ledger {
+        if self.is_final.load(Ordering::Acquire) {
+            self.counters.ledger()
+        } else {
+            self.counters.running_ledger()
+        }
+    }
+
     /// The ledger as it stands. What waits between worker, recorder and uplink is in flight.
     #[must_use]
     pub fn read(&self) -> Ledger {
-        let Some(uplink) = &self.uplink else { return self.counters.ledger() };
+        let Some(uplink) = &self.uplink else { return self.workers() };
         // In this order: what was handed on is read before what was handed over, so that nothing is
         // handed on that was not handed over.
         let Deliveries { frames, records } = uplink.deliveries();
         let queue_full = self.recorder.uplink_queue_full();
         let written = self.recorder.written();
-        let mut ledger = self.counters.ledger();
+        let mut ledger = self.workers();
         let exported: u64 = ledger.interfaces.iter().map(|one| one.exported).sum();
         ledger.frames = frames.to_ledger();
         ledger.frames.in_flight += exported.saturating_sub(ledger.frames.produced);

@@ -1,14 +1,21 @@
 //! The Ringwatch sensor: from frames in a kernel ring to events and frames at a collector.
 //!
 //! ```text
-//!   afpacket   TPACKET_V3 rings: the only place with unsafe code
-//!   file       pcap and pcapng files as a source of frames
-//!   frame      one captured frame, borrowed from where it lies
-//!   packet     headers parsed in place
-//!   evidence   a worker's sets of contacts: attempted, answered, refused
-//!   detect     evidence of all workers merged; scans found; alerts opened, updated, closed
-//!   event      what happened, as Suricata EVE JSON lines
-//!   uplink     the TLS connection to the collector
+//!   life        args ─▶ config ─▶ setup ─▶ pipeline (threads and queues), or replay (a file)
+//!
+//!   sources     afpacket   TPACKET_V3 rings: unsafe code lives here (and in `hardware`, two hints)
+//!               file       pcap and pcapng files
+//!               frame      one captured frame, borrowed from where it lies
+//!   a worker    worker     the thread: rings in turns, a tick each 250 ms
+//!               analyse    vectors of frames: parse, count, evidence, new connections
+//!               packet     headers parsed in place
+//!               evidence   its contacts: attempted, answered, refused
+//!               connections, export, counters
+//!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
+//!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
+//!               uplink     the TLS connection to the collector; uplink_thread starts it
+//!   seen        ledger, metrics, health, api
+//!   given up    sandbox    every thread drops its capabilities
 //! ```
 
 pub mod afpacket;
@@ -25,14 +32,16 @@ pub mod evidence;
 pub mod export;
 pub mod file;
 pub mod frame;
+pub mod hardware;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
 pub mod output;
 pub mod packet;
 pub mod pipeline;
-pub mod prefetch;
+
 pub mod recorder;
+pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;

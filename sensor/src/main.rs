@@ -12,7 +12,7 @@ use sensor::afpacket::OpenError;
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
-use sensor::pipeline::{Pipeline, Start, StartError};
+use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
 use sensor::setup::{self, SetupError};
 use sensor::worker::WorkerError;
@@ -65,15 +65,16 @@ fn capture(run: &Run) -> Result<(), Failure> {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     tracing::info!("stopping: draining rings, delivering what is under way; again to end at once");
-    let ledger = pipeline.stop();
-    match ledger.check() {
-        Ok(()) => tracing::info!(
-            packets = ledger.kernel_packets(),
-            drops = ledger.kernel_drops(),
-            "stopped, the ledger adds up"
-        ),
-        Err(imbalance) => tracing::error!(%imbalance, "stopped"),
+    let Stopped { ledger, is_whole } = pipeline.stop();
+    ledger.check().map_err(|imbalance| Failure::Running(Box::new(imbalance)))?;
+    if !is_whole {
+        return Err(Failure::Running("a thread panicked, as the log says".into()));
     }
+    tracing::info!(
+        packets = ledger.kernel_packets(),
+        drops = ledger.kernel_drops(),
+        "stopped, the ledger adds up"
+    );
     Ok(())
 }
 
@@ -89,9 +90,12 @@ fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says everything that a start would say about the configuration.
+/// Says everything that a start would say about the configuration. Whether the interfaces exist is
+/// left to the start: they may come later, or be named on the command line.
 fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
+    let workers = setup::cpus(&config.capture)?.len();
+    setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
@@ -138,12 +142,7 @@ impl Failure {
     /// The error with its causes, and the remedy where there is one for all cases.
     fn chain(&self) -> String {
         let (Self::Running(error) | Self::Usage(error) | Self::Privilege(error)) = self;
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            text = format!("{text}: {inner}");
-            source = inner.source();
-        }
+        let mut text = wire::text::error_chain(error.as_ref());
         if matches!(self, Self::Privilege(_)) {
             let program = std::env::current_exe().unwrap_or_else(|_| "ringwatch-sensor".into());
             text = format!(

@@ -153,7 +153,11 @@ const PACKETS: &[(&str, OfPackets)] = &[
 
 /// Metrics with the label `worker`.
 const WORKER: &[(&str, &str, OfWorker)] = &[
-    ("ringwatch_new_connections", "New TCP connections seen: SYN without ACK", |c| &c.connections),
+    (
+        "ringwatch_new_connections",
+        "New TCP connections seen: SYN without ACK; retransmissions count above the limit only",
+        |c| &c.connections,
+    ),
     (
         "ringwatch_connections_over_limit",
         "SYNs above the limit of a second: counted, not written",
@@ -166,9 +170,9 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
     ),
     ("ringwatch_contacts_published", "Contacts handed to the detector", |c| &c.contacts_published),
     (
-        "ringwatch_contacts_deferred",
-        "Contacts that found the queue to the detector full and wait for the next tick",
-        |c| &c.contacts_deferred,
+        "ringwatch_evidence_ticks_deferred",
+        "Ticks at which the queue to the detector had no room for all evidence",
+        |c| &c.ticks_deferred,
     ),
     ("ringwatch_evidence_lost", "Contacts pushed out before they were published", |c| {
         &c.evidence_lost

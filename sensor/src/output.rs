@@ -79,7 +79,7 @@ impl Output {
     /// Writes what was collected.
     ///
     /// # Errors
-    /// [`OutputError::ReaderGone`] or [`OutputError::Write`]; what was collected is given up.
+    /// [`OutputError::ReaderGone`] or [`OutputError::Write`]; what could not be written is given up.
     pub fn flush(&mut self) -> Result<(), OutputError> {
         if self.lines.is_empty() {
             return Ok(());
@@ -88,22 +88,56 @@ impl Output {
             Target::None => Ok(()),
             Target::Stdout => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(&self.lines).and_then(|()| stdout.flush())
+                let written = stdout.write_all(&self.lines).and_then(|()| stdout.flush());
+                written.map_err(|source| (0, source))
             }
-            Target::File { file, .. } => file.write_all(&self.lines),
+            Target::File { file, .. } => append(file, &self.lines),
         };
-        let lines = self.lines.iter().filter(|byte| **byte == b'\n').count();
+        let written = written.map_err(|(end, source)| {
+            let lines = self.lines[end..].iter().filter(|byte| **byte == b'\n').count();
+            self.target.failed(lines, source)
+        });
         self.lines.clear();
-        written.map_err(|source| match &self.target {
-            Target::Stdout if source.kind() == io::ErrorKind::BrokenPipe => OutputError::ReaderGone,
-            Target::File { path, .. } => {
-                OutputError::Write { place: path.display().to_string(), lines, source }
-            }
-            Target::Stdout | Target::None => {
-                OutputError::Write { place: "standard output".into(), lines, source }
-            }
-        })
+        written
     }
+}
+
+impl Target {
+    fn failed(&self, lines: usize, source: io::Error) -> OutputError {
+        let place = match self {
+            Self::Stdout if source.kind() == io::ErrorKind::BrokenPipe => {
+                return OutputError::ReaderGone;
+            }
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Stdout | Self::None => "standard output".into(),
+        };
+        OutputError::Write { place, lines, source }
+    }
+}
+
+/// Appends lines. If the system takes only some of them, tells where those end, and takes back what
+/// it took of the next one: a later line must not be glued to half of this one.
+fn append(file: &mut File, lines: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut end = 0;
+    let source = loop {
+        match file.write(&lines[end..]) {
+            Ok(0) => break io::ErrorKind::WriteZero.into(),
+            Ok(count) => end += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break error,
+        }
+        if end == lines.len() {
+            return Ok(());
+        }
+    };
+    let whole = lines[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    if end > whole
+        && let Ok(now) = file.metadata()
+    {
+        // If not even this works, the half line stays, and readers find one line that is none.
+        let _ = file.set_len(now.len().saturating_sub((end - whole) as u64));
+    }
+    Err((whole, source))
 }
 
 fn open_file(path: &Path) -> Result<Target, OutputError> {

@@ -6,19 +6,23 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 use wire::ledger::Ledger;
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
-use crate::connections::NewConnection;
+use crate::connections::{NewConnection, begins_second};
 use crate::detect::{Alert, AlertSummary};
 use crate::event::{self, DecoderStats, Event, EventWriter};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
 use crate::uplink::OutgoingRecord;
+
+/// A local output that fails is said this often.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Writes events.
 pub struct Recorder {
@@ -30,7 +34,8 @@ pub struct Recorder {
     flow_key: u64,
     line: Vec<u8>,
     counters: Arc<RecorderCounters>,
-    output_failing: bool,
+    /// When it was last said that the local output fails.
+    output_said: Option<Instant>,
     reader_gone: bool,
 }
 
@@ -80,7 +85,7 @@ impl Recorder {
             flow_key,
             line: Vec::with_capacity(4096),
             counters,
-            output_failing: false,
+            output_said: None,
             reader_gone: false,
         }
     }
@@ -205,7 +210,7 @@ impl Recorder {
         }
     }
 
-    /// Counts what the local output lost; says it when it begins and when it ends.
+    /// Counts what the local output lost; says so once a minute at most.
     fn note(&mut self, written: Result<(), OutputError>) {
         match written {
             Ok(()) => {}
@@ -214,9 +219,10 @@ impl Recorder {
                 if let OutputError::Write { lines, .. } = &error {
                     self.counters.output_lost.fetch_add(*lines as u64, Ordering::Relaxed);
                 }
-                if !std::mem::replace(&mut self.output_failing, true) {
+                if self.output_said.is_none_or(|said| said.elapsed() > SAY_EVERY) {
+                    self.output_said = Some(Instant::now());
                     let why = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(why, "{error}; further losses are only counted");
+                    tracing::error!(why, "{error}; further losses are only counted for a minute");
                 }
             }
         }
@@ -280,10 +286,10 @@ impl SecondLimit {
     }
 
     /// Has the second ended at `now`? Gives what it left unwritten, if anything. Times that lie
-    /// behind belong to the second at hand.
+    /// a little behind belong to the second at hand.
     fn second_over(&mut self, now: UnixNanos) -> Option<(UnixNanos, u64)> {
         let second = now.0 / 1_000_000_000;
-        if second <= self.second {
+        if !begins_second(self.second, second) {
             return None;
         }
         self.second = second;

@@ -21,12 +21,11 @@ use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, Detector};
-use crate::evidence::Contact;
+use crate::evidence::{Contact, Published};
 use crate::file::{self, CaptureFile, FileError, FileFrame};
 use crate::frame::{Frame, LinkType};
 use crate::output::{Output, OutputError};
 use crate::packet;
-use crate::pipeline;
 use crate::recorder::{self, Recorder};
 use crate::setup;
 
@@ -46,7 +45,10 @@ pub enum ReplayError {
 
 /// Bytes of frames that go to a worker at once.
 const DEAL_BYTES: usize = 1 << 20;
-/// Deals of one worker: one being filled, one waiting, one being worked on.
+/// Frames that go to a worker at once, however small.
+const DEAL_FRAMES: usize = 1 << 14;
+/// Deals of one worker: one being filled, one waiting, one being worked on. No more are ever made, so
+/// that memory is bounded and neither channel can be full.
 const DEALS: usize = 3;
 /// Hash seed of every run: the same file gives the same bytes.
 const KEY: u64 = 0x5269_6e67_7761_7463;
@@ -89,17 +91,18 @@ pub fn run(
         });
         let detector = Detector::new(setup::detector(&config.detect, KEY, false));
         let replay = Replay {
+            counters: &counters,
+            over_limit: 0,
             desks: desks.collect(),
             detector,
             recorder,
             clock: None,
             next_tick: UnixNanos(0),
             frames: 0,
-            contacts: Vec::new(),
             connections: Vec::new(),
             alerts: Vec::new(),
         };
-        replay.run(&mut file, &counters)
+        replay.run(&mut file)
     })
 }
 
@@ -115,7 +118,10 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
 }
 
 /// The reader's side: deals frames, keeps the clock, merges.
-struct Replay {
+struct Replay<'a> {
+    counters: &'a Counters,
+    /// Connections over the limit of a second, of all workers, as last seen.
+    over_limit: u64,
     desks: Vec<Desk>,
     detector: Detector,
     recorder: Recorder,
@@ -123,13 +129,12 @@ struct Replay {
     clock: Option<UnixNanos>,
     next_tick: UnixNanos,
     frames: u64,
-    contacts: Vec<(usize, Contact)>,
     connections: Vec<NewConnection>,
     alerts: Vec<Alert>,
 }
 
-impl Replay {
-    fn run(mut self, file: &mut CaptureFile, counters: &Counters) -> Result<Ledger, ReplayError> {
+impl Replay<'_> {
+    fn run(mut self, file: &mut CaptureFile) -> Result<Ledger, ReplayError> {
         let mut begun = UnixNanos(0);
         let ended = loop {
             match file.next_frame() {
@@ -146,15 +151,14 @@ impl Replay {
         if file.truncated() {
             tracing::warn!(frames = self.frames, "the file ends within a record");
         }
-        self.run_out()?;
+        let ended_at = self.run_out()?;
         // What the kernel is to a ring, the file is to this run: it offered what was read.
-        let counted = &counters.workers()[0].interfaces[0];
+        let counted = &self.counters.workers()[0].interfaces[0];
         counted.kernel_packets.set(self.frames);
         counted.not_selected.set(self.frames);
-        let ledger = counters.ledger();
-        let clock = self.clock.unwrap_or_default();
-        let seconds = clock.since(begun).as_secs();
-        self.recorder.stats(clock, seconds, pipeline::decoder_stats(counters), &ledger);
+        let ledger = self.counters.ledger();
+        let seconds = ended_at.since(begun).as_secs();
+        self.recorder.stats(ended_at, seconds, self.counters.decoder_stats(), &ledger);
         self.recorder.flush();
         ended?;
         Ok(ledger)
@@ -186,7 +190,9 @@ impl Replay {
             self.tick(self.next_tick);
             self.next_tick = if self.detector.is_idle() {
                 // Nothing can happen before the next frame: a gap of years costs one step.
-                tick_after(clock)
+                let next = tick_after(clock);
+                self.tick(next.minus(Detector::TICK));
+                next
             } else {
                 self.next_tick.plus(Detector::TICK)
             };
@@ -197,20 +203,24 @@ impl Replay {
     /// All workers finish what they have and tell what they learnt.
     fn meet(&mut self) -> Result<(), ReplayError> {
         for desk in &mut self.desks {
-            desk.ask_to_publish()?;
+            desk.ask_to_publish(&mut self.connections)?;
         }
         for (worker, desk) in self.desks.iter_mut().enumerate() {
-            let contacts = desk.collect(&mut self.connections)?;
-            self.contacts.extend(contacts.iter().map(|contact| (worker, *contact)));
-        }
-        for (worker, contact) in self.contacts.drain(..) {
-            self.detector.merge(worker, &contact);
+            let Told { contacts, answers_lost } = desk.collect(&mut self.connections)?;
+            if answers_lost {
+                let since = self.next_tick.minus(Detector::TICK);
+                self.detector.note_loss(since, self.next_tick);
+            }
+            contacts.iter().for_each(|contact| self.detector.merge(worker, contact));
         }
         // The order of frames at one time is not known across workers; addresses give one.
         self.connections.sort_unstable_by_key(|new| (new.time, new.tuple));
         for connection in self.connections.drain(..) {
             self.recorder.connection(&connection);
         }
+        let over_limit = self.counters.sum(|counted| &counted.connections_over_limit);
+        self.recorder.connections_not_written(over_limit - self.over_limit);
+        self.over_limit = over_limit;
         Ok(())
     }
 
@@ -228,8 +238,8 @@ impl Replay {
         }
     }
 
-    /// The end of the file: time runs on until nothing can fall due.
-    fn run_out(&mut self) -> Result<(), ReplayError> {
+    /// The end of the file: time runs on until nothing can fall due. Gives the time then.
+    fn run_out(&mut self) -> Result<UnixNanos, ReplayError> {
         self.meet()?;
         while self.clock.is_some() && !self.detector.is_idle() {
             self.tick(self.next_tick);
@@ -239,7 +249,7 @@ impl Replay {
         self.detector.finish(now, &mut self.alerts);
         self.tell(now);
         self.recorder.finish(now);
-        Ok(())
+        Ok(now)
     }
 }
 
@@ -276,7 +286,14 @@ struct Done {
     deal: Deal,
     connections: Vec<NewConnection>,
     /// If it was asked for.
-    contacts: Option<Vec<Contact>>,
+    told: Option<Told>,
+}
+
+/// The evidence of one worker since it was last asked.
+struct Told {
+    contacts: Vec<Contact>,
+    /// The table had no room for some answers: silence then proves nothing.
+    answers_lost: bool,
 }
 
 /// The reader's end of one worker.
@@ -301,37 +318,46 @@ impl Desk {
         self.current.bytes.extend_from_slice(frame.data);
         let Frame { wire_len, time, link, .. } = *frame;
         self.current.frames.push(Dealt { end: self.current.bytes.len(), wire_len, time, link });
-        if self.current.bytes.len() < DEAL_BYTES {
+        if self.current.bytes.len() < DEAL_BYTES && self.current.frames.len() < DEAL_FRAMES {
             return Ok(());
         }
-        if self.free.is_empty() {
-            let Done { deal, connections: new, .. } = self.receive()?;
-            self.free.push(deal);
-            connections.extend(new);
-        }
-        self.send(false)
+        self.send(false, connections)
     }
 
-    fn ask_to_publish(&mut self) -> Result<(), ReplayError> {
-        self.send(true)
+    fn ask_to_publish(&mut self, connections: &mut Vec<NewConnection>) -> Result<(), ReplayError> {
+        self.send(true, connections)
     }
 
     /// Waits for the answer to [`Desk::ask_to_publish`].
-    fn collect(
-        &mut self,
-        connections: &mut Vec<NewConnection>,
-    ) -> Result<Vec<Contact>, ReplayError> {
+    fn collect(&mut self, connections: &mut Vec<NewConnection>) -> Result<Told, ReplayError> {
         loop {
-            let Done { deal, connections: new, contacts } = self.receive()?;
-            self.free.push(deal);
-            connections.extend(new);
-            if let Some(contacts) = contacts {
-                return Ok(contacts);
+            if let Some(told) = self.take_back(connections)? {
+                return Ok(told);
             }
         }
     }
 
-    fn send(&mut self, publish: bool) -> Result<(), ReplayError> {
+    /// Waits for one deal to come back.
+    fn take_back(
+        &mut self,
+        connections: &mut Vec<NewConnection>,
+    ) -> Result<Option<Told>, ReplayError> {
+        let Done { deal, connections: new, told } = self.receive()?;
+        self.free.push(deal);
+        connections.extend(new);
+        Ok(told)
+    }
+
+    /// Sends the deal that was filled and goes on with a free one, for which it may have to wait. What
+    /// was asked to publish is collected before the next send, so what comes back here tells nothing.
+    fn send(
+        &mut self,
+        publish: bool,
+        connections: &mut Vec<NewConnection>,
+    ) -> Result<(), ReplayError> {
+        if self.free.is_empty() {
+            self.take_back(connections)?;
+        }
         let next = self.free.pop().unwrap_or_default();
         let deal = std::mem::replace(&mut self.current, next);
         self.to_worker.send(Work { deal, publish }).map_err(|_| ReplayError::WorkerGone)
@@ -349,18 +375,17 @@ fn work_through(mut analyser: Analyser, work: &Receiver<Work>, done: &Sender<Don
         deal.for_each_vector(|frames| {
             analyser.analyse(0, frames, |connection| connections.push(connection));
         });
-        let contacts = publish.then(|| {
+        let told = publish.then(|| {
             let mut contacts = Vec::new();
-            let published = analyser.publish(|contact| {
+            let Published { answers_lost, .. } = analyser.publish(|contact| {
                 contacts.push(*contact);
                 true
             });
-            debug_assert_eq!(published.contacts as usize, contacts.len());
-            contacts
+            Told { contacts, answers_lost }
         });
         deal.bytes.clear();
         deal.frames.clear();
-        if done.send(Done { deal, connections, contacts }).is_err() {
+        if done.send(Done { deal, connections, told }).is_err() {
             return;
         }
     }

@@ -3,7 +3,7 @@
 //! Capabilities and no-new-privileges belong to a thread, not to the process, so every thread calls
 //! [`give_up_privileges`] for itself (Source: capabilities(7), PR_SET_NO_NEW_PRIVS in prctl(2)).
 
-use caps::{CapSet, Capability};
+use caps::CapSet;
 
 /// Why a thread still has privileges.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +28,10 @@ pub fn give_up_privileges() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// May this thread open packet sockets?
-#[must_use]
-pub fn may_capture() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_RAW).unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
+    use caps::Capability;
+
     use super::*;
 
     #[test]
@@ -43,7 +39,12 @@ mod tests {
         let left = std::thread::spawn(|| {
             give_up_privileges().unwrap();
             let regained = caps::raise(None, CapSet::Effective, Capability::CAP_NET_RAW);
-            (may_capture(), regained.is_ok(), caps::read(None, CapSet::Permitted).unwrap().len())
+            let may_capture = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_RAW);
+            (
+                may_capture.unwrap(),
+                regained.is_ok(),
+                caps::read(None, CapSet::Permitted).unwrap().len(),
+            )
         });
         assert_eq!(left.join().unwrap(), (false, false, 0));
     }

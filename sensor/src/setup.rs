@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::afpacket::{Interface, OpenError, RingConfig};
-use crate::config::{Capture, Config, Detect, Profile, Uplink};
-use crate::detect::{self, AllowList, DetectorConfig};
+use crate::config::{Capture, Config, Detect, Uplink};
+use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
@@ -45,6 +45,16 @@ pub enum SetupError {
         /// What all need.
         least_mib: u32,
     },
+    /// The rings would take memory that the host needs.
+    #[error(
+        "capture.ring_mib = {ring_mib} is more than a quarter of this host's memory, {memory_mib} MiB"
+    )]
+    RingTooLarge {
+        /// Memory of all rings.
+        ring_mib: u32,
+        /// Memory of the host, or what the control group leaves of it.
+        memory_mib: u64,
+    },
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -76,11 +86,12 @@ pub fn interfaces(capture: &Capture) -> Result<Vec<Interface>, SetupError> {
     if capture.interfaces.is_empty() {
         return Err(SetupError::NoInterface { existing: Interface::names().unwrap_or_default() });
     }
-    let mut names = capture.interfaces.clone();
+    let found = capture.interfaces.iter().map(|name| Interface::find(name));
+    let mut found: Vec<Interface> = found.collect::<Result<_, _>>()?;
     let mut seen = std::collections::HashSet::new();
-    // The same interface twice would count every frame twice.
-    names.retain(|name| seen.insert(name.clone()));
-    Ok(names.iter().map(|name| Interface::find(name)).collect::<Result<_, _>>()?)
+    // The same interface twice, under whatever name, would count every frame twice.
+    found.retain(|interface| seen.insert(interface.index));
+    Ok(found)
 }
 
 /// The CPU of each worker.
@@ -105,9 +116,12 @@ pub fn cpus(capture: &Capture) -> Result<Vec<usize>, SetupError> {
 /// many.
 ///
 /// # Errors
-/// There is not enough memory for the smallest rings.
+/// There is not enough memory for the smallest rings, or it is more than a quarter of the host's.
 pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     let Capture { ring_mib, block_kib, retire_ms, promiscuous, .. } = *capture;
+    if let Some(memory_mib) = memory_mib().filter(|all| u64::from(ring_mib) > all / 4) {
+        return Err(SetupError::RingTooLarge { ring_mib, memory_mib });
+    }
     let rings_u64 = rings.max(1) as u64;
     // At most 64 GiB in KiB, divided: fits.
     let ring_kib = u32::try_from(u64::from(ring_mib) * 1024 / rings_u64).unwrap_or(u32::MAX);
@@ -127,6 +141,20 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     Ok(RingConfig { block_bytes, block_count, retire_ms, snaplen: WHOLE_FRAME, promiscuous })
 }
 
+/// Memory that this process may use: that of the host, or less if its control group has a limit.
+fn memory_mib() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let total = read("/proc/meminfo")
+        .and_then(|text| text.lines().next()?.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .map(|kib| kib / 1024);
+    let group = read("/proc/self/cgroup")
+        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)))
+        .and_then(|group| read(&format!("/sys/fs/cgroup{group}/memory.max")))
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .map(|bytes| bytes >> 20);
+    total.into_iter().chain(group).min()
+}
+
 /// More than any frame has: the kernel keeps what fits a block.
 const WHOLE_FRAME: u32 = 0x4_0000;
 
@@ -142,10 +170,7 @@ pub const fn stall_tolerance_ms(ring: &RingConfig) -> u32 {
 pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
     let own = if is_live { own_addresses() } else { Vec::new() };
     DetectorConfig {
-        profile: match detect.profile {
-            Profile::Default => detect::Profile::Default,
-            Profile::Strict => detect::Profile::Strict,
-        },
+        profile: detect.profile,
         vertical_ports: detect.vertical_ports,
         horizontal_hosts: detect.horizontal_hosts,
         window: detect.window,
@@ -235,6 +260,13 @@ mod tests {
             "capture.ring_mib = 1 is too little for 4 rings: each needs 512 KiB, 2 MiB in all"
         );
         assert_eq!(ring(&capture(1), 2).unwrap().block_count, 4);
+    }
+
+    #[test]
+    fn rings_above_a_quarter_of_the_memory_are_refused() {
+        let memory = u32::try_from(memory_mib().unwrap()).unwrap();
+        let said = ring(&capture(memory / 4 + 1), 1).unwrap_err().to_string();
+        assert!(said.contains("is more than a quarter of this host's memory"), "{said}");
     }
 
     #[test]

@@ -14,9 +14,10 @@ use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
 use crate::setup;
 use crate::uplink::session::Timing;
+use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{
-    self, AddressError, BatchRing, EndReason, OutgoingRecord, RECORD_QUEUE_BYTES, UplinkConfig,
-    UplinkInputs, UplinkStatus,
+    self, BatchRing, EndReason, OutgoingRecord, RECORD_QUEUE_BYTES, UplinkConfig, UplinkInputs,
+    UplinkStatus,
 };
 
 /// Records between recorder and uplink; the uplink takes them out whether it is connected or not.
@@ -45,9 +46,11 @@ pub struct About<'a> {
 /// Why the uplink could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkStartError {
-    /// A collector's address makes no sense.
-    #[error("uplink.collectors")]
-    Address(#[from] AddressError),
+    /// The certificates can be read with the rights of the start, and no longer without them.
+    #[error(
+        "once it has given up its privileges, the sensor cannot use its certificates; it must own them"
+    )]
+    Identity(#[from] TlsError),
     /// The system has no more threads.
     #[error("cannot start thread uplink")]
     Thread(#[source] std::io::Error),
@@ -67,9 +70,10 @@ impl UplinkThread {
     ) -> Result<Self, UplinkStartError> {
         let (records, records_out) = bounded(RECORD_QUEUE);
         let (stop, stopped) = bounded(1);
-        let collectors = settings.collectors.iter().map(|text| text.parse());
+        // They are read again for each connection, by a thread without any privilege, such as this.
+        tls::load(&setup::tls_files(settings))?;
         let config = UplinkConfig {
-            collectors: collectors.collect::<Result<_, _>>()?,
+            collectors: settings.collectors.clone(),
             tls: setup::tls_files(settings),
             hello: hello(about),
             interfaces: interfaces(about),

@@ -4,11 +4,13 @@
 //! that are wanted. For a packet it never allocates, locks, waits or makes a system call; it waits
 //! only when all its rings are empty.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
@@ -21,7 +23,7 @@ use crate::detect::Detector;
 use crate::detection::Evidence;
 use crate::export::Exporter;
 use crate::frame::Frame;
-use crate::health::{self, Health};
+use crate::health::{self, Health, Link};
 use crate::pipeline::ToRecorder;
 use crate::sandbox::{self, SandboxError};
 use crate::uplink::{OwnConnections, OwnSnapshot};
@@ -31,6 +33,12 @@ const BLOCKS_PER_TURN: usize = 8;
 /// After the last frame was let in, the kernel hands over a partly filled block within the retire
 /// time (a second at most, by configuration); after twice that, what is missing will not come.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// A packet that passed the old filter is in the ring within a softirq; this is many.
+const STRAGGLERS: Duration = Duration::from_millis(20);
+/// The kernel's timers are late by up to two of its ticks (250 Hz or more).
+const TIMER_SLACK: Duration = Duration::from_millis(20);
+/// The wall clock may be corrected by so much without notice.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// What a worker is made of; travels into its thread.
 pub struct Plan {
@@ -98,27 +106,35 @@ struct Worker {
     next_tick: Instant,
     /// Time up to which the evidence was complete at the last tick.
     told: UnixNanos,
+    /// When the rings were last looked at: what came later may not have been seen.
+    turn_began: UnixNanos,
+    /// Losses that the detector has not been told of yet.
+    untold_loss: Option<(UnixNanos, UnixNanos)>,
     connections_lost: u64,
 }
 
 /// One ring and what is known of it.
 struct Slot {
     interface: usize,
-    /// `None` once the interface was deleted.
+    /// `None` once the interface was deleted and all that it had brought was worked through.
     ring: Option<Ring>,
+    /// The interface was deleted; the ring still holds frames.
+    is_closing: bool,
     /// Nothing was left in the ring at the end of the last turn.
     is_drained: bool,
     last_frame: UnixNanos,
     drops: u64,
 }
 
-/// The thread body. Tells `opened` how it went; begins when `begin` says so; ends when the plan's
-/// `stop` is set, after all that the kernel took was analysed.
+/// The thread body. Tells `opened` how it went; begins when `begin`, a channel without room, says so,
+/// and takes from it once more when it has begun; ends when the plan's `stop` is set, after all that
+/// the kernel took was analysed.
 pub fn run(
     plan: Plan,
     opened: &Sender<Result<Vec<FanoutGroup>, WorkerError>>,
     begin: &Receiver<()>,
 ) {
+    let index = plan.index;
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: plan.cpu });
     if !pinned {
         tracing::warn!(worker = plan.index, cpu = plan.cpu, "cannot pin worker; it may move");
@@ -131,7 +147,14 @@ pub fn run(
             let _ = opened.send(Ok(groups));
             // A pipeline that gives up before the start drops the sender.
             if begin.recv().is_ok() {
-                worker.capture();
+                // The one place where a panic is caught: the rings close, the other workers of each
+                // group take over this one's flows, and health names the worker that stands still.
+                let captured = panic::catch_unwind(AssertUnwindSafe(|| worker.capture(begin)));
+                if let Err(panic) = captured {
+                    tracing::error!(worker = index, "worker panicked; restart the sensor");
+                    drop(worker);
+                    panic::resume_unwind(panic);
+                }
             }
         }
     }
@@ -151,6 +174,7 @@ impl Worker {
             slots.push(Slot {
                 interface: index,
                 ring: Some(ring),
+                is_closing: false,
                 is_drained: true,
                 last_frame: UnixNanos(0),
                 drops: 0,
@@ -168,26 +192,31 @@ impl Worker {
             retire: Duration::from_millis(u64::from(ring.retire_ms)),
             next_tick: Instant::now() + Detector::TICK,
             told: health::now(),
+            turn_began: health::now(),
+            untold_loss: None,
             connections_lost: 0,
         };
         Ok((worker, groups))
     }
 
-    fn capture(&mut self) {
+    fn capture(&mut self, begin: &Receiver<()>) {
         for slot in &mut self.slots {
             let Some(ring) = &mut slot.ring else { continue };
             if let Err(error) = ring.begin() {
                 // Its filter still rejects everything: nothing is captured, and health says so.
                 let interface = &ring.interface().name;
-                tracing::error!(interface, error = %describe(&error), "cannot begin to capture");
-                self.outlets.health.set_link_down(slot.interface, true);
+                tracing::error!(interface, error = %error_chain(&error), "cannot begin to capture");
+                self.outlets.health.set_link(slot.interface, Link::Down);
             }
         }
+        self.counters.worker.heartbeat.set(health::now().0);
+        // Nobody is told that the sensor captures before it does.
+        let _ = begin.recv();
         while !self.stop.load(Ordering::Relaxed) {
             let is_busy = self.turn();
             let now = Instant::now();
             if now >= self.next_tick {
-                self.tick();
+                self.regular_tick();
                 self.next_tick = now + Detector::TICK;
             }
             if !is_busy {
@@ -200,7 +229,7 @@ impl Worker {
     /// Lets each ring have its turn; says whether any had a block.
     fn turn(&mut self) -> bool {
         let mut is_busy = false;
-        let own = self.outlets.own.load();
+        self.turn_began = health::now();
         let Self { slots, analyser, counters, exporter, outlets, connections_lost, .. } = self;
         for slot in slots {
             let Some(ring) = &mut slot.ring else { continue };
@@ -212,6 +241,8 @@ impl Worker {
                     break;
                 };
                 is_busy = true;
+                // After the block was granted: a connection whose packets are in it is in the list.
+                let own = outlets.own.load();
                 let mut desk = Desk {
                     interface: slot.interface,
                     analyser,
@@ -220,18 +251,16 @@ impl Worker {
                     connections: &mut outlets.connections,
                     connections_lost,
                 };
-                desk.work_through(&block, &own);
-                slot.last_frame = analyser.clock();
+                slot.last_frame = slot.last_frame.max(desk.work_through(&block, &own));
             }
             counted.corrupt.set(ring.corrupt());
         }
         is_busy
     }
 
-    /// Publishes what is new: evidence, statistics, link states, batches that are not full.
-    fn tick(&mut self) {
-        let clock = self.complete_until();
-        self.refresh_statistics(clock);
+    /// Publishes what is new: evidence, statistics, link states, batches that are not full. Says
+    /// whether the detector was told all there is.
+    fn tick(&mut self, until: UnixNanos) -> bool {
         let evidence = &mut self.outlets.evidence;
         let mut is_complete = true;
         let published = self.analyser.publish(|contact| {
@@ -239,59 +268,100 @@ impl Worker {
             is_complete
         });
         if published.answers_lost {
-            self.note_loss(clock);
+            self.note_loss();
         }
         let worker = &self.counters.worker;
-        // A tick says that all is told; with contacts left over it would make silence of answers.
-        if is_complete && self.outlets.evidence.push(Evidence::Tick(clock)).is_ok() {
-            self.told = clock;
-        } else {
-            worker.contacts_deferred.add(1);
-        }
         worker.connections_queue_full.set(self.connections_lost);
         worker.heartbeat.set(health::now().0);
+        // A tick says that all is told; with contacts or losses left over it would make silence of
+        // answers.
+        let is_told = self.tell_loss()
+            && is_complete
+            && self.outlets.evidence.push(Evidence::Tick(until)).is_ok();
+        if is_told {
+            self.told = until;
+        } else {
+            self.counters.worker.ticks_deferred.add(1);
+        }
         self.exporter.flush();
+        is_told
+    }
+
+    /// What is done four times a second while frames come in.
+    fn regular_tick(&mut self) {
+        self.follow_clock();
+        self.refresh_statistics();
+        self.tell_loss();
+        self.tick(self.complete_until());
         self.look_at_links();
     }
 
     /// The time up to which every frame has been seen. A drained ring holds nothing that is older than
-    /// its open block, which the kernel hands over within the retire time.
+    /// its open block, which the kernel hands over within the retire time, give or take a timer tick.
     fn complete_until(&self) -> UnixNanos {
-        let drained = health::now().minus(self.retire * 2);
+        let drained = self.turn_began.minus((self.retire * 2).max(TIMER_SLACK));
         let complete = self.slots.iter().filter(|slot| slot.ring.is_some() && !slot.is_drained);
         complete.map(|slot| slot.last_frame).fold(drained, UnixNanos::min).max(self.told)
     }
 
-    fn refresh_statistics(&mut self, clock: UnixNanos) {
+    /// After the wall clock was set back, time goes on from there: the detector starts over.
+    fn follow_clock(&mut self) {
+        let now = self.turn_began;
+        if now.plus(CLOCK_SLACK) < self.told {
+            let seconds = self.told.since(now).as_secs();
+            tracing::warn!(seconds, "the clock was set back; detection starts over");
+            self.told = now;
+            self.slots.iter_mut().for_each(|slot| slot.last_frame = slot.last_frame.min(now));
+        }
+    }
+
+    fn refresh_statistics(&mut self) {
         let mut is_lossy = false;
         for slot in &mut self.slots {
             is_lossy |= slot.refresh_statistics(&self.counters.interfaces[slot.interface]);
         }
         if is_lossy {
-            self.note_loss(clock);
+            self.note_loss();
         }
     }
 
-    fn note_loss(&mut self, to: UnixNanos) {
-        let from = self.told.minus(self.retire * 2);
-        // A full ring means contacts are deferred, and without a tick no silence is derived.
-        let _ = self.outlets.evidence.push(Evidence::Loss { from, to });
+    /// Something was lost since the last tick. Frames that the kernel dropped are newer than those in
+    /// the ring, so the span reaches to this moment, whatever has been read.
+    fn note_loss(&mut self) {
+        let from = self.told.minus((self.retire * 2).max(TIMER_SLACK));
+        let from = self.untold_loss.map_or(from, |(earlier, _)| earlier.min(from));
+        self.untold_loss = Some((from, health::now()));
+    }
+
+    /// Tells the detector of losses; says whether none is left untold.
+    fn tell_loss(&mut self) -> bool {
+        let Some((from, to)) = self.untold_loss else { return true };
+        let is_told = self.outlets.evidence.push(Evidence::Loss { from, to }).is_ok();
+        if is_told {
+            self.untold_loss = None;
+        }
+        is_told
     }
 
     fn look_at_links(&mut self) {
         for slot in &mut self.slots {
             let Some(ring) = &mut slot.ring else { continue };
             let Some(event) = ring.link_event() else { continue };
-            let is_up = event == LinkEvent::Up;
-            if self.outlets.health.set_link_down(slot.interface, !is_up) {
-                // 1 024 news wait at most; what finds no room is in health and in the next event.
-                let news = ToRecorder::Link(health::now(), slot.interface, is_up);
-                let _ = self.outlets.news.try_send(news);
+            let link = match event {
+                LinkEvent::Up => Link::Up,
+                LinkEvent::Down | LinkEvent::Failed(_) => Link::Down,
+                LinkEvent::Gone => Link::Gone,
+            };
+            if let Some(before) = self.outlets.health.set_link(slot.interface, link) {
                 say(&ring.interface().name, event);
+                let is_up = link == Link::Up;
+                if is_up != (before == Link::Up) {
+                    // 1 024 news wait at most; what finds no room is in health and in the next event.
+                    let news = ToRecorder::Link(health::now(), slot.interface, is_up);
+                    let _ = self.outlets.news.try_send(news);
+                }
             }
-            if event == LinkEvent::Gone {
-                slot.ring = None;
-            }
+            slot.is_closing |= event == LinkEvent::Gone;
         }
     }
 
@@ -299,8 +369,9 @@ impl Worker {
         let until_tick = self.next_tick.saturating_duration_since(Instant::now());
         // At least a millisecond, which is what poll counts in: zero would spin.
         let timeout = until_tick.max(Duration::from_millis(1));
-        let rings = self.slots.iter().filter_map(|slot| slot.ring.as_ref());
-        match afpacket::wait(rings, timeout) {
+        // The ring of a deleted interface has an error to tell for ever; it is looked at every tick.
+        let rings = self.slots.iter().filter(|slot| !slot.is_closing);
+        match afpacket::wait(rings.filter_map(|slot| slot.ring.as_ref()), timeout) {
             Ok(Wake::Block | Wake::Idle) => {}
             Ok(Wake::Link) => self.look_at_links(),
             Err(error) => {
@@ -317,30 +388,25 @@ impl Worker {
                 tracing::warn!(%error, "cannot stop the ring; the last frames may be missing");
             }
         }
-        let limit = Instant::now() + DRAIN_LIMIT;
-        loop {
+        let begun = Instant::now();
+        // A frame that was on its way through the old filter may still come.
+        while begun.elapsed() < STRAGGLERS || self.waiting() > 0 && begun.elapsed() < DRAIN_LIMIT {
             while self.turn() {}
-            for slot in &mut self.slots {
-                slot.refresh_statistics(&self.counters.interfaces[slot.interface]);
-            }
-            let waiting = self.slots.iter().filter_map(|slot| slot.ring.as_ref());
-            if waiting.map(Ring::waiting).sum::<u64>() == 0 || Instant::now() > limit {
-                break;
-            }
+            self.refresh_statistics();
             std::thread::sleep(Duration::from_millis(1));
         }
         self.publish_the_rest();
     }
 
-    /// The last tick: the detector takes what is left, however long that takes.
+    /// Frames that the kernel put into the rings and that were not read yet.
+    fn waiting(&self) -> u64 {
+        self.slots.iter().filter_map(|slot| slot.ring.as_ref()).map(Ring::waiting).sum()
+    }
+
+    /// The last tick: nothing older can come, so all is told up to this moment.
     fn publish_the_rest(&mut self) {
-        let limit = Instant::now() + DRAIN_LIMIT;
-        loop {
-            let before = self.told;
-            self.tick();
-            if self.told > before || Instant::now() > limit {
-                break;
-            }
+        let begun = Instant::now();
+        while !self.tick(health::now().max(self.told)) && begun.elapsed() < DRAIN_LIMIT {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -355,6 +421,9 @@ impl Slot {
         counted.kernel_drops.set(statistics.drops);
         counted.ring_freezes.set(statistics.freezes);
         counted.corrupt.set(ring.corrupt());
+        if self.is_closing && ring.waiting() == 0 {
+            self.ring = None;
+        }
         statistics.drops > std::mem::replace(&mut self.drops, statistics.drops)
     }
 }
@@ -370,12 +439,15 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Gives the time of the block's last frame.
     #[inline]
-    fn work_through(&mut self, block: &Block<'_>, own: &OwnSnapshot) {
+    fn work_through(&mut self, block: &Block<'_>, own: &OwnSnapshot) -> UnixNanos {
         let mut vector = [Frame::EMPTY; VECTOR];
         let mut len = 0;
+        let mut last = UnixNanos(0);
         for captured in block.frames() {
             vector[len] = captured.frame;
+            last = captured.frame.time;
             len += 1;
             if len == VECTOR {
                 self.vector(&vector, own);
@@ -383,6 +455,7 @@ impl Desk<'_> {
             }
         }
         self.vector(&vector[..len], own);
+        last
     }
 
     #[inline]
@@ -410,15 +483,4 @@ fn say(interface: &str, event: LinkEvent) {
             tracing::error!(interface, %why, "ring reports an error");
         }
     }
-}
-
-/// An error with its sources, for one log line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! Every capture of the corpus, read to its end, parsed, dealt and damaged.
 //!
-//! The corpus is found by `RINGWATCH_CORPUS`, or else beside the checkout; without it the test says
+//! The corpus is found by `RINGWATCH_CORPUS`; without it the test says
 //! so, and has nothing to read.
 
 mod corpus;

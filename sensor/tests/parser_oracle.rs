@@ -1,6 +1,6 @@
 //! The parser against `etherparse`, frame by frame, over every capture of the corpus.
 //!
-//! The corpus is found by `RINGWATCH_CORPUS`, or else beside the checkout; without it only the
+//! The corpus is found by `RINGWATCH_CORPUS`; without it only the
 //! frames made here are compared, and the test says so.
 
 mod corpus;

@@ -1,6 +1,7 @@
 //! What travels between a Ringwatch sensor and its collector, and the few types that both share.
 //!
 //! ```text
+//!   text      error chains and names, said in the same way everywhere
 //!   units     newtypes for numbers that must not be swapped
 //!   ledger    where every frame and record went; the sums that must hold
 //!   header    the fixed header of every message, and the limits
@@ -19,4 +20,5 @@ pub mod header;
 pub mod ledger;
 pub mod message;
 pub mod records;
+pub mod text;
 pub mod units;

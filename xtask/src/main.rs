@@ -14,6 +14,10 @@ mod licences;
 mod lint;
 mod test;
 mod tidy;
+/// The table of the tests themselves. Only the file is shared: depending on the crate would make the
+/// first `cargo xtask` wait for all that tests need.
+#[path = "../../perf/src/tool_table.rs"]
+mod tool_table;
 mod tools;
 mod up;
 

@@ -4,33 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::Failure;
-
-/// A program that tests start.
-struct Tool {
-    program: &'static str,
-    /// The Debian package that has it.
-    package: &'static str,
-    /// What the tests do with it.
-    why: &'static str,
-}
-
-const TOOLS: &[Tool] = &[
-    tool("ip", "iproute2", "makes network namespaces and veth pairs"),
-    tool("ethtool", "ethtool", "turns offloads off, so that all programs see the same frames"),
-    tool("nft", "nftables", "cuts and heals links"),
-    tool("tcpdump", "tcpdump", "records beside the sensor; reads what the collector stored"),
-    tool("tshark", "tshark", "reads what the collector stored"),
-    tool("capinfos", "wireshark-common", "counts what the collector stored"),
-    tool("nmap", "nmap", "scans and sweeps"),
-    tool("hping3", "hping3", "makes odd packets"),
-    tool("tcpreplay", "tcpreplay", "replays captures"),
-    tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
-    tool("curl", "curl", "makes ordinary web traffic; asks the HTTP interfaces"),
-];
-
-const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
-    Tool { program, package, why }
-}
+use crate::tool_table::{TOOLS, Tool};
 
 /// May packages be installed?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_package_is_named_once() {
-        let tools = [tool("a", "one", ""), tool("b", "two", ""), tool("c", "one", "")];
+        let tool = |program, package| Tool { program, package, why: "" };
+        let tools = [tool("a", "one"), tool("b", "two"), tool("c", "one")];
         assert_eq!(packages(&tools.iter().collect::<Vec<_>>()), ["one", "two"]);
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use wire::text::{NAME_RULE, is_name};
+
 /// What the holder of a certificate may act as. It decides the extended key usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
@@ -22,9 +24,6 @@ impl fmt::Display for Role {
     }
 }
 
-/// Longest name: one DNS label.
-const NAME_MAX: usize = 63;
-
 /// Name of a sensor or collector: 1 to 63 of `a-z 0-9 . - _`, a letter or digit first. It is also
 /// the name of the files, so names that would collide with other files of the folder are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +32,9 @@ pub struct Name(String);
 /// Why a text is not a [`Name`] or a [`Host`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// Not 1 to 63 bytes.
-    #[error("name {0:?} is not 1 to {NAME_MAX} characters long")]
-    Length(String),
-    /// A character outside the set, or a wrong first one.
-    #[error(
-        "name {0:?} may have only a-z, 0-9, '.', '-' and '_', and starts with a letter or digit"
-    )]
-    Characters(String),
+    /// A character outside the set, a wrong first one, none or too many.
+    #[error("name {0:?} is none: {NAME_RULE}")]
+    Name(String),
     /// `ca`, `crl` and `….key` name other files of the folder.
     #[error("name {0:?} is taken by another file of the folder (ca, crl, *.key)")]
     Reserved(String),
@@ -67,13 +61,8 @@ impl FromStr for Name {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() || text.len() > NAME_MAX {
-            return Err(IdentityError::Length(text.to_owned()));
-        }
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let allowed = |byte: u8| plain(byte) || matches!(byte, b'.' | b'-' | b'_');
-        if !text.bytes().all(allowed) || !text.bytes().next().is_some_and(plain) {
-            return Err(IdentityError::Characters(text.to_owned()));
+        if !is_name(text) {
+            return Err(IdentityError::Name(text.to_owned()));
         }
         if matches!(text, "ca" | "crl") || text.ends_with(".key") {
             return Err(IdentityError::Reserved(text.to_owned()));

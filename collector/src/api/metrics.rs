@@ -36,26 +36,26 @@ pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
 }
 
 fn register_sensors(registry: &mut Registry, shared: &Shared) {
-    let counters: [(&str, &str, fn(&SensorState) -> u64); 7] = [
-        ("stored_frames", "Frames stored", |state| state.stored.frames),
-        ("stored_frame_bytes", "Captured bytes of stored frames", |state| state.stored.frame_bytes),
-        ("stored_records", "Event records stored", |state| state.stored.records),
-        ("stored_alerts", "Alert records stored", |state| state.stored.alerts),
-        ("duplicates", "Records and frame batches that were stored already", |state| {
-            state.duplicates
-        }),
-        ("missing", "Records and frame batches that never came", |state| state.missing),
-        ("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames),
-    ];
     let sensors = shared.sensors();
-    for (name, help, value) in counters {
+    let mut register = |name: &str, help: &str, value: fn(&SensorState) -> u64| {
         let family = Family::<BySensor, Counter>::default();
         for sensor in &sensors {
             let labels = BySensor { sensor: sensor.name().to_owned() };
             family.get_or_create(&labels).inc_by(value(&sensor.state()));
         }
         registry.register(name, help, family);
-    }
+    };
+    register("stored_frames", "Frames stored", |state| state.stored.frames);
+    register("stored_frame_bytes", "Captured bytes of stored frames", |state| {
+        state.stored.frame_bytes
+    });
+    register("stored_records", "Event records stored", |state| state.stored.records);
+    register("stored_alerts", "Alert records stored", |state| state.stored.alerts);
+    register("duplicates", "Records and frame batches that were stored already", |state| {
+        state.duplicates
+    });
+    register("missing", "Records and frame batches that never came", |state| state.missing);
+    register("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames);
     let connected = Family::<BySensor, Gauge>::default();
     for sensor in &sensors {
         let labels = BySensor { sensor: sensor.name().to_owned() };

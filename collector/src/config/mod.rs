@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use wire::text::{NAME_RULE, is_name};
 
 use origin::Section;
 pub use origin::{ConfigError, Origin};
@@ -59,19 +60,19 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-        Self::parse(file, &text)
+        let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        let absolute = std::path::absolute(file).map_err(unreadable)?;
+        Self::parse(file, absolute.parent().unwrap_or(Path::new("/")), &text)
     }
 
-    /// Checks the text of a configuration file.
+    /// Checks the text of a configuration file; relative paths in it count from `folder`.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(file: &Path, folder: &Path, text: &str) -> Result<Self, ConfigError> {
         let origin = Origin::parse(file, text, SECTIONS)?;
         let raw: RawConfig = toml::from_str(text).map_err(|error| origin.locate(text, &error))?;
-        let folder = file.parent().unwrap_or(Path::new(""));
         let check = Check { origin: &origin };
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
@@ -105,9 +106,7 @@ impl Check<'_> {
         if is_name(&name) {
             return Ok(name);
         }
-        let problem = "a name has 1 to 63 characters of a-z 0-9 . - _ \
-                       and begins with a letter or digit";
-        Err(self.origin.fault("collector", "name", "", problem.to_owned()))
+        Err(self.origin.fault("collector", "name", "", format!("no name: {NAME_RULE}")))
     }
 
     fn address(&self, key: &str, default: &str, text: &str) -> Result<SocketAddr, ConfigError> {
@@ -142,16 +141,6 @@ impl Check<'_> {
             }
         }
     }
-}
-
-/// Whether `name` can be the name of a sensor or collector.
-#[must_use]
-pub fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let first = name.bytes().next();
-    name.len() <= 63
-        && first.is_some_and(allowed)
-        && name.bytes().all(|byte| allowed(byte) || b".-_".contains(&byte))
 }
 
 /// The file as written; every key may be left out.
@@ -248,7 +237,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("/etc/c.toml"), text).map_err(|error| error.to_string())
+        Config::parse(Path::new("/etc/c.toml"), Path::new("/etc"), text)
+            .map_err(|error| error.to_string())
     }
 
     fn check_error(text: &str, expected: &str) {
@@ -351,15 +341,5 @@ mod tests {
     #[test]
     fn an_empty_api_address_turns_the_api_off() {
         assert_eq!(parse("[listen]\napi = \"\"").unwrap().api, None);
-    }
-
-    #[test]
-    fn names_are_those_that_a_certificate_can_carry() {
-        for good in ["a", "0", "ids-1.rack_2"] {
-            assert!(is_name(good), "{good}");
-        }
-        for bad in ["", "A", "-a", ".a", "a b", "ä", &"a".repeat(64)] {
-            assert!(!is_name(bad), "{bad}");
-        }
     }
 }

@@ -28,30 +28,18 @@ pub enum ConfigError {
         problem: String,
     },
     /// A section that does not exist.
-    #[error("{}:{line}: [{section}]: unknown section; {hint}", file.display())]
+    #[error("{place}: unknown section; {hint}")]
     UnknownSection {
-        /// The configuration file.
-        file: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// The section as written.
-        section: String,
+        /// File, line and section.
+        place: String,
         /// The nearest known section, or all of them.
         hint: String,
     },
     /// A key that does not exist in its section.
-    #[error("{}:{line}: [{section}] {key} = {value}: unknown key; {hint}", file.display())]
+    #[error("{place}: unknown key; {hint}")]
     UnknownKey {
-        /// The configuration file.
-        file: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// The section that the key stands in.
-        section: String,
-        /// The key as written.
-        key: String,
-        /// The value as written.
-        value: String,
+        /// File, line, section, key and value.
+        place: String,
         /// The nearest known key, or all of them.
         hint: String,
     },
@@ -108,7 +96,7 @@ impl Origin {
                 let line = line_at(text, key.span().start);
                 let key = key.get_ref().as_ref();
                 if !keys.contains(&key) {
-                    return Err(origin.unknown_key(line, section, key, text_of_value, keys));
+                    return Err(origin.unknown_key(line, section, key, &text_of_value, keys));
                 }
                 let written = Written { line, text: text_of_value, span: value.span() };
                 origin.values.insert((section.to_owned(), key.to_owned()), written);
@@ -149,12 +137,8 @@ impl Origin {
     fn unknown_section(&self, line: usize, section: &str, known: &[Section]) -> ConfigError {
         let names: Vec<String> = known.iter().map(|known| format!("[{}]", known.name)).collect();
         let hint = hint(&format!("[{section}]"), names.iter().map(String::as_str));
-        ConfigError::UnknownSection {
-            file: self.file.clone(),
-            line,
-            section: section.to_owned(),
-            hint,
-        }
+        let place = format!("{}:{line}: [{section}]", self.file.display());
+        ConfigError::UnknownSection { place, hint }
     }
 
     fn unknown_key(
@@ -162,17 +146,11 @@ impl Origin {
         line: usize,
         section: &str,
         key: &str,
-        value: String,
+        value: &str,
         known: &[&str],
     ) -> ConfigError {
-        ConfigError::UnknownKey {
-            file: self.file.clone(),
-            line,
-            section: section.to_owned(),
-            key: key.to_owned(),
-            value,
-            hint: hint(key, known.iter().copied()),
-        }
+        let place = format!("{}:{line}: [{section}] {key} = {value}", self.file.display());
+        ConfigError::UnknownKey { place, hint: hint(key, known.iter().copied()) }
     }
 }
 

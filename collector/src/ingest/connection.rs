@@ -135,12 +135,14 @@ impl Connection {
     /// # Errors
     /// Why the connection has to be closed.
     pub fn serve(&mut self, common: &mut Common, now: Now) -> Result<Wish, CloseReason> {
+        self.flush()?;
         let progress = self.digest(common, now)?;
         if progress == Progress::Waiting {
             status::add(&common.shared.counters.store_waits, 1);
             self.flush()?;
             return Ok(Wish::Room);
         }
+        // If so, the socket was full just now, and says when it is not.
         let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
         let has_read = !is_blocked && self.read(common)?;
         if self.conversation.is_none() && !self.secure.is_handshaking() {

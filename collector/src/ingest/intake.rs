@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use wire::codec::Decoder;
-use wire::message::SensorHello;
+use wire::frames::FrameBatch;
+use wire::message::{Goodbye, Interface, SensorHello};
 use wire::units::UnixNanos;
 
 use crate::committer::{Body, Command, Frames, Queue};
@@ -103,16 +104,8 @@ impl Conversation {
             };
             let body = match self.session.receive(message, now)? {
                 Intake::Frames { batch, missing } => {
-                    let mut blocks = queue.buffer();
-                    pcapng::push_frames(&mut blocks, &batch);
                     self.sensor.state().missing += missing;
-                    Body::Frames(Frames {
-                        sequence: batch.sequence,
-                        interfaces: Arc::clone(self.session.interfaces()),
-                        count: u64::from(batch.len()),
-                        bytes: batch.iter().map(|frame| frame.data.len() as u64).sum(),
-                        blocks,
-                    })
+                    Body::Frames(lay_out(&batch, self.session.interfaces(), queue))
                 }
                 Intake::Records(records) => {
                     let mut state = self.sensor.state();
@@ -125,12 +118,8 @@ impl Conversation {
                     self.greet(&hello, taken);
                     continue;
                 }
-                Intake::Goodbye(goodbye) => {
-                    tracing::info!(
-                        sensor = self.sensor.name(),
-                        reason = goodbye.reason,
-                        "sensor says goodbye"
-                    );
+                Intake::Goodbye(Goodbye { reason }) => {
+                    tracing::info!(sensor = self.sensor.name(), reason, "sensor says goodbye");
                     return Ok(Progress::Over);
                 }
                 other => {
@@ -193,6 +182,19 @@ impl Conversation {
 pub struct TakenMarks {
     boot_epoch: u64,
     marks: Marks,
+}
+
+/// A batch as the store writes it.
+fn lay_out(batch: &FrameBatch<'_>, interfaces: &Arc<Vec<Interface>>, queue: &Queue) -> Frames {
+    let mut blocks = queue.buffer();
+    let bytes = pcapng::push_frames(&mut blocks, batch);
+    Frames {
+        sequence: batch.sequence,
+        interfaces: Arc::clone(interfaces),
+        blocks,
+        count: u64::from(batch.len()),
+        bytes,
+    }
 }
 
 /// Takes note of what is not stored.

@@ -205,6 +205,7 @@ impl Ingest {
         else {
             return;
         };
+        self.waiting.remove(&token);
         let was_known = connection.sensor().is_some();
         let result = connection.serve(common, now());
         let newcomer = match connection.sensor() {
@@ -239,6 +240,8 @@ impl Ingest {
     fn tick(&mut self) {
         self.last_tick = Instant::now();
         self.accept();
+        // The committer says when something is stored, not when there is room.
+        self.turns.extend(&self.waiting);
         let now = now();
         let tokens: Vec<Token> = self.connections.keys().copied().collect();
         for token in tokens {
@@ -271,11 +274,11 @@ impl Ingest {
         if let Some(failure) = reason.handshake_failure() {
             self.shared.handshakes.count(failure);
         }
-        let cause = reason.source().map_or_else(|| reason.to_string(), ToString::to_string);
+        let cause = reason.source().map(ToString::to_string);
         match (reason.name(), sensor) {
             (Some(name), _) => {
                 self.shared.refused.count(name);
-                self.warn(peer, sensor, name, &cause);
+                self.warn(peer, sensor, name, &cause.unwrap_or_else(|| reason.to_string()));
             }
             (None, Some(sensor)) => {
                 tracing::info!(sensor, %peer, reason = %reason, cause, "sensor disconnected");

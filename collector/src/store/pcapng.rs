@@ -105,7 +105,9 @@ pub fn push_statistics(out: &mut Vec<u8>, interface: u32, statistics: &Statistic
 }
 
 /// Appends the frames of a batch, each still with the interface number that the sensor gave it.
-pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) {
+/// Returns the sum of their captured bytes.
+pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) -> u64 {
+    let mut bytes = 0;
     for frame in batch {
         let padding = frame.data.len().next_multiple_of(4) - frame.data.len();
         // A frame is shorter than a batch, whose length is limited to less than 128 KiB.
@@ -128,7 +130,9 @@ pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) {
         out.extend_from_slice(frame.data);
         out.extend_from_slice(&[0; 3][..padding]);
         out.extend_from_slice(&length.to_le_bytes());
+        bytes += frame.data.len() as u64;
     }
+    bytes
 }
 
 /// Replaces the interface number of each packet in `blocks`, which [`push_frames`] wrote, by what

@@ -1,6 +1,8 @@
 //! The whole program over loopback: real sockets, real certificates, real files.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod connecting;
+mod failing_disk;
 mod lab;
 mod sensor;
 mod starting;

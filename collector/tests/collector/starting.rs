@@ -29,7 +29,7 @@ fn an_unknown_key_is_named_with_line_and_nearest_key() {
     lab.configure("segmnt_mib = 5");
     check_fault(
         &lab,
-        "error: DIR/collector.toml:10: [store] segmnt_mib = 5: unknown key; \
+        "ringwatch-collector: DIR/collector.toml:10: [store] segmnt_mib = 5: unknown key; \
          did you mean segment_mib?",
     );
 }
@@ -40,7 +40,7 @@ fn a_missing_certificate_is_named_with_its_place() {
     std::fs::remove_file(lab.path().join("ca.pem")).unwrap();
     check_fault(
         &lab,
-        "error: DIR/collector.toml:5: [tls] ca = \"ca.pem\": cannot read DIR/ca.pem: \
+        "ringwatch-collector: DIR/collector.toml:5: [tls] ca = \"ca.pem\": cannot read DIR/ca.pem: \
          No such file or directory (os error 2)",
     );
 }
@@ -52,7 +52,7 @@ fn a_key_that_others_may_read_is_refused_with_the_remedy() {
     write(&lab.path().join("ids.key.pem"), &key, 0o644);
     check_fault(
         &lab,
-        "error: DIR/collector.toml:7: [tls] key = \"ids.key.pem\": DIR/ids.key.pem may be read \
+        "ringwatch-collector: DIR/collector.toml:7: [tls] key = \"ids.key.pem\": DIR/ids.key.pem may be read \
          by others (mode 0644); run: chmod 600 DIR/ids.key.pem",
     );
 }

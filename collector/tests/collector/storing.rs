@@ -18,7 +18,7 @@ fn frames(count: u8) -> Vec<Vec<u8>> {
 }
 
 /// Interface names and packets (interface, data) of a segment.
-fn read_segment(path: &std::path::Path) -> (Vec<String>, Vec<(u32, Vec<u8>)>) {
+pub fn read_segment(path: &std::path::Path) -> (Vec<String>, Vec<(u32, Vec<u8>)>) {
     let file = std::fs::File::open(path).unwrap();
     let mut reader = PcapNGReader::new(1 << 20, file).unwrap();
     let (mut names, mut packets) = (Vec::new(), Vec::new());

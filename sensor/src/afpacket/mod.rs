@@ -1,4 +1,4 @@
-//! Frames from an interface through a TPACKET_V3 ring: the only place of the sensor with unsafe code.
+//! Frames from an interface through a TPACKET_V3 ring. Unsafe code lives here (and in `hardware`).
 //!
 //! ```text
 //!   interface   what the system says about an interface: index, link type, MTU

@@ -70,7 +70,15 @@ pub struct Ring {
     interface: Interface,
     snaplen: u32,
     statistics: Statistics,
-    is_down: bool,
+    link: Link,
+}
+
+/// The link of a ring, as far as it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    Down,
+    Gone,
 }
 
 impl Ring {
@@ -96,7 +104,7 @@ impl Ring {
             interface: interface.clone(),
             snaplen: config.snaplen,
             statistics: Statistics::default(),
-            is_down: false,
+            link: Link::Up,
         })
     }
 
@@ -180,19 +188,25 @@ impl Ring {
     /// [`LinkEvent::Up`], which the kernel does not announce.
     pub fn link_event(&mut self) -> Option<LinkEvent> {
         let error = self.socket.take_error().unwrap_or(libc::EBADF);
+        if error == 0 && self.link != Link::Down {
+            return None;
+        }
+        // Of an interface that goes down and is deleted then, the kernel announces only the first.
+        if !self.socket.has_interface() {
+            let was_told = std::mem::replace(&mut self.link, Link::Gone) == Link::Gone;
+            return (!was_told).then_some(LinkEvent::Gone);
+        }
         if error != 0 {
-            self.is_down = true;
+            self.link = Link::Down;
             return Some(match error {
-                _ if !self.socket.has_interface() => LinkEvent::Gone,
                 libc::ENETDOWN => LinkEvent::Down,
                 other => LinkEvent::Failed(other),
             });
         }
-        if self.is_down && self.socket.has_interface() && self.socket.is_up(&self.interface.name) {
-            self.is_down = false;
-            return Some(LinkEvent::Up);
-        }
-        None
+        self.socket.is_up(&self.interface.name).then(|| {
+            self.link = Link::Up;
+            LinkEvent::Up
+        })
     }
 
     /// The interface, as it was when the ring was opened.

@@ -1,4 +1,4 @@
-//! The configuration: what the file says ([`raw`]), and what the program may rely on ([`Config`]).
+//! The configuration: what the file says (`raw`), and what the program may rely on ([`Config`]).
 //!
 //! Checking needs no system call, so `check-config` says everything that a start would say about
 //! the file. Limits and defaults stand together in this file.
@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::detect::Network;
+use crate::detect::{Network, Profile};
+use crate::uplink::CollectorAddress;
 
 mod error;
 mod raw;
@@ -73,15 +74,6 @@ pub struct Detect {
     pub memory_mib: u32,
 }
 
-/// Which rule set decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Failed contacts count: refused or silent.
-    Default,
-    /// More than three distinct ports of one target count, by SYN alone.
-    Strict,
-}
-
 /// Which frames go to the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Export {
@@ -108,7 +100,7 @@ pub enum ExportFrames {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// `host:port`, in order of preference.
-    pub collectors: Vec<String>,
+    pub collectors: Vec<CollectorAddress>,
     /// Certificates of the authorities that collectors are verified against (PEM).
     pub ca: PathBuf,
     /// This sensor's certificate chain (PEM).
@@ -272,11 +264,37 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_that_is_no_address_is_named() {
+        let said = check("[uplink]\n\ncollectors = ['a b']").unwrap_err();
+        assert!(said.starts_with("sensor.toml:3: uplink.collectors: \"a b:4750\""), "{said}");
+    }
+
+    #[test]
+    fn silence_must_fall_into_the_window() {
+        assert_eq!(
+            check("[detect]\nwindow = '5s'\nsilent_after = '5s'").unwrap_err(),
+            "sensor.toml:3: detect.silent_after = 5s is not shorter than detect.window"
+        );
+    }
+
+    #[test]
     fn a_collector_without_a_port_gets_the_default_port() {
         let text = "[uplink]\ncollectors = ['ids', '[fd99::1]:1', '::1']\nca = 'a'\n\
                     certificate = 'b'\nkey = 'c'";
         let uplink = check(text).unwrap().uplink.unwrap();
-        assert_eq!(uplink.collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
+        let collectors: Vec<String> = uplink.collectors.iter().map(ToString::to_string).collect();
+        assert_eq!(collectors, ["ids:4750", "[fd99::1]:1", "[::1]:4750"]);
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_folder_of_the_file() {
+        let text = "[uplink]\ncollectors = ['ids']\nca = 'pki/ca.pem'\ncertificate = '/b'\n\
+                    key = 'c'\n[events]\nfile = 'eve.json'";
+        let config = Config::parse(Path::new("/etc/ringwatch/sensor.toml"), text).unwrap();
+        let uplink = config.uplink.unwrap();
+        assert_eq!(uplink.ca, Path::new("/etc/ringwatch/pki/ca.pem"));
+        assert_eq!(uplink.certificate, Path::new("/b"));
+        assert_eq!(config.events.output, EventOutput::File("/etc/ringwatch/eve.json".into()));
     }
 
     #[test]

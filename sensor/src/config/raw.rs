@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
+use wire::text::{NAME_RULE, is_name};
 
-use crate::detect::{Network, ParseNetworkError};
+use crate::detect::{Network, ParseNetworkError, Profile};
+use crate::uplink::AddressError;
 
 use super::{
     API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
-    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB, Profile,
+    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB,
     RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW,
     WORKERS,
 };
@@ -129,11 +131,8 @@ impl Checker<'_> {
     fn sensor_name(&self, RawSensor { name }: RawSensor) -> Result<String, ConfigError> {
         let Some(name) = name else { return Ok(String::new()) };
         let text = name.get_ref();
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-        let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        if text.len() > 63 || !begins_well || !text.chars().all(allowed) {
-            let rule = "is no name: 1 to 63 of a-z 0-9 . _ -, a letter or digit first";
-            return Err(self.refuse("sensor.name", &name, rule));
+        if !is_name(text) {
+            return Err(self.refuse("sensor.name", &name, &format!("is no name: {NAME_RULE}")));
         }
         Ok(name.into_inner())
     }
@@ -173,6 +172,14 @@ impl Checker<'_> {
             close_after,
             memory_mib,
         } = raw;
+        let window_length = self.duration("detect.window", window, WINDOW)?;
+        if let Some(silent_after) = &silent_after
+            && humantime::parse_duration(silent_after.get_ref())
+                .is_ok_and(|silent| silent >= window_length)
+        {
+            let rule = "is not shorter than detect.window";
+            return Err(self.refuse("detect.silent_after", silent_after, rule));
+        }
         Ok(Detect {
             profile: self.profile(profile)?,
             allow: allow.into_iter().map(|text| self.network(&text)).collect::<Result<_, _>>()?,
@@ -188,7 +195,7 @@ impl Checker<'_> {
                 SCAN_THRESHOLD,
                 "hosts",
             )?,
-            window: self.duration("detect.window", window, WINDOW)?,
+            window: window_length,
             silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
             close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
             memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
@@ -246,17 +253,22 @@ impl Checker<'_> {
             return Ok(None);
         }
         let needed = |file: Option<PathBuf>, name: &str| {
-            file.ok_or_else(|| {
+            file.map(|file| self.located(file)).ok_or_else(|| {
                 let what =
                     format!("uplink.collectors = {:?} needs {name} as well", collectors.get_ref());
                 ConfigError::at(self.path, self.text, collectors.span(), what)
             })
         };
+        let addresses = collectors.get_ref().iter().map(|text| with_port(text).parse());
+        let addresses = addresses.collect::<Result<_, AddressError>>().map_err(|why| {
+            let what = format!("uplink.collectors: {why}");
+            ConfigError::at(self.path, self.text, collectors.span(), what)
+        })?;
         Ok(Some(Uplink {
             ca: needed(ca, "uplink.ca")?,
             certificate: needed(certificate, "uplink.certificate")?,
             key: needed(key, "uplink.key")?,
-            collectors: collectors.get_ref().iter().map(|address| with_port(address)).collect(),
+            collectors: addresses,
         }))
     }
 
@@ -266,7 +278,7 @@ impl Checker<'_> {
             output: match file.as_deref() {
                 None | Some("") => EventOutput::None,
                 Some("-") => EventOutput::Stdout,
-                Some(path) => EventOutput::File(path.into()),
+                Some(path) => EventOutput::File(self.located(path.into())),
             },
             new_connections: new_connections.unwrap_or(true),
             connections_per_second: self.number(
@@ -325,6 +337,11 @@ impl Checker<'_> {
         }
         let (least, most) = (humantime::format_duration(least), humantime::format_duration(most));
         Err(self.refuse(key, &value, &format!("is out of range: {least} to {most}")))
+    }
+
+    /// Relative paths count from the folder of the configuration, wherever the sensor is started.
+    fn located(&self, file: PathBuf) -> PathBuf {
+        self.path.parent().map_or(file.clone(), |folder| folder.join(file))
     }
 
     fn refuse<T: Display>(&self, key: &str, value: &Spanned<T>, rule: &str) -> ConfigError {

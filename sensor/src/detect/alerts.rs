@@ -54,6 +54,14 @@ impl Alerts {
         }
     }
 
+    /// Takes over ids and counts, so that no id is used twice in a run.
+    pub(super) const fn go_on_from(&mut self, before: &Self) {
+        self.last_id = before.last_id;
+        self.opened = before.opened;
+        self.closed = before.closed;
+        self.not_opened = before.not_opened;
+    }
+
     pub(super) const fn capacity(&self) -> usize {
         self.capacity
     }

@@ -91,6 +91,17 @@ impl Detector {
         }
     }
 
+    /// Starts over after the clock was set back: closes what is open, at `now`, and forgets all
+    /// contacts. Ids and counts go on.
+    pub fn restart(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
+        self.finish(now, out);
+        let fresh = Self::new(self.config.clone());
+        let before = std::mem::replace(self, fresh);
+        self.alerts.go_on_from(&before.alerts);
+        (self.merged, self.allowed) = (before.merged, before.allowed);
+        self.evidence_lost = before.evidence_lost;
+    }
+
     /// What the detector's memory holds.
     #[must_use]
     pub fn budget(&self) -> Budget {

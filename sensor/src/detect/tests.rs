@@ -60,7 +60,7 @@ impl Sensor {
                 let worker = deal(place, sighting) % self.tables.len();
                 let table = &mut self.tables[worker];
                 let hash = table.hash(&sighting.1);
-                table.prefetch(hash);
+                table.prefetch(hash, sighting.2);
                 table.observe(hash, &sighting.1, sighting.2, UnixNanos(sighting.0));
             }
             self.meet(now);

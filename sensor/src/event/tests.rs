@@ -1,7 +1,5 @@
 //! Every kind of event against the EVE schema, and the fields that others rely on.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 use wire::ledger::{InterfaceLedger, LostByReason};
 
@@ -96,15 +94,8 @@ fn every_kind() -> Vec<Value> {
 
 /// The EVE schema, with exactly one more top-level property; `None` (said) where there is no corpus.
 fn schema() -> Option<Value> {
-    let folder = std::env::var_os("RINGWATCH_CORPUS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"),
-        PathBuf::from,
-    );
-    let path = folder.join("eve/schema.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("no EVE schema at {} (RINGWATCH_CORPUS): names only", path.display());
-        return None;
-    };
+    let path = perf::corpus::folder()?.join("eve/schema.json");
+    let text = std::fs::read_to_string(&path).unwrap();
     let mut schema: Value = serde_json::from_str(&text).unwrap();
     let object = json!({"type": "object", "required": ["event_id", "sensor"]});
     schema["properties"]["ringwatch"] = object;

@@ -9,7 +9,7 @@
 //!   block     4 words of one generation │ 4 words of the other       one bit per word and item
 //! ```
 
-use crate::prefetch::prefetch;
+use crate::hardware::{self, prefetch};
 
 /// The filter, in two generations so that a source is remembered for at least one of them.
 pub(super) struct Door {
@@ -43,7 +43,7 @@ impl Door {
     }
 
     pub(super) fn new(slots: usize) -> Self {
-        let blocks = vec![Block::default(); blocks(slots)].into_boxed_slice();
+        let blocks = hardware::table(blocks(slots), Block::default());
         Self { blocks, current: 0, engaged: false, noted: 0, ticks: 0 }
     }
 

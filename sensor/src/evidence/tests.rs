@@ -19,7 +19,7 @@ fn key(source: u32, target: u32, port: u16) -> ContactKey {
 
 fn see(table: &mut ContactTable, key: ContactKey, what: Observation, time: u64) {
     let hash = table.hash(&key);
-    table.prefetch(hash);
+    table.prefetch(hash, what);
     table.observe(hash, &key, what, UnixNanos(time));
 }
 

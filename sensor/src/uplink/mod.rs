@@ -39,6 +39,7 @@ use mio::{Events, Poll, Token};
 use wire::ledger::Ledger;
 use wire::message::{Interface, SensorHello};
 use wire::records::RecordKind;
+use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use self::backoff::Backoff;
@@ -412,7 +413,7 @@ impl Uplink {
             | EndReason::Shutdown => EndReason::Connect,
         };
         let bit = 1 << said_for as u32;
-        let error = chain(error);
+        let error = error_chain(error);
         if self.said & bit == 0 {
             tracing::warn!(%collector, reason = reason.name(), error, "collector is away");
         } else {
@@ -474,18 +475,6 @@ impl Uplink {
 fn read_clocks() -> Now {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Now { monotonic: Instant::now(), unix: UnixNanos(0).plus(unix) }
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -451,13 +451,13 @@ fn the_sensors_own_certificate_must_be_one_of_a_sensor() {
     assert_eq!(tls::load(&pki.files()).unwrap().name, "edge");
     pki.issue_sensor("ringwatch://collector/ids", ExtendedKeyUsagePurpose::ClientAuth);
     let error = tls::load(&pki.files()).unwrap_err();
-    assert!(chain(&error).ends_with(
+    assert!(error_chain(&error).ends_with(
         "is no sensor's certificate: certificate is for \"ringwatch://collector/ids\", \
          wanted is ringwatch://sensor/NAME"
     ));
     pki.issue_sensor("ringwatch://sensor/edge", ExtendedKeyUsagePurpose::ServerAuth);
     let error = tls::load(&pki.files()).unwrap_err();
-    assert!(chain(&error).ends_with("extended key usage is not that of a Sensor alone"));
+    assert!(error_chain(&error).ends_with("extended key usage is not that of a Sensor alone"));
     std::fs::write(pki.path("ca.pem"), "no pem").unwrap();
     pki.issue_sensor("ringwatch://sensor/edge", ExtendedKeyUsagePurpose::ClientAuth);
     let error = tls::load(&pki.files()).unwrap_err();

@@ -13,10 +13,8 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use wire::text::is_name;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-
-/// Longest name of a sensor or collector, in bytes.
-const MAX_NAME: usize = 63;
 
 /// Where certificates lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,14 +181,6 @@ pub fn name_in(certificate: &CertificateDer<'_>, role: Role) -> Result<String, I
         own && !other && !usage.any
     });
     if is_right { Ok(name.to_owned()) } else { Err(IdentityError::WrongUsage { wanted: role }) }
-}
-
-/// 1 to 63 of `a-z 0-9 . - _`, beginning with a letter or a digit.
-fn is_name(name: &str) -> bool {
-    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= MAX_NAME
-        && name.as_bytes().first().is_some_and(is_alphanumeric)
-        && name.bytes().all(|byte| is_alphanumeric(&byte) || b".-_".contains(&byte))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,19 +1,8 @@
 //! Where the captures with known content lie.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The folder, or `None` with a line on standard error that says what is therefore not tested.
-pub fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("RINGWATCH_CORPUS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"),
-        PathBuf::from,
-    );
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("no corpus at {} (RINGWATCH_CORPUS): only own data is tested", folder.display());
-    None
-}
+pub use perf::corpus::folder;
 
 /// Every capture file in it, sorted.
 pub fn captures() -> Vec<PathBuf> {

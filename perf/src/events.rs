@@ -1,0 +1,180 @@
+//! What a sensor said: its EVE lines, read back.
+
+use serde_json::Value;
+use wire::ledger::Ledger;
+
+/// The events of one run, in the order in which they were written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Events(Vec<Value>);
+
+/// The life of one alert, from all its steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlertLife {
+    /// `vertical` or `horizontal`.
+    pub kind: String,
+    /// Who scans.
+    pub source: String,
+    /// Who is scanned, if it is one host.
+    pub target: Option<String>,
+    /// `open`, `update`, …, `close`.
+    pub phases: Vec<String>,
+    /// `alert.context` of the last step.
+    pub context: Value,
+}
+
+impl AlertLife {
+    /// A number of the last step, such as `distinct_ports`.
+    ///
+    /// # Panics
+    /// If there is no such number.
+    #[must_use]
+    pub fn count(&self, name: &str) -> u64 {
+        let count = self.context[name].as_u64();
+        count.unwrap_or_else(|| panic!("no number {name} in {:#}", self.context))
+    }
+}
+
+impl Events {
+    /// Reads lines; a last line without its end is left out.
+    ///
+    /// # Panics
+    /// If a line is no JSON object.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let read = |line: &str| match serde_json::from_str(line) {
+            Ok(value @ Value::Object(_)) => value,
+            other => panic!("{other:?} in event line {line:?}"),
+        };
+        Self(whole.lines().map(read).collect())
+    }
+
+    /// All events.
+    #[must_use]
+    pub fn all(&self) -> &[Value] {
+        &self.0
+    }
+
+    /// Events of one `event_type`.
+    #[must_use]
+    pub fn of_type(&self, event_type: &str) -> Vec<&Value> {
+        self.0.iter().filter(|event| event["event_type"] == event_type).collect()
+    }
+
+    /// Anomalies of one name, such as `link_down`.
+    #[must_use]
+    pub fn anomalies(&self, name: &str) -> Vec<&Value> {
+        let anomalies = self.of_type("anomaly").into_iter();
+        anomalies.filter(|event| event["anomaly"]["event"] == name).collect()
+    }
+
+    /// Alerts, each with its whole life: `open` first, revisions counted up from 1, nothing after
+    /// `close`, the same source, target and kind throughout.
+    ///
+    /// # Panics
+    /// If a life is another one than that.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<AlertLife> {
+        let mut lives: Vec<(Value, AlertLife)> = Vec::new();
+        for event in self.of_type("alert") {
+            let context = &event["alert"]["context"];
+            let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+            let phase = text(&context["phase"]).unwrap_or_default();
+            let step = AlertLife {
+                kind: text(&context["kind"]).unwrap_or_default(),
+                source: text(&event["src_ip"]).unwrap_or_default(),
+                target: text(&event["dest_ip"]),
+                phases: vec![phase.clone()],
+                context: context.clone(),
+            };
+            let id = &context["alert_id"];
+            match lives.iter_mut().find(|(known, _)| known == id) {
+                None => {
+                    assert_eq!((phase.as_str(), context["revision"].as_u64()), ("open", Some(1)));
+                    lives.push((id.clone(), step));
+                }
+                Some((_, life)) => {
+                    assert_ne!(phase, "open", "{id} opens twice");
+                    assert_ne!(life.phases.last().map(String::as_str), Some("close"), "{id}");
+                    assert_eq!(step.count("revision"), life.count("revision") + 1, "{id}");
+                    let same = |one: &AlertLife| {
+                        (one.kind.clone(), one.source.clone(), one.target.clone())
+                    };
+                    assert_eq!(same(&step), same(life), "{id}");
+                    life.phases.push(phase);
+                    life.context = step.context;
+                }
+            }
+        }
+        lives.into_iter().map(|(_, life)| life).collect()
+    }
+
+    /// The last event, which is a `stats` event.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn last_stats(&self) -> &Value {
+        match self.0.last() {
+            Some(last) if last["event_type"] == "stats" => last,
+            last => panic!("the last event is no stats event: {last:?}"),
+        }
+    }
+
+    /// The ledger of the last event. Its sums hold, and the figures beside it are its own.
+    ///
+    /// # Panics
+    /// If not, or if that is no `stats` event.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let stats = self.last_stats();
+        let ledger: Ledger = serde_json::from_value(stats["ringwatch"]["ledger"].clone())
+            .unwrap_or_else(|error| panic!("{error} in the ledger of {stats}"));
+        if let Err(imbalance) = ledger.check() {
+            panic!("{imbalance}: {ledger:#?}");
+        }
+        let capture = &stats["stats"]["capture"];
+        assert_eq!(capture["kernel_packets"], ledger.kernel_packets(), "{stats}");
+        assert_eq!(capture["kernel_drops"], ledger.kernel_drops(), "{stats}");
+        ledger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(phase: &str, revision: u64) -> String {
+        let context = format!(
+            r#"{{"alert_id":"a","phase":"{phase}","revision":{revision},"kind":"vertical"}}"#
+        );
+        format!(r#"{{"event_type":"alert","src_ip":"s","alert":{{"context":{context}}}}}"#) + "\n"
+    }
+
+    #[test]
+    fn a_line_without_its_end_is_not_read() {
+        assert_eq!(Events::parse("{\"a\":1}\n{\"b\":").all().len(), 1);
+        assert_eq!(Events::parse("{").all().len(), 0);
+    }
+
+    #[test]
+    fn the_steps_of_an_alert_are_one_life() {
+        let lives = Events::parse(&(step("open", 1) + &step("close", 2))).alerts();
+        assert_eq!(lives.len(), 1);
+        assert_eq!(lives[0].phases, ["open", "close"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "close")]
+    fn nothing_follows_a_close() {
+        let _ = Events::parse(&(step("open", 1) + &step("close", 2) + &step("update", 3))).alerts();
+    }
+
+    #[test]
+    #[should_panic(expected = "does not add up")]
+    fn a_ledger_that_does_not_add_up_is_found() {
+        let ledger = r#"{"interfaces":[{"name":"eth0","kernel_packets":1}]}"#;
+        let line = format!(r#"{{"event_type":"stats","ringwatch":{{"ledger":{ledger}}}}}"#) + "\n";
+        let _ = Events::parse(&line).ledger();
+    }
+}

@@ -1,0 +1,30 @@
+//! The programs that tests start, in one table for the tests and for `cargo xtask test`, which installs
+//! what is missing.
+
+/// A program that tests start.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool {
+    /// Its name.
+    pub program: &'static str,
+    /// The Debian package that has it.
+    pub package: &'static str,
+    /// What the tests do with it.
+    pub why: &'static str,
+}
+
+/// Every program that a test may ask for.
+pub const TOOLS: &[Tool] = &[
+    tool("ip", "iproute2", "makes network namespaces and veth pairs"),
+    tool("setpriv", "util-linux", "starts a sensor without the right to capture"),
+    tool("nft", "nftables", "cuts and heals links"),
+    tool("tcpdump", "tcpdump", "records beside the sensor; reads what the collector stored"),
+    tool("tshark", "tshark", "reads what the collector stored"),
+    tool("capinfos", "wireshark-common", "counts what the collector stored"),
+    tool("nmap", "nmap", "scans and sweeps"),
+    tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
+    tool("curl", "curl", "makes ordinary web traffic"),
+];
+
+const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool { program, package, why }
+}
