@@ -75,13 +75,6 @@ pub type Conversation = (u16, u8, Vec<Vec<u8>>);
 
 /// The conversation of a frame, either direction.
 pub fn conversation(frame: &[u8]) -> Conversation {
-    let (kind, protocol, mut ends) = direction(frame);
-    ends.sort();
-    (kind, protocol, ends)
-}
-
-/// The conversation of a frame with its source in front.
-pub fn direction(frame: &[u8]) -> Conversation {
     let word =
         |at: usize| frame.get(at..at + 2).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
     let mut at = 12;
@@ -102,19 +95,17 @@ pub fn direction(frame: &[u8]) -> Conversation {
     let addresses = &frame[addresses];
     let (source, target) = addresses.split_at(addresses.len() / 2);
     let port = |at: Option<usize>| at.and_then(|at| frame.get(at..at + 2)).unwrap_or(&[]);
-    let ends =
+    let mut ends =
         vec![[source, port(ports)].concat(), [target, port(ports.map(|at| at + 2))].concat()];
+    ends.sort();
     (kind, protocol, ends)
 }
 
-/// Frames by what `key` says of them, in their order.
-pub fn grouped(
-    frames: &[Captured],
-    key: fn(&[u8]) -> Conversation,
-) -> BTreeMap<Conversation, Vec<&Captured>> {
+/// Frames by conversation, in their order.
+pub fn grouped(frames: &[Captured]) -> BTreeMap<Conversation, Vec<&Captured>> {
     let mut groups: BTreeMap<Conversation, Vec<&Captured>> = BTreeMap::new();
     for frame in frames {
-        groups.entry(key(&frame.data)).or_default().push(frame);
+        groups.entry(conversation(&frame.data)).or_default().push(frame);
     }
     groups
 }

@@ -51,8 +51,10 @@ fn cut_until_given_up(site: &Site, collector: &Collector, sensor: &Sensor) {
     let connects = || site.metric(sensor, "ringwatch_uplink_connects_total", "");
     wait_until("new connection", BACK, || connects() == 2, || sensor.process.describe());
     collector.wait_for_event(&["\"dest_port\":7003", "web-0"]);
-    let refused = site.status()["refused"].clone();
-    assert_eq!(refused["silent"], 1, "the collector gave it up as well: {refused}");
+    // The collector gave it up as well, unless the new connection came first and replaced it.
+    let is_given_up = site.status()["refused"]["silent"] == 1;
+    let log = collector.process.stderr();
+    assert!(is_given_up || log.contains("replaced by a newer connection"), "{log}");
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn a_link_that_is_cut_while_idle_is_noticed_and_dialled_again() {
     let sensor = site.start_sensor(&Settings::frames("none"));
     site.wait_connected(&sensor);
     cut_until_given_up(&site, &collector, &sensor);
-    site.finish(vec![sensor], collector).assert_complete();
+    site.finish(vec![sensor], collector).assert_delivered();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use perf::inject::Injector;
 use perf::tools;
 
-use crate::captures::{Captured, conversation, direction, grouped};
+use crate::captures::{Captured, conversation, grouped};
 use crate::site::{CAPTURED, Outcome, PATIENCE, Sensor, Settings, Site, wait_until};
 use crate::traffic::{self, Tcpdump, marker};
 
@@ -27,23 +27,37 @@ fn between_markers(frames: &[Captured]) -> Vec<Captured> {
     frames.iter().filter(|frame| (begin..=end).contains(&frame.time)).cloned().collect()
 }
 
-/// Same frames with the same bytes and lengths, those of each direction of each conversation in
-/// the same order, at the same time but for the moment between two taps. (Two directions may be
-/// worked on by two CPUs at once, and then two taps see them in different orders.)
+/// Same frames with the same bytes and lengths, those of each conversation in the same order, at
+/// the same time but for the moment between two taps.
 fn assert_same(stored: &[Captured], written: &[Captured]) {
-    let (stored_by, written_by) = (grouped(stored, direction), grouped(written, direction));
+    let (stored_by, written_by) = (grouped(stored), grouped(written));
     for (key, frames) in &written_by {
         let own = stored_by.get(key).map_or(&[][..], Vec::as_slice);
         assert_eq!(own.len(), frames.len(), "frames of {key:?}");
-        for (stored, written) in own.iter().zip(frames) {
-            assert_eq!(stored.data, written.data, "{key:?}");
-            assert_eq!(stored.wire_len, written.wire_len, "{key:?}");
-            let apart = stored.time.abs_diff(written.time);
-            assert!(apart < MOMENT.as_nanos() as u64, "{key:?}: {apart} ns apart");
+        let differs = |(stored, written): (&&Captured, &&Captured)| {
+            let apart = Duration::from_nanos(stored.time.abs_diff(written.time));
+            (&stored.data, stored.wire_len) != (&written.data, written.wire_len) || apart > MOMENT
+        };
+        if let Some(at) = own.iter().zip(frames).position(differs) {
+            let around = at.saturating_sub(2)..own.len().min(at + 5);
+            panic!(
+                "frame {at} of {key:?} differs\nstored  {}\nwritten {}",
+                glimpse(&own[around.clone()]),
+                glimpse(&frames[around])
+            );
         }
     }
     assert_eq!(stored_by.len(), written_by.len(), "conversations that tcpdump did not see");
     assert_eq!(stored.len(), written.len());
+}
+
+/// Time, length and first bytes behind the addresses, for the message of a failing test.
+fn glimpse(frames: &[&Captured]) -> String {
+    let one = |frame: &&Captured| {
+        let head = &frame.data[12..frame.data.len().min(42)];
+        format!("{} {} {head:02x?}", frame.time, frame.wire_len)
+    };
+    frames.iter().map(one).collect::<Vec<_>>().join("\n        ")
 }
 
 /// Runs a program over a file; it must end well and say nothing on standard error.
@@ -178,7 +192,7 @@ fn a_sample_is_whole_conversations_both_ways() {
     outcome.assert_complete();
     let ledger = &outcome.ended[0].ledger.interfaces[0];
     assert_eq!(ledger.analysed, ledger.exported + ledger.not_selected, "{ledger:?}");
-    let stored = grouped(&outcome.store.frames["web-0/s0"], conversation);
+    let stored = grouped(&outcome.store.frames["web-0/s0"]);
     let ours =
         stored.iter().filter(|((_, _, ends), _)| ends.iter().any(|end| end.ends_with(&[0, 53])));
     let mut chosen = 0;

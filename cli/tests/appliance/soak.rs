@@ -14,8 +14,11 @@ use crate::traffic::Load;
 
 const SENSORS: u8 = 3;
 const RATE: u64 = 3000;
-/// Buffers fill up and tables spread out in the beginning; then nothing grows.
-const GROWTH_MIB: u64 = 8;
+/// What a program may grow by after the first half, MiB. Sensors: their buffers were full while the
+/// collector was away. The collector: its queue holds 64 MiB while the machine gives it no time.
+fn growth_mib(program: &str) -> u64 {
+    if program == "collector" { 72 } else { 8 }
+}
 
 fn duration() -> Duration {
     let seconds = std::env::var("RINGWATCH_SOAK_SECONDS").ok();
@@ -84,11 +87,8 @@ fn three_sensors_outlive_their_collector_and_every_ledger_adds_up() {
     let after = memory();
     println!("resident MiB: {before:?}, then {after:?}");
     for (name, before) in &before {
-        assert!(
-            after[name] <= before + GROWTH_MIB,
-            "{name} grows: {before} to {} MiB",
-            after[name]
-        );
+        let after = after[name];
+        assert!(after <= before + growth_mib(name), "{name} grows: {before} to {after} MiB");
     }
     let sent: Vec<u64> = loads.into_iter().map(Load::stop).collect();
     let outcome = site.finish(sensors, collector);

@@ -2,12 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use perf::frames::{self, DOT1AD, DOT1Q};
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
@@ -21,7 +24,21 @@ pub fn at(text: &str) -> SocketAddr {
 }
 
 /// Every kind of frame that this laboratory can bring onto the captured link of its first sensor.
+///
+/// All of it is sent by one CPU, which is also the one that receives it: where two CPUs work on a
+/// flow at once, two taps on one interface see its frames in different orders.
 pub fn mixed(lab: &Lab) {
+    let work = || {
+        let mut one = CpuSet::new();
+        one.set(0).unwrap();
+        // Processes that this thread starts inherit it.
+        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        send_mixed(lab);
+    };
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+fn send_mixed(lab: &Lab) {
     bulk(lab, &["-c", "10.99.0.2", "-n", "8M"]);
     bulk(lab, &["-c", "fd99::2", "-n", "4M", "-R"]);
     bulk(lab, &["-c", "10.99.0.2", "-u", "-b", "40M", "-n", "1M"]);
