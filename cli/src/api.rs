@@ -39,8 +39,6 @@ pub struct Store {
     pub events: String,
     /// Segments that are complete.
     pub segments_sealed: u64,
-    /// The segment that is being written.
-    pub open_segment: Option<String>,
     /// Frames stored in this run.
     pub frames: u64,
     /// Their bytes.
