@@ -466,3 +466,33 @@ fn tables_stay_within_the_configured_memory() {
         assert!((budget.bytes / 40_000..).contains(&budget.alerts), "{budget:?}");
     }
 }
+
+#[test]
+fn after_a_restart_ids_go_on_and_old_contacts_are_forgotten() {
+    let mut detector = Detector::new(DetectorConfig::default());
+    let refused = |port: u16, time: u64| {
+        let (source, target) = (Address::from_v4([192, 0, 2, 1]), Address::from_v4([192, 0, 2, 2]));
+        let key = ContactKey { source, target, port };
+        let mut contact = Contact::new(key, Observation::Attempted, UnixNanos(time));
+        contact.merge(&Contact::new(key, Observation::Refused, UnixNanos(time)));
+        contact
+    };
+    let mut told = Vec::new();
+    let late = 10_000 * SECOND;
+    (1..=10).for_each(|port| detector.merge(0, &refused(port, late)));
+    detector.tick(UnixNanos(late + TICK), &mut told);
+    detector.restart(UnixNanos(late + TICK), &mut told);
+    let steps: Vec<_> = told.iter().map(|alert| (alert.id, alert.phase)).collect();
+    assert_eq!(steps, [(1, Phase::Open), (1, Phase::Close)]);
+
+    // An hour back: nine ports are no scan, whatever was seen before; the tenth makes another alert.
+    told.clear();
+    let early = late - 3600 * SECOND;
+    (1..=9).for_each(|port| detector.merge(0, &refused(port, early)));
+    detector.tick(UnixNanos(early + TICK), &mut told);
+    assert_eq!(told, []);
+    detector.merge(0, &refused(10, early + TICK));
+    detector.tick(UnixNanos(early + 2 * TICK), &mut told);
+    assert_eq!(told.iter().map(|alert| alert.id).collect::<Vec<_>>(), [2]);
+    assert_eq!(detector.counters().opened, 2);
+}
