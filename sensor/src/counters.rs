@@ -110,7 +110,7 @@ pub struct WorkerCounters {
     pub ticks_deferred: Counter,
     /// Contacts that were pushed out before they were published: evidence that is gone.
     pub evidence_lost: Counter,
-    /// First contacts of sources that were only noted, because the table was under pressure.
+    /// Attempts held back under pressure: first contacts of new sources, and repeats.
     pub contacts_gated: Counter,
     /// Time of the last pass over the rings, Unix nanoseconds: the heartbeat of the worker.
     pub heartbeat: Counter,

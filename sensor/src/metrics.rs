@@ -179,7 +179,7 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
     }),
     (
         "ringwatch_contacts_gated",
-        "First contacts of sources that were only noted under pressure",
+        "Attempts held back under pressure: first contacts of new sources, and repeats",
         |c| &c.contacts_gated,
     ),
 ];

@@ -19,7 +19,9 @@
 //! Under pressure, in this order: the oldest records already handed out give way; then answers
 //! without an attempt here (backscatter) may fill half of the log and no more; then a source's first
 //! contact is only noted (see [`super::door`]); then the oldest record not yet handed out gives way.
-//! All but the first are counted.
+//! All but the first are counted. While the door decides, it is asked before the index, so that a flood
+//! costs one cold line a packet: a repeated attempt is then held back as well, and its contact may leave
+//! the window of detection early. That can hide a scan, and never makes one up.
 
 use wire::units::UnixNanos;
 
@@ -52,7 +54,7 @@ pub struct EvidenceCounters {
     pub observed: u64,
     /// Contacts handed out.
     pub published: u64,
-    /// Attempts that were only noted, because the table was under pressure and their source was new.
+    /// Attempts held back under pressure: their source was new and is now noted, or they were repeats.
     pub gated: u64,
     /// Answers and refusals that found no attempt here and no room.
     pub answers_dropped: u64,
