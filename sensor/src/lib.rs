@@ -14,7 +14,7 @@
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
-//!   seen        ledger, metrics, health, api
+//!   seen        ledger, metrics, timing, devices, health, api
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
@@ -27,6 +27,7 @@ pub mod connections;
 pub mod counters;
 pub mod detect;
 pub mod detection;
+pub mod devices;
 pub mod event;
 pub mod evidence;
 pub mod export;
@@ -45,6 +46,7 @@ pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;
+pub mod timing;
 pub mod uplink;
 pub mod uplink_thread;
 pub mod worker;

@@ -102,6 +102,26 @@ impl Families<'_> {
         }
         Ok(())
     }
+
+    /// A histogram for each set of labels: sum, count, and for each bucket its upper bound and how many
+    /// values lie between it and the one before. The last bound is infinity.
+    ///
+    /// # Errors
+    /// The text cannot grow.
+    pub fn histogram(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        rows: impl IntoIterator<Item = (Labels, f64, u64, Vec<(f64, u64)>)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, sum, count, buckets) in rows {
+            family
+                .encode_family(&labels)?
+                .encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
 }
 
 type OfInterface = fn(&InterfaceCounters) -> &Counter;
