@@ -29,6 +29,21 @@ pub enum Action {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Say what stands in the way of a good capture on an interface and how to mend it; change nothing
+    CheckInterface {
+        /// The interface
+        #[arg(value_name = "IFACE")]
+        interface: String,
+        /// Configuration file, for the workers' number and CPUs
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Number of workers that are to read it [default: as configured]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        workers: Option<u16>,
+        /// Print one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How to capture. What is given here goes before what the file says.
@@ -62,6 +77,7 @@ Examples:
   ringwatch-sensor --read capture.pcapng         the same analysis on a file, by the file's clock
   ringwatch-sensor --config /etc/ringwatch/sensor.toml
   ringwatch-sensor check-config --config /etc/ringwatch/sensor.toml
+  ringwatch-sensor check-interface eth0          what loses or changes frames before they are seen
 
 Events are Suricata EVE JSON lines. Logs go to standard error; RINGWATCH_LOG=debug says more.
 Capturing needs CAP_NET_RAW; reading a file needs nothing.

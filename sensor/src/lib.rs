@@ -15,6 +15,7 @@
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
 //!   seen        ledger, metrics, health, api
+//!   advised     hygiene    whether an interface is set up well
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
@@ -34,6 +35,7 @@ pub mod file;
 pub mod frame;
 pub mod hardware;
 pub mod health;
+pub mod hygiene;
 pub mod ledger;
 pub mod metrics;
 pub mod output;

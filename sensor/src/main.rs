@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use sensor::afpacket::OpenError;
+use sensor::afpacket::{Interface, OpenError};
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
+use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
 use sensor::setup::{self, SetupError};
@@ -23,6 +24,14 @@ fn main() -> ExitCode {
     start_log();
     let ended = match &command.action {
         Some(Action::CheckConfig { config }) => check_config(config),
+        Some(Action::CheckInterface { interface, config, workers, json }) => {
+            match check_interface(interface, config.as_deref(), *workers, *json) {
+                Ok(false) => Ok(()),
+                // The report says why.
+                Ok(true) => return ExitCode::FAILURE,
+                Err(failure) => Err(failure),
+            }
+        }
         None => match &command.run.read {
             Some(path) => read(&command.run, path),
             None => capture(&command.run),
@@ -57,6 +66,9 @@ fn capture(run: &Run) -> Result<(), Failure> {
         stall_tolerance_ms = setup::stall_tolerance_ms(&ring),
         "starting; ring sizes are for each interface and worker"
     );
+    for interface in &interfaces {
+        hygiene::check(&interface.name, &cpus).log();
+    }
     let stats_interval = run.stats_interval();
     let pipeline =
         Pipeline::start(Start { config, sensor, interfaces, cpus, ring, stats_interval })?;
@@ -99,6 +111,28 @@ fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
+}
+
+/// Prints how an interface is set up. Says whether something should be mended.
+fn check_interface(
+    interface: &str,
+    config: Option<&std::path::Path>,
+    workers: Option<u16>,
+    json: bool,
+) -> Result<bool, Failure> {
+    let mut config = config.map_or_else(|| Ok(Config::without_file()), Config::load)?;
+    if workers.is_some() {
+        config.capture.workers = workers.map(usize::from);
+    }
+    let workers = setup::cpus(&config.capture)?;
+    Interface::find(interface)?;
+    let report = hygiene::check(interface, &workers);
+    if json {
+        println!("{}", report.json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.has_warnings())
 }
 
 /// The first signal asks for an orderly end, a second one ends at once.

@@ -8,6 +8,7 @@
 //!   fanout      a group of rings that share the frames of one interface
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
+//!   ethtool     what a driver says about itself
 //!   stats       the kernel's clear-on-read counters, summed
 //! ```
 //!
@@ -34,6 +35,7 @@
 
 mod block;
 mod error;
+mod ethtool;
 #[cfg(test)]
 mod fake;
 mod fanout;
@@ -46,6 +48,7 @@ mod sys;
 
 pub use block::{Block, Captured, Direction, Frames};
 pub use error::{OpenError, Step};
+pub use ethtool::{Channels, Coalesce, Driver, Ethtool, Feature, Pause, Rss, RxRing};
 pub use fanout::FanoutGroup;
 pub use interface::Interface;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
