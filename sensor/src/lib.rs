@@ -5,6 +5,7 @@
 //!
 //!   sources     afpacket   TPACKET_V3 rings: unsafe code lives here (and in `hardware`, two hints)
 //!               file       pcap and pcapng files
+//!               filter     which frames are looked at: tcpdump's expressions, compiled by libpcap
 //!               frame      one captured frame, borrowed from where it lies
 //!   a worker    worker     the thread: rings in turns, a tick each 250 ms
 //!               analyse    vectors of frames: parse, count, evidence, new connections
@@ -32,6 +33,7 @@ pub mod event;
 pub mod evidence;
 pub mod export;
 pub mod file;
+pub mod filter;
 pub mod frame;
 pub mod hardware;
 pub mod health;

@@ -12,6 +12,8 @@ use sensor::afpacket::{Interface, OpenError};
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
+use sensor::filter::FilterError;
+use sensor::frame::LinkType;
 use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
@@ -54,6 +56,7 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let interfaces = setup::interfaces(&config.capture)?;
     let cpus = setup::cpus(&config.capture)?;
     let ring = setup::ring(&config.capture, interfaces.len() * cpus.len())?;
+    let filters = setup::filters(&config.capture, interfaces.iter().map(|one| one.link))?;
     let sensor = setup::sensor_name(&config)?;
     let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
     tracing::info!(
@@ -71,7 +74,7 @@ fn capture(run: &Run) -> Result<(), Failure> {
     }
     let stats_interval = run.stats_interval();
     let pipeline =
-        Pipeline::start(Start { config, sensor, interfaces, cpus, ring, stats_interval })?;
+        Pipeline::start(Start { config, sensor, interfaces, filters, cpus, ring, stats_interval })?;
     tracing::info!("capturing; SIGINT or SIGTERM ends it");
     while !stopped.load(Ordering::Relaxed) && !pipeline.is_reader_gone() {
         std::thread::park_timeout(Duration::from_millis(50));
@@ -108,6 +111,8 @@ fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let workers = setup::cpus(&config.capture)?.len();
     setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
+    // Of the interfaces, nothing is known here; most are Ethernet.
+    setup::filters(&config.capture, [LinkType::ETHERNET])?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
@@ -162,6 +167,7 @@ enum Failure {
     Running(Box<dyn Error>),
     Usage(Box<dyn Error>),
     Privilege(Box<dyn Error>),
+    Dependency(Box<dyn Error>),
 }
 
 impl Failure {
@@ -170,12 +176,16 @@ impl Failure {
             Self::Running(_) => 1,
             Self::Usage(_) => 2,
             Self::Privilege(_) => 3,
+            Self::Dependency(_) => 4,
         }
     }
 
     /// The error with its causes, and the remedy where there is one for all cases.
     fn chain(&self) -> String {
-        let (Self::Running(error) | Self::Usage(error) | Self::Privilege(error)) = self;
+        let (Self::Running(error)
+        | Self::Usage(error)
+        | Self::Privilege(error)
+        | Self::Dependency(error)) = self;
         let mut text = wire::text::error_chain(error.as_ref());
         if matches!(self, Self::Privilege(_)) {
             let program = std::env::current_exe().unwrap_or_else(|_| "ringwatch-sensor".into());
@@ -199,6 +209,15 @@ impl From<SetupError> for Failure {
         match error {
             SetupError::Interface(error) => error.into(),
             error => Self::Usage(Box::new(error)),
+        }
+    }
+}
+
+impl From<FilterError> for Failure {
+    fn from(error: FilterError) -> Self {
+        match error {
+            FilterError::Missing { .. } => Self::Dependency(Box::new(error)),
+            FilterError::Expression { .. } => Self::Usage(Box::new(error)),
         }
     }
 }
@@ -230,6 +249,7 @@ impl From<ReplayError> for Failure {
             ReplayError::File(FileError::Open { .. } | FileError::NotCapture { .. }) => {
                 Self::Usage(Box::new(error))
             }
+            ReplayError::Filter(error) => error.into(),
             error => Self::Running(Box::new(error)),
         }
     }

@@ -14,7 +14,7 @@ use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
-    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake,
+    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Program, Ring, RingConfig, Wake,
 };
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
@@ -50,6 +50,8 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     /// Sizes of each ring.
     pub ring: RingConfig,
+    /// Filter of the ring of each interface; `None` lets everything in.
+    pub filters: Vec<Option<Program>>,
     /// Fanout groups to join, one for each interface; empty: this worker makes them.
     pub groups: Vec<FanoutGroup>,
     /// There are other workers: groups are needed.
@@ -165,7 +167,10 @@ impl Worker {
         let mut slots = Vec::with_capacity(plan.interfaces.len());
         let mut groups = Vec::with_capacity(plan.interfaces.len());
         for (index, interface) in plan.interfaces.iter().enumerate() {
-            let ring = Ring::open(&plan.ring, interface)?;
+            let mut ring = Ring::open(&plan.ring, interface)?;
+            if let Some(Some(filter)) = plan.filters.get(index) {
+                ring.set_filter(filter.instructions());
+            }
             match plan.groups.get(index) {
                 Some(group) => ring.join(*group)?,
                 None if plan.is_shared => groups.push(ring.start_group()?),

@@ -8,6 +8,7 @@
 //!   fanout      a group of rings that share the frames of one interface
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
+//!   libpcap     tcpdump's expressions compiled to such programs, and run on the frames of files
 //!   ethtool     what a driver says about itself
 //!   stats       the kernel's clear-on-read counters, summed
 //! ```
@@ -41,6 +42,7 @@ mod fake;
 mod fanout;
 mod filter;
 mod interface;
+mod libpcap;
 mod ring;
 mod socket;
 mod stats;
@@ -51,5 +53,6 @@ pub use error::{OpenError, Step};
 pub use ethtool::{Channels, Coalesce, Driver, Ethtool, Feature, Pause, Rss, RxRing};
 pub use fanout::FanoutGroup;
 pub use interface::Interface;
+pub use libpcap::{CompileError, Libpcap, Program};
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use stats::Statistics;

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use libc::sock_filter;
+
 use super::block::{Block, Tally};
 use super::error::{OpenError, Step};
 use super::fanout::FanoutGroup;
@@ -69,6 +71,8 @@ pub struct Ring {
     socket: PacketSocket,
     interface: Interface,
     snaplen: u32,
+    /// The user's program; empty: every frame is let in.
+    filter: Vec<sock_filter>,
     statistics: Statistics,
     link: Link,
 }
@@ -103,6 +107,7 @@ impl Ring {
             socket,
             interface: interface.clone(),
             snaplen: config.snaplen,
+            filter: Vec::new(),
             statistics: Statistics::default(),
             link: Link::Up,
         })
@@ -124,6 +129,12 @@ impl Ring {
         self.socket.join(group).map_err(self.failed(Step::Fanout))
     }
 
+    /// Lets in only what this program lets in, from [`begin`](Ring::begin) on. What it returns is how
+    /// many bytes of the frame are kept. Empty: every frame.
+    pub fn set_filter(&mut self, program: &[sock_filter]) {
+        self.filter = program.to_vec();
+    }
+
     /// Lets frames in. Call once, after the last member has joined: members that join later would
     /// take flows over from this ring.
     ///
@@ -134,7 +145,11 @@ impl Ring {
         self.socket.take_statistics().map_err(self.failed(Step::Statistics))?;
         self.statistics = Statistics::default();
         self.blocks.tally = Tally::default();
-        self.socket.accept(self.snaplen).map_err(self.failed(Step::Filter))
+        let attached = match &*self.filter {
+            [] => self.socket.accept(self.snaplen),
+            program => self.socket.filter(program),
+        };
+        attached.map_err(self.failed(Step::Filter))
     }
 
     /// The next block in ring order, if the kernel has released it. Never waits.

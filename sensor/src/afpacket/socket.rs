@@ -134,6 +134,11 @@ impl PacketSocket {
         sys::attach_filter(self.as_fd(), &filter::accept(snaplen))
     }
 
+    /// From now on the frames that a program lets in enter the ring.
+    pub(super) fn filter(&self, program: &[libc::sock_filter]) -> io::Result<()> {
+        sys::attach_filter(self.as_fd(), program)
+    }
+
     /// Counters since the last call, which this one clears.
     pub(super) fn take_statistics(&self) -> io::Result<libc::tpacket_stats_v3> {
         sys::option(self.as_fd(), SOL_PACKET, libc::PACKET_STATISTICS)
