@@ -30,9 +30,9 @@ pub struct Facts {
     pub(super) coalesce: Known<Coalesce>,
     /// Interrupts of the receive queues.
     pub(super) interrupts: Known<Vec<Interrupt>>,
-    pub(super) runs_irqbalance: bool,
+    pub(super) runs_irqbalance: Known<bool>,
     /// The memory node of the device; `None` where the machine has only one.
-    pub(super) node: Option<Node>,
+    pub(super) node: Known<Option<Node>>,
     pub(super) xdp: Known<Option<Xdp>>,
 }
 
@@ -43,23 +43,27 @@ impl Facts {
         let tree = Tree::new(root, interface);
         let ethtool = Ethtool::new(interface);
         let ethtool = ethtool.as_ref().map_err(|error| io::Error::from(error.kind()));
-        let link = tree.link();
+        let index = nix::net::if_::if_nametoindex(interface).map_err(|error| error.to_string());
+        // What the files say is used only if they are about this interface.
+        let is_ours = index.and_then(|index| tree.shows_index(index));
+        let ours = || is_ours.clone();
+        let link = ours().and_then(|()| tree.link());
         Self {
             interface: interface.to_owned(),
             is_loopback: link.as_ref().is_ok_and(|link| link.is_loopback),
-            has_device: tree.has_device(),
+            has_device: is_ours.is_ok() && tree.has_device(),
             driver: ask(&ethtool, Ethtool::driver),
             link,
-            rx_queues: tree.rx_queues(),
+            rx_queues: ours().and_then(|()| tree.rx_queues()),
             channels: ask(&ethtool, Ethtool::channels),
             rss: ask(&ethtool, Ethtool::rss),
             features: ask(&ethtool, Ethtool::features),
             rx_ring: ask(&ethtool, Ethtool::rx_ring),
             pause: ask(&ethtool, Ethtool::pause),
             coalesce: ask(&ethtool, Ethtool::coalesce),
-            interrupts: tree.interrupts(),
+            interrupts: ours().and_then(|()| tree.interrupts()),
             runs_irqbalance: tree.runs_irqbalance(),
-            node: tree.node(),
+            node: ours().map(|()| tree.node()),
             xdp: xdp::attached(interface).map_err(|error| error.to_string()),
         }
     }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::facts::Known;
 
+/// The namespace in which all processes are seen: `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 /// What the interface says of its link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -56,6 +59,16 @@ impl Tree {
 
     fn net(&self, file: &str) -> PathBuf {
         self.root.join("sys/class/net").join(&self.interface).join(file)
+    }
+
+    /// `/sys` shows the network namespace in which it was mounted, which need not be that of this
+    /// process; then another interface may bear the name. Its index gives it away, but for chance.
+    pub(super) fn shows_index(&self, index: u32) -> Known<()> {
+        let shown = number(&self.net("ifindex"))?;
+        if shown == u64::from(index) {
+            return Ok(());
+        }
+        Err("/sys shows another network namespace than that of this process".into())
     }
 
     pub(super) fn link(&self) -> Known<Link> {
@@ -126,12 +139,21 @@ impl Tree {
         Ok(found)
     }
 
-    pub(super) fn runs_irqbalance(&self) -> bool {
-        let processes = names(&self.root.join("proc")).unwrap_or_default();
-        processes.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(|id| {
-            line(&self.root.join("proc").join(id).join("comm"))
-                .is_ok_and(|name| name == "irqbalance")
-        })
+    /// Whether a process `irqbalance` is there. Not known to who does not see all processes.
+    pub(super) fn runs_irqbalance(&self) -> Known<bool> {
+        let proc = self.root.join("proc");
+        let is_irqbalance = |id: &str| {
+            id.bytes().all(|byte| byte.is_ascii_digit())
+                && line(&proc.join(id).join("comm")).is_ok_and(|name| name == "irqbalance")
+        };
+        if names(&proc)?.iter().any(|id| is_irqbalance(id)) {
+            return Ok(true);
+        }
+        let namespace = fs::read_link(proc.join("self/ns/pid")).unwrap_or_default();
+        if namespace.as_os_str() != FIRST_PID_NAMESPACE || !proc.join("1/comm").exists() {
+            return Err("this process does not see all processes of the host".into());
+        }
+        Ok(false)
     }
 
     pub(super) fn node(&self) -> Option<Node> {
@@ -269,6 +291,13 @@ NMI:          0          0   Non-maskable interrupts
     }
 
     #[test]
+    fn files_of_another_network_namespace_are_not_taken_for_ours() {
+        let (_folder, tree) = tree("eth1", &[("sys/class/net/eth1/ifindex", "7\n")]);
+        assert_eq!(tree.shows_index(7), Ok(()));
+        assert!(tree.shows_index(8).unwrap_err().contains("another network namespace"));
+    }
+
+    #[test]
     fn the_node_is_that_of_the_device() {
         let with = |number| {
             let (_folder, tree) = tree(
@@ -288,9 +317,14 @@ NMI:          0          0   Non-maskable interrupts
     fn irqbalance_is_found_among_the_processes() {
         let (_folder, with) =
             tree("lo", &[("proc/1/comm", "init\n"), ("proc/77/comm", "irqbalance\n")]);
-        assert!(with.runs_irqbalance());
-        let (_folder, without) = tree("lo", &[("proc/1/comm", "init\n")]);
-        assert!(!without.runs_irqbalance());
+        assert_eq!(with.runs_irqbalance(), Ok(true));
+        let (folder, without) = tree("lo", &[("proc/1/comm", "init\n"), ("proc/self/ns/net", "")]);
+        assert!(without.runs_irqbalance().unwrap_err().contains("does not see all"));
+        let link = folder.path().join("proc/self/ns/pid");
+        std::os::unix::fs::symlink(FIRST_PID_NAMESPACE, &link).unwrap();
+        assert_eq!(without.runs_irqbalance(), Ok(false));
+        fs::remove_file(folder.path().join("proc/1/comm")).unwrap();
+        assert!(without.runs_irqbalance().is_err(), "other users' processes are hidden");
     }
 
     #[test]

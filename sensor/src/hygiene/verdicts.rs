@@ -442,18 +442,16 @@ fn coalescing(facts: &Facts) -> Finding {
 
 fn irqbalance(facts: &Facts) -> Finding {
     const ITEM: &str = "irqbalance";
-    if !facts.runs_irqbalance {
-        return Finding::good(ITEM, "not running");
-    }
-    match &facts.interrupts {
-        Ok(interrupts) if interrupts.len() <= 1 => {
-            Finding::good(ITEM, "running").because("there is no set of queues to move about")
-        }
-        _ => {
+    let has_one_queue = matches!(&facts.interrupts, Ok(interrupts) if interrupts.len() <= 1);
+    match &facts.runs_irqbalance {
+        Ok(false) => Finding::good(ITEM, "not running"),
+        _ if has_one_queue => Finding::good(ITEM, "no set of queues to move about"),
+        Ok(true) => {
             let why = "it moves queues to other CPUs while frames come: they change order, and with \
                        fanout by CPU their worker";
             Finding::warning(ITEM, "running", why).mended_by("systemctl disable --now irqbalance")
         }
+        Err(why) => Finding::unknown(ITEM, why),
     }
 }
 
@@ -494,7 +492,11 @@ fn irq_affinity(facts: &Facts, workers: &[usize]) -> Finding {
 
 fn numa(facts: &Facts, workers: &[usize]) -> Finding {
     const ITEM: &str = "numa";
-    let Some(node) = &facts.node else { return Finding::good(ITEM, "one node") };
+    let node = match &facts.node {
+        Ok(Some(node)) => node,
+        Ok(None) => return Finding::good(ITEM, "one node"),
+        Err(why) => return Finding::unknown(ITEM, why),
+    };
     let wanted: BTreeSet<usize> = workers.iter().copied().collect();
     let near: BTreeSet<usize> = node.cpus.iter().copied().collect();
     let found = format!("device on node {}, workers on CPUs {}", node.number, list(&wanted));
