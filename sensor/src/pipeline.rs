@@ -384,7 +384,8 @@ impl Crew {
             ring: *ring,
             filters: filters.clone(),
             groups,
-            is_shared: cpus.len() > 1,
+            // At most as many as the host has CPUs.
+            workers: u32::try_from(cpus.len()).unwrap_or(u32::MAX),
             analyser: Analyser::new(&settings, counters.clone()),
             counters,
             exporter,
