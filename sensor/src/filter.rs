@@ -82,6 +82,21 @@ impl Compiler {
         Ok(program)
     }
 
+    /// The program for rings on all interfaces. Of raw IP it lets nothing in where the expression makes
+    /// sense for Ethernet alone, such as `ether host`.
+    ///
+    /// # Errors
+    /// As for [`Compiler::for_ring`] with Ethernet.
+    pub fn for_all(&self, snaplen: u32) -> Result<Program, FilterError> {
+        let ethernet = self.for_ring(LinkType::ETHERNET, snaplen)?;
+        let raw = self.compile(LinkType::RAW, snaplen).unwrap_or_else(|error| {
+            tracing::info!(%error, "the filter lets in no frame of an interface without Ethernet");
+            Program::nothing()
+        });
+        Program::by_hardware(&ethernet, &raw)
+            .map_err(|error| self.fault(LinkType::ETHERNET, error.to_string()))
+    }
+
     /// The program for frames of a file.
     fn for_file(&self, link: LinkType) -> Result<Program, FilterError> {
         let program = self.compile(link, crate::file::MAX_CAPTURED)?;

@@ -158,6 +158,15 @@ pub fn filters(
     links.into_iter().map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
 }
 
+/// The filter of rings on all interfaces; `None` where all frames are wanted.
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn filter_for_all(capture: &Capture) -> Result<Option<Program>, FilterError> {
+    let compile = |expression| Compiler::new(expression)?.for_all(WHOLE_FRAME);
+    capture.filter.as_ref().map(compile).transpose()
+}
+
 /// Memory that this process may use: that of the host, or less if its control group has a limit.
 fn memory_mib() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();

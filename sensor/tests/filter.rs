@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -14,6 +15,10 @@ use perf::lab::Lab;
 use perf::pcap::{CaptureFile, Format};
 use perf::sensor::Sensor;
 use perf::{programs, tools};
+use sensor::afpacket::{Ring, Scope, Unbound};
+use sensor::config::{Capture, Config};
+use sensor::filter::Expression;
+use sensor::setup;
 use tempfile::TempDir;
 
 /// Ten SYNs to port 80 (four of them behind a VLAN tag), twenty to port 443, thirty UDP datagrams, and
@@ -104,6 +109,32 @@ fn rings_count_only_what_the_filter_lets_in() {
         let Some(seen) = seen_live(filter, workers) else { return };
         assert_eq!(seen, frames, "{filter}");
     }
+}
+
+#[test]
+fn a_ring_on_all_interfaces_filters_each_by_its_hardware() {
+    let Some(lab) = Lab::new() else { return };
+    let capture = Capture {
+        filter: Some(Expression { text: "udp port 53".into(), origin: "test".into() }),
+        ..Config::without_file().capture
+    };
+    let filter = setup::filter_for_all(&capture).unwrap().unwrap();
+    let config = setup::ring(&Capture { ring_mib: 16, ..capture }, 1).unwrap();
+    lab.sensor().within(|| {
+        let scope = Scope::All { excluded: Vec::new() };
+        let mut ring = Ring::open(Unbound::new().unwrap(), &config, &scope).unwrap();
+        ring.set_filter(filter.instructions()).unwrap();
+        ring.begin().unwrap();
+        Injector::within(lab.generator(), "g0").send_all(traffic(), None).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for port in [53, 54, 53] {
+            // Nobody listens there; the refusals that come back are no UDP.
+            let _ = socket.send_to(b"x", ("127.0.0.1", port));
+        }
+        ring.reject_all().unwrap();
+        let statistics = ring.refresh_statistics().unwrap();
+        assert_eq!(statistics.packets, 30 + 2, "{statistics:?}");
+    });
 }
 
 #[test]

@@ -50,6 +50,12 @@ pub enum CompileError {
     },
 }
 
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const GO: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
 #[repr(C)]
 struct Handle {
     _private: [u8; 0],
@@ -228,6 +234,42 @@ impl Program {
         Ok(Self { instructions })
     }
 
+    /// Rejects every frame.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { instructions: vec![instruction(RETURN, 0, 0, 0)] }
+    }
+
+    /// For a ring on all interfaces: one program for frames of Ethernet and loopback, and another for
+    /// frames of all other hardware, which the kernel tells of each frame.
+    ///
+    /// ```text
+    ///   0  load the hardware type
+    ///   1  Ethernet?  3
+    ///   2  loopback?  3, else 4
+    ///   3  go to 5
+    ///   4  go behind `ethernet`
+    ///   5  ethernet ...
+    ///      others ...
+    /// ```
+    ///
+    /// # Errors
+    /// [`CompileError::TooLong`].
+    pub fn by_hardware(ethernet: &Self, others: &Self) -> Result<Self, CompileError> {
+        let hardware = (libc::SKF_AD_OFF + libc::SKF_AD_HATYPE).cast_unsigned();
+        let length = u32::try_from(ethernet.instructions.len()).unwrap_or(u32::MAX);
+        let mut instructions = vec![
+            instruction(LOAD_WORD, 0, 0, hardware),
+            instruction(EQUAL, 1, 0, libc::ARPHRD_ETHER.into()),
+            instruction(EQUAL, 0, 1, libc::ARPHRD_LOOPBACK.into()),
+            instruction(GO, 0, 0, 1),
+            instruction(GO, 0, 0, length),
+        ];
+        instructions.extend_from_slice(&ethernet.instructions);
+        instructions.extend_from_slice(&others.instructions);
+        Self::checked(instructions)
+    }
+
     /// The instructions, as the kernel takes them.
     #[must_use]
     pub fn instructions(&self) -> &[sock_filter] {
@@ -241,8 +283,6 @@ impl Program {
     pub fn looks_for_vlan_tag(&self) -> bool {
         const TYPE_OFFSET: u32 = 12;
         const TAGS: [u32; 3] = [0x8100, 0x88a8, 0x9100];
-        const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
-        const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
         // Whether the accumulator may hold the type on the way to each instruction. Jumps lead
         // forward only, so that one pass knows all ways.
         let mut may_hold_type = vec![false; self.instructions.len()];
@@ -276,6 +316,10 @@ impl Program {
                 && instruction.k >= first
         })
     }
+}
+
+const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
 }
 
 fn class(instruction: &sock_filter) -> u16 {
@@ -317,55 +361,68 @@ mod tests {
     use super::*;
 
     fn program(instructions: &[(u16, u8, u8, u32)]) -> Result<Program, CompileError> {
-        let made = instructions.iter().map(|(code, jt, jf, k)| sock_filter {
-            code: *code,
-            jt: *jt,
-            jf: *jf,
-            k: *k,
-        });
+        let made = instructions.iter().map(|(code, jt, jf, k)| instruction(*code, *jt, *jf, *k));
         Program::checked(made.collect())
     }
 
-    const RETURN: (u16, u8, u8, u32) = (0x06, 0, 0, 1);
+    const KEEP: (u16, u8, u8, u32) = (0x06, 0, 0, 1);
 
     #[test]
     fn programs_that_leave_themselves_are_refused() {
-        assert!(program(&[RETURN]).is_ok());
-        assert!(program(&[(0x15, 0, 1, 5), RETURN, RETURN]).is_ok());
+        assert!(program(&[KEEP]).is_ok());
+        assert!(program(&[(0x15, 0, 1, 5), KEEP, KEEP]).is_ok());
         let broken: [&[(u16, u8, u8, u32)]; 7] = [
             &[],
             &[(0x28, 0, 0, 12)],
-            &[(0x15, 0, 1, 5), RETURN],
-            &[(0x15, 255, 0, 5), RETURN],
-            &[(0x05, 0, 0, u32::MAX), RETURN],
-            &[(0x02, 0, 0, 16), RETURN],
-            &[(0x61, 0, 0, 16), RETURN],
+            &[(0x15, 0, 1, 5), KEEP],
+            &[(0x15, 255, 0, 5), KEEP],
+            &[(0x05, 0, 0, u32::MAX), KEEP],
+            &[(0x02, 0, 0, 16), KEEP],
+            &[(0x61, 0, 0, 16), KEEP],
         ];
         for instructions in broken {
             let error = program(instructions).unwrap_err();
             assert!(matches!(error, CompileError::Broken { .. }), "{instructions:?}: {error}");
         }
-        let error = program(&[RETURN; 4097]).unwrap_err();
+        let error = program(&[KEEP; 4097]).unwrap_err();
         assert!(matches!(error, CompileError::TooLong { count: 4097 }), "{error}");
     }
 
     #[test]
     fn a_port_with_the_number_of_a_tag_is_not_taken_for_one() {
         let is_equal = (0x15, 0, 0, 0x8100);
-        assert!(program(&[(0x28, 0, 0, 12), is_equal, RETURN]).unwrap().looks_for_vlan_tag());
-        let port = program(&[(0x28, 0, 0, 12), (0x28, 0, 0, 36), is_equal, RETURN]);
+        assert!(program(&[(0x28, 0, 0, 12), is_equal, KEEP]).unwrap().looks_for_vlan_tag());
+        let port = program(&[(0x28, 0, 0, 12), (0x28, 0, 0, 36), is_equal, KEEP]);
         assert!(!port.unwrap().looks_for_vlan_tag());
-        let behind_jump =
-            program(&[(0x28, 0, 0, 12), (0x15, 1, 0, 0x800), RETURN, is_equal, RETURN]);
+        let behind_jump = program(&[(0x28, 0, 0, 12), (0x15, 1, 0, 0x800), KEEP, is_equal, KEEP]);
         assert!(behind_jump.unwrap().looks_for_vlan_tag());
-        let masked = program(&[(0x28, 0, 0, 12), (0x54, 0, 0, 1), is_equal, RETURN]);
+        let masked = program(&[(0x28, 0, 0, 12), (0x54, 0, 0, 1), is_equal, KEEP]);
         assert!(!masked.unwrap().looks_for_vlan_tag());
     }
 
     #[test]
     fn what_only_the_kernel_knows_is_recognised() {
-        let direction = program(&[(0x28, 0, 0, 0xffff_f004), RETURN]);
+        let direction = program(&[(0x28, 0, 0, 0xffff_f004), KEEP]);
         assert!(direction.unwrap().asks_the_kernel());
-        assert!(!program(&[(0x28, 0, 0, 12), RETURN]).unwrap().asks_the_kernel());
+        assert!(!program(&[(0x28, 0, 0, 12), KEEP]).unwrap().asks_the_kernel());
+    }
+
+    #[test]
+    fn each_hardware_goes_to_its_own_program() {
+        let ethernet = program(&[(0x28, 0, 0, 12), (0x15, 0, 1, 0x800), KEEP, KEEP]).unwrap();
+        let both = Program::by_hardware(&ethernet, &Program::nothing()).unwrap();
+        let enters = |hardware: u32| {
+            let mut at = 1;
+            while at < 5 {
+                let is_equal = both.instructions[at].k == hardware;
+                let [then, otherwise] = successors(at, &both.instructions[at]);
+                at = if is_equal { then } else { otherwise }.unwrap();
+            }
+            at
+        };
+        assert_eq!([enters(1), enters(772), enters(776)], [5, 5, 9]);
+        assert_eq!(both.instructions.len(), 10);
+        let long = program(&[KEEP; 4091]).unwrap();
+        assert!(Program::by_hardware(&long, &Program::nothing()).is_err());
     }
 }
