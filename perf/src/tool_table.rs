@@ -19,7 +19,7 @@ pub const TOOLS: &[Tool] = &[
     tool("ethtool", "ethtool", "changes and shows what a network driver is set to"),
     tool("strace", "strace", "counts the system calls of a running sensor"),
     tool("nft", "nftables", "cuts and heals links"),
-    tool("tcpdump", "tcpdump", "records beside the sensor; reads what the collector stored"),
+    tool("tcpdump", "tcpdump", "records beside the sensor; reads what is stored; brings libpcap"),
     tool("tshark", "tshark", "reads what the collector stored"),
     tool("capinfos", "wireshark-common", "counts what the collector stored"),
     tool("nmap", "nmap", "scans and sweeps"),
