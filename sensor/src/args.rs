@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, EventOutput};
+use crate::filter::Expression;
 
 /// Reads network interfaces, finds port scans while they happen, and sends events and frames to a
 /// collector.
@@ -29,6 +30,21 @@ pub enum Action {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Say what stands in the way of a good capture on an interface and how to mend it; change nothing
+    CheckInterface {
+        /// The interface
+        #[arg(value_name = "IFACE")]
+        interface: String,
+        /// Configuration file, for the workers' number and CPUs
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Number of workers that are to read it [default: as configured]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        workers: Option<u16>,
+        /// Print one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How to capture. What is given here goes before what the file says.
@@ -46,6 +62,9 @@ pub struct Run {
     /// Number of workers [default: one per usable CPU; with --read: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
+    /// Look only at frames that match this tcpdump expression, of an interface or a file
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Option<String>,
     /// Write events to this file, `-` for standard output
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -60,13 +79,16 @@ Examples:
   ringwatch-sensor -i eth0                       analyse eth0, print events on standard output
   ringwatch-sensor -i eth0 -i lo --events eve.json
   ringwatch-sensor --read capture.pcapng         the same analysis on a file, by the file's clock
+  ringwatch-sensor -i eth0 --filter 'not port 22'
   ringwatch-sensor --config /etc/ringwatch/sensor.toml
   ringwatch-sensor check-config --config /etc/ringwatch/sensor.toml
+  ringwatch-sensor check-interface eth0          what loses or changes frames before they are seen
 
 Events are Suricata EVE JSON lines. Logs go to standard error; RINGWATCH_LOG=debug says more.
 Capturing needs CAP_NET_RAW; reading a file needs nothing.
 
-Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration, 3 missing privilege.";
+Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration, 3 missing privilege,
+4 missing dependency. check-interface: 1 if it has a warning.";
 
 impl Run {
     /// The configuration with the command line laid over it.
@@ -91,6 +113,10 @@ impl Run {
         }
         if let Some(workers) = self.workers {
             config.capture.workers = Some(usize::from(workers));
+        }
+        if let Some(text) = &self.filter {
+            let expression = Expression { text: text.clone(), origin: "--filter".into() };
+            config.capture.filter = (!text.trim().is_empty()).then_some(expression);
         }
         match &self.events {
             None => {}
@@ -128,6 +154,15 @@ mod tests {
         let config = run(&["--events", "x.json", "--workers", "3"]).configuration().unwrap();
         assert_eq!(config.events.output, EventOutput::File("x.json".into()));
         assert_eq!(config.capture.workers, Some(3));
+    }
+
+    #[test]
+    fn a_filter_of_the_command_line_goes_before_that_of_the_file_and_an_empty_one_is_none() {
+        let filter = |words: &[&str]| run(words).configuration().unwrap().capture.filter;
+        let expected = Expression { text: "tcp".into(), origin: "--filter".into() };
+        assert_eq!(filter(&["--filter", "tcp"]), Some(expected));
+        assert_eq!(filter(&["--filter", " "]), None);
+        assert_eq!(filter(&[]), None);
     }
 
     #[test]

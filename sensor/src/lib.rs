@@ -5,6 +5,7 @@
 //!
 //!   sources     afpacket   TPACKET_V3 rings: unsafe code lives here (and in `hardware`, two hints)
 //!               file       pcap and pcapng files
+//!               filter     which frames are looked at: tcpdump's expressions, compiled by libpcap
 //!               frame      one captured frame, borrowed from where it lies
 //!   a worker    worker     the thread: rings in turns, a tick each 250 ms
 //!               analyse    vectors of frames: parse, count, evidence, new connections
@@ -15,6 +16,8 @@
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
 //!   seen        ledger, metrics, timing, devices, health, api
+//!   seen        ledger, metrics, health, api
+//!   advised     hygiene    whether an interface is set up well
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
@@ -32,9 +35,11 @@ pub mod event;
 pub mod evidence;
 pub mod export;
 pub mod file;
+pub mod filter;
 pub mod frame;
 pub mod hardware;
 pub mod health;
+pub mod hygiene;
 pub mod ledger;
 pub mod metrics;
 pub mod output;

@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use sensor::afpacket::OpenError;
+use sensor::afpacket::{Interface, OpenError};
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
+use sensor::filter::FilterError;
+use sensor::frame::LinkType;
+use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
 use sensor::setup::{self, SetupError};
@@ -23,6 +26,14 @@ fn main() -> ExitCode {
     start_log();
     let ended = match &command.action {
         Some(Action::CheckConfig { config }) => check_config(config),
+        Some(Action::CheckInterface { interface, config, workers, json }) => {
+            match check_interface(interface, config.as_deref(), *workers, *json) {
+                Ok(false) => Ok(()),
+                // The report says why.
+                Ok(true) => return ExitCode::FAILURE,
+                Err(failure) => Err(failure),
+            }
+        }
         None => match &command.run.read {
             Some(path) => read(&command.run, path),
             None => capture(&command.run),
@@ -45,6 +56,7 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let interfaces = setup::interfaces(&config.capture)?;
     let cpus = setup::cpus(&config.capture)?;
     let ring = setup::ring(&config.capture, interfaces.len() * cpus.len())?;
+    let filters = setup::filters(&config.capture, interfaces.iter().map(|one| one.link))?;
     let sensor = setup::sensor_name(&config)?;
     let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
     tracing::info!(
@@ -57,9 +69,12 @@ fn capture(run: &Run) -> Result<(), Failure> {
         stall_tolerance_ms = setup::stall_tolerance_ms(&ring),
         "starting; ring sizes are for each interface and worker"
     );
+    for interface in &interfaces {
+        hygiene::check(&interface.name, &cpus).log();
+    }
     let stats_interval = run.stats_interval();
     let pipeline =
-        Pipeline::start(Start { config, sensor, interfaces, cpus, ring, stats_interval })?;
+        Pipeline::start(Start { config, sensor, interfaces, filters, cpus, ring, stats_interval })?;
     tracing::info!("capturing; SIGINT or SIGTERM ends it");
     while !stopped.load(Ordering::Relaxed) && !pipeline.is_reader_gone() {
         std::thread::park_timeout(Duration::from_millis(50));
@@ -96,9 +111,33 @@ fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let workers = setup::cpus(&config.capture)?.len();
     setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
+    // Of the interfaces, nothing is known here; most are Ethernet.
+    setup::filters(&config.capture, [LinkType::ETHERNET])?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
+}
+
+/// Prints how an interface is set up. Says whether something should be mended.
+fn check_interface(
+    interface: &str,
+    config: Option<&std::path::Path>,
+    workers: Option<u16>,
+    json: bool,
+) -> Result<bool, Failure> {
+    let mut config = config.map_or_else(|| Ok(Config::without_file()), Config::load)?;
+    if workers.is_some() {
+        config.capture.workers = workers.map(usize::from);
+    }
+    let workers = setup::cpus(&config.capture)?;
+    Interface::find(interface)?;
+    let report = hygiene::check(interface, &workers);
+    if json {
+        println!("{}", report.json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.has_warnings())
 }
 
 /// The first signal asks for an orderly end, a second one ends at once.
@@ -128,6 +167,7 @@ enum Failure {
     Running(Box<dyn Error>),
     Usage(Box<dyn Error>),
     Privilege(Box<dyn Error>),
+    Dependency(Box<dyn Error>),
 }
 
 impl Failure {
@@ -136,12 +176,16 @@ impl Failure {
             Self::Running(_) => 1,
             Self::Usage(_) => 2,
             Self::Privilege(_) => 3,
+            Self::Dependency(_) => 4,
         }
     }
 
     /// The error with its causes, and the remedy where there is one for all cases.
     fn chain(&self) -> String {
-        let (Self::Running(error) | Self::Usage(error) | Self::Privilege(error)) = self;
+        let (Self::Running(error)
+        | Self::Usage(error)
+        | Self::Privilege(error)
+        | Self::Dependency(error)) = self;
         let mut text = wire::text::error_chain(error.as_ref());
         if matches!(self, Self::Privilege(_)) {
             let program = std::env::current_exe().unwrap_or_else(|_| "ringwatch-sensor".into());
@@ -169,13 +213,23 @@ impl From<SetupError> for Failure {
     }
 }
 
+impl From<FilterError> for Failure {
+    fn from(error: FilterError) -> Self {
+        match error {
+            FilterError::Missing { .. } => Self::Dependency(Box::new(error)),
+            FilterError::Expression { .. } => Self::Usage(Box::new(error)),
+        }
+    }
+}
+
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Permission { .. } => Self::Privilege(Box::new(error)),
+            OpenError::Permission => Self::Privilege(Box::new(error)),
             OpenError::NoSuchInterface { .. }
             | OpenError::UnsupportedHardware { .. }
-            | OpenError::Setting { .. } => Self::Usage(Box::new(error)),
+            | OpenError::Setting { .. }
+            | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
             OpenError::Memory { .. } | OpenError::System { .. } => Self::Running(Box::new(error)),
         }
     }
@@ -196,6 +250,7 @@ impl From<ReplayError> for Failure {
             ReplayError::File(FileError::Open { .. } | FileError::NotCapture { .. }) => {
                 Self::Usage(Box::new(error))
             }
+            ReplayError::Filter(error) => error.into(),
             error => Self::Running(Box::new(error)),
         }
     }

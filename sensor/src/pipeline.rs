@@ -31,7 +31,7 @@ use crossbeam_channel::{Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{FanoutGroup, Interface, RingConfig};
+use crate::afpacket::{FanoutGroup, Interface, Program, RingConfig};
 use crate::analyse::{self, Analyser};
 use crate::api::{Api, ApiError};
 use crate::config::Config;
@@ -129,6 +129,8 @@ pub struct Start {
     pub cpus: Vec<usize>,
     /// Sizes of each ring.
     pub ring: RingConfig,
+    /// Filter of the rings, by the interface; `None` lets everything in.
+    pub filters: Vec<Option<Program>>,
     /// Time between `stats` events.
     pub stats_interval: Duration,
 }
@@ -353,7 +355,7 @@ impl Crew {
         index: usize,
         groups: Vec<FanoutGroup>,
     ) -> Plan {
-        let Start { config, interfaces, cpus, ring, .. } = start;
+        let Start { config, interfaces, filters, cpus, ring, .. } = start;
         let (evidence, evidence_out) = rtrb::RingBuffer::new(EVIDENCE_RING);
         let (connections, connections_out) = rtrb::RingBuffer::new(CONNECTION_RING);
         let pool_bytes = ((config.export.pool_mib as usize) << 20) / cpus.len();
@@ -380,8 +382,10 @@ impl Crew {
             cpu: cpus[index],
             interfaces: interfaces.clone(),
             ring: *ring,
+            filters: filters.clone(),
             groups,
-            is_shared: cpus.len() > 1,
+            // At most as many as the host has CPUs.
+            workers: u32::try_from(cpus.len()).unwrap_or(u32::MAX),
             analyser: Analyser::new(&settings, counters.clone()),
             counters,
             exporter,

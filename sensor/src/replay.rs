@@ -23,6 +23,7 @@ use crate::counters::Counters;
 use crate::detect::{Alert, Detector};
 use crate::evidence::{Contact, Published};
 use crate::file::{self, CaptureFile, FileError, FileFrame};
+use crate::filter::{FileFilter, FilterError};
 use crate::frame::{Frame, LinkType};
 use crate::output::{Output, OutputError};
 use crate::packet;
@@ -38,6 +39,9 @@ pub enum ReplayError {
     /// The events file cannot be opened.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// The filter cannot be used.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// A worker's thread ended early.
     #[error("a worker ended early; its message stands above")]
     WorkerGone,
@@ -72,6 +76,10 @@ pub fn run(
     } else {
         CaptureFile::open(path)?
     };
+    let filter = config.capture.filter.as_ref().map(|expression| {
+        FileFilter::new(expression, file.interfaces().iter().map(|one| one.link))
+    });
+    let filter = filter.transpose()?;
     let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
     let counters = Arc::new(Counters::new(vec![name.clone()], workers));
     let recorder = recorder(config, sensor, name)?;
@@ -94,6 +102,7 @@ pub fn run(
             counters: &counters,
             over_limit: 0,
             desks: desks.collect(),
+            filter,
             detector,
             recorder,
             clock: None,
@@ -123,6 +132,8 @@ struct Replay<'a> {
     /// Connections over the limit of a second, of all workers, as last seen.
     over_limit: u64,
     desks: Vec<Desk>,
+    /// Which frames are looked at; `None`: all.
+    filter: Option<FileFilter>,
     detector: Detector,
     recorder: Recorder,
     /// Latest time seen; none before the first frame.
@@ -139,17 +150,28 @@ impl Replay<'_> {
         let ended = loop {
             match file.next_frame() {
                 Ok(Some(frame)) => {
+                    // As with a ring, what the filter does not let in was not there: it is in no
+                    // counter, and the clock does not see it.
+                    let lets_in = self.filter.as_mut().map(|filter| filter.lets_in(&frame.frame));
+                    match lets_in.transpose() {
+                        Ok(Some(false)) => continue,
+                        Ok(_) => {}
+                        Err(error) => break Err(error.into()),
+                    }
                     if self.clock.is_none() {
                         begun = frame.frame.time.min(LATEST);
                     }
                     self.deal(&frame)?;
                 }
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+                Err(error) => break Err(ReplayError::from(error)),
             }
         };
         if file.truncated() {
             tracing::warn!(frames = self.frames, "the file ends within a record");
+        }
+        if let Some(filter) = &self.filter {
+            tracing::info!(frames = self.frames, skipped = filter.skipped(), "filtered the file");
         }
         let ended_at = self.run_out()?;
         // What the kernel is to a ring, the file is to this run: it offered what was read.
@@ -160,8 +182,7 @@ impl Replay<'_> {
         let seconds = ended_at.since(begun).as_secs();
         self.recorder.stats(ended_at, seconds, self.counters.decoder_stats(), &ledger);
         self.recorder.flush();
-        ended?;
-        Ok(ledger)
+        ended.map(|()| ledger)
     }
 
     fn deal(&mut self, file_frame: &FileFrame<'_>) -> Result<(), ReplayError> {

@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::afpacket::{Interface, OpenError, RingConfig};
+use crate::afpacket::{Interface, OpenError, Program, RingConfig};
 use crate::config::{Capture, Config, Detect, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
+use crate::filter::{Compiler, FilterError};
+use crate::frame::LinkType;
 use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
 
@@ -118,7 +120,7 @@ pub fn cpus(capture: &Capture) -> Result<Vec<usize>, SetupError> {
 /// # Errors
 /// There is not enough memory for the smallest rings, or it is more than a quarter of the host's.
 pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
-    let Capture { ring_mib, block_kib, retire_ms, promiscuous, .. } = *capture;
+    let &Capture { ring_mib, block_kib, retire_ms, promiscuous, .. } = capture;
     if let Some(memory_mib) = memory_mib().filter(|all| u64::from(ring_mib) > all / 4) {
         return Err(SetupError::RingTooLarge { ring_mib, memory_mib });
     }
@@ -139,6 +141,30 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     }
     let block_bytes = block_kib * 1024;
     Ok(RingConfig { block_bytes, block_count, retire_ms, snaplen: WHOLE_FRAME, promiscuous })
+}
+
+/// The filter of each ring of a worker, by the interface; empty where all frames are wanted.
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn filters(
+    capture: &Capture,
+    links: impl IntoIterator<Item = LinkType>,
+) -> Result<Vec<Option<Program>>, FilterError> {
+    let Some(expression) = &capture.filter else {
+        return Ok(links.into_iter().map(|_| None).collect());
+    };
+    let compiler = Compiler::new(expression)?;
+    links.into_iter().map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
+}
+
+/// The filter of rings on all interfaces; `None` where all frames are wanted.
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn filter_for_all(capture: &Capture) -> Result<Option<Program>, FilterError> {
+    let compile = |expression| Compiler::new(expression)?.for_all(WHOLE_FRAME);
+    capture.filter.as_ref().map(compile).transpose()
 }
 
 /// Memory that this process may use: that of the host, or less if its control group has a limit.

@@ -14,7 +14,8 @@ use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
-    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake,
+    self, Block, Fanout, FanoutGroup, Interface, LinkEvent, OpenError, Program, Ring, RingConfig,
+    Scope, Unbound, Wake,
 };
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
@@ -50,10 +51,12 @@ pub struct Plan {
     pub interfaces: Vec<Interface>,
     /// Sizes of each ring.
     pub ring: RingConfig,
+    /// Filter of the ring of each interface; `None` lets everything in.
+    pub filters: Vec<Option<Program>>,
     /// Fanout groups to join, one for each interface; empty: this worker makes them.
     pub groups: Vec<FanoutGroup>,
-    /// There are other workers: groups are needed.
-    pub is_shared: bool,
+    /// How many workers there are; more than one need groups.
+    pub workers: u32,
     /// Tables.
     pub analyser: Analyser,
     /// What the worker counts.
@@ -165,10 +168,16 @@ impl Worker {
         let mut slots = Vec::with_capacity(plan.interfaces.len());
         let mut groups = Vec::with_capacity(plan.interfaces.len());
         for (index, interface) in plan.interfaces.iter().enumerate() {
-            let ring = Ring::open(&plan.ring, interface)?;
+            let scope = Scope::One(interface.clone());
+            let mut ring = Ring::open(Unbound::new()?, &plan.ring, &scope)?;
+            if let Some(Some(filter)) = plan.filters.get(index) {
+                ring.set_filter(filter.instructions())?;
+            }
             match plan.groups.get(index) {
-                Some(group) => ring.join(*group)?,
-                None if plan.is_shared => groups.push(ring.start_group()?),
+                Some(group) => ring.join(group)?,
+                None if plan.workers > 1 => {
+                    groups.push(ring.start_group(&Fanout::Hash, plan.workers)?);
+                }
                 None => {}
             }
             slots.push(Slot {
@@ -204,7 +213,7 @@ impl Worker {
             let Some(ring) = &mut slot.ring else { continue };
             if let Err(error) = ring.begin() {
                 // Its filter still rejects everything: nothing is captured, and health says so.
-                let interface = &ring.interface().name;
+                let interface = ring.scope().name();
                 tracing::error!(interface, error = %error_chain(&error), "cannot begin to capture");
                 self.outlets.health.set_link(slot.interface, Link::Down);
             }
@@ -353,7 +362,7 @@ impl Worker {
                 LinkEvent::Gone => Link::Gone,
             };
             if let Some(before) = self.outlets.health.set_link(slot.interface, link) {
-                say(&ring.interface().name, event);
+                say(ring.scope().name(), event);
                 let is_up = link == Link::Up;
                 if is_up != (before == Link::Up) {
                     // 1 024 news wait at most; what finds no room is in health and in the next event.
@@ -383,8 +392,8 @@ impl Worker {
 
     /// Lets no further frame in and works through what the kernel took.
     fn drain(&mut self) {
-        for slot in &self.slots {
-            if let Some(Err(error)) = slot.ring.as_ref().map(Ring::reject_all) {
+        for slot in &mut self.slots {
+            if let Some(Err(error)) = slot.ring.as_mut().map(Ring::reject_all) {
                 tracing::warn!(%error, "cannot stop the ring; the last frames may be missing");
             }
         }

@@ -19,11 +19,13 @@ unsafe impl PlainData for c_int {}
 unsafe impl PlainData for libc::tpacket_req3 {}
 // SAFETY: three integers without padding.
 unsafe impl PlainData for libc::tpacket_stats_v3 {}
+// SAFETY: three integers without padding.
+unsafe impl PlainData for libc::fanout_args {}
 // SAFETY: integers and an array of bytes without padding.
 unsafe impl PlainData for libc::packet_mreq {}
 
 /// Turns the result -1 of a system call into the error that the thread's `errno` names.
-fn checked(result: c_int) -> io::Result<c_int> {
+pub(super) fn checked(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -121,15 +123,7 @@ pub(super) fn interface(
     name: &str,
     what: InterfaceRequest,
 ) -> io::Result<c_int> {
-    let mut request = MaybeUninit::<libc::ifreq>::zeroed();
-    // SAFETY: an ifreq is a name and a union of plain data, for all of which zero is a value.
-    let request = unsafe { request.assume_init_mut() };
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
+    let mut request = interface_request(name)?;
     let number = match what {
         InterfaceRequest::Index => libc::SIOCGIFINDEX,
         InterfaceRequest::Hardware => libc::SIOCGIFHWADDR,
@@ -137,7 +131,7 @@ pub(super) fn interface(
         InterfaceRequest::Flags => libc::SIOCGIFFLAGS,
     };
     // SAFETY: all four requests read and write one ifreq, for which the pointer is valid.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), number, ptr::from_mut(request)) })?;
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), number, ptr::from_mut(&mut request)) })?;
     // SAFETY: each arm reads the member that the request filled; all members are plain data.
     Ok(unsafe {
         match what {
@@ -147,6 +141,21 @@ pub(super) fn interface(
             InterfaceRequest::Flags => c_int::from(request.ifr_ifru.ifru_flags),
         }
     })
+}
+
+/// A request about the interface `name` with nothing else in it. No interface has a name that does not
+/// fit.
+pub(super) fn interface_request(name: &str) -> io::Result<libc::ifreq> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let request = MaybeUninit::<libc::ifreq>::zeroed();
+    // SAFETY: an ifreq is a name and a union of plain data, for all of which zero is a value.
+    let mut request = unsafe { request.assume_init() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Ok(request)
 }
 
 /// `poll(2)`. An interrupting signal is an ordinary early return. The timeout is rounded up: rounded

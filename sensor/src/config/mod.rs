@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::detect::{Network, Profile};
+use crate::filter::Expression;
 use crate::uplink::CollectorAddress;
 
 mod error;
@@ -51,6 +52,8 @@ pub struct Capture {
     pub retire_ms: u32,
     /// Ask the interface for frames to other stations too.
     pub promiscuous: bool,
+    /// Which frames are looked at; `None`: all.
+    pub filter: Option<Expression>,
 }
 
 /// What counts as a scan.

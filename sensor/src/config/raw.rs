@@ -10,6 +10,7 @@ use toml::Spanned;
 use wire::text::{NAME_RULE, is_name};
 
 use crate::detect::{Network, ParseNetworkError, Profile};
+use crate::filter::Expression;
 use crate::uplink::AddressError;
 
 use super::{
@@ -47,6 +48,7 @@ struct RawCapture {
     block_kib: Option<Spanned<u32>>,
     retire_ms: Option<Spanned<u32>>,
     promiscuous: Option<bool>,
+    filter: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -138,8 +140,16 @@ impl Checker<'_> {
     }
 
     fn capture(&self, raw: RawCapture) -> Result<Capture, ConfigError> {
-        let RawCapture { interface, workers, cpus, ring_mib, block_kib, retire_ms, promiscuous } =
-            raw;
+        let RawCapture {
+            interface,
+            workers,
+            cpus,
+            ring_mib,
+            block_kib,
+            retire_ms,
+            promiscuous,
+            filter,
+        } = raw;
         let workers = match workers {
             Some(workers) => {
                 let (least, most) = WORKERS;
@@ -158,7 +168,15 @@ impl Checker<'_> {
             block_kib: self.number("capture.block_kib", block_kib, BLOCK_KIB, "KiB")?,
             retire_ms: self.number("capture.retire_ms", retire_ms, RETIRE_MS, "milliseconds")?,
             promiscuous: promiscuous.unwrap_or(true),
+            filter: filter.and_then(|filter| self.expression(filter)),
         })
+    }
+
+    /// The filter with its place, for what libpcap will say of it; none if it is empty.
+    fn expression(&self, filter: Spanned<String>) -> Option<Expression> {
+        let place = ConfigError::at(self.path, self.text, filter.span(), "capture.filter".into());
+        let (text, origin) = (filter.into_inner(), place.to_string());
+        (!text.trim().is_empty()).then_some(Expression { text, origin })
     }
 
     fn detect(&self, raw: RawDetect) -> Result<Detect, ConfigError> {
