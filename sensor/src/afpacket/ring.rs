@@ -239,6 +239,14 @@ impl Ring {
         self.socket.rejector()
     }
 
+    /// The inode number of the socket, by which [`creation_order`](super::creation_order) knows it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(self.as_fd())?.st_ino)
+    }
+
     /// Sees all frames of the interface `index` from now on: for one that appeared after a ring on
     /// all interfaces was opened.
     ///
