@@ -35,7 +35,8 @@ pub struct RingConfig {
     pub promiscuous: bool,
     /// Microseconds for which [`wait`] polls the interface's queue before it sleeps; 0: off. Needs
     /// CAP_NET_ADMIN and the kernel parameter `net.core.busy_poll`; what is refused is in
-    /// [`Ring::warnings`].
+    /// [`Ring::warnings`]. A kernel whose packet sockets do not note the queue of their frames
+    /// (5.17, by its source) has nothing to poll: without a measured gain leave it off.
     pub busy_poll_us: u32,
 }
 
