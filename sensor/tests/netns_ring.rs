@@ -291,6 +291,25 @@ fn ring_on_an_interface_that_is_down_says_so_and_starts_when_it_comes_up() {
 }
 
 #[test]
+fn ring_follows_an_interface_that_was_renamed() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let mut ring = started_on(&CONFIG, "s0");
+        lab.sensor().ip("link set s0 down");
+        assert_eq!(ring.link_event(), Some(LinkEvent::Down));
+        lab.sensor().ip("link set s0 name other0");
+        // The name that it had belongs to another interface now.
+        lab.sensor().ip("link add s0 type veth peer name s1");
+        lab.sensor().ip("link set s0 up");
+        assert_eq!(ring.link_event(), None);
+        lab.sensor().ip("link set other0 up");
+        assert_eq!(ring.link_event(), Some(LinkEvent::Up));
+        send_when_up(&lab);
+        read_ours(&mut ring, 10, |_| {});
+    });
+}
+
+#[test]
 fn deleted_interface_is_told() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {

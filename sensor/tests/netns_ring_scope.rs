@@ -63,6 +63,34 @@ fn ring_on_all_interfaces_names_the_interface_and_sees_later_ones() {
     });
 }
 
+/// How many users want the interface to be promiscuous.
+fn promiscuity(lab: &Lab, name: &str) -> String {
+    let text = lab.sensor().ip(&format!("-d link show {name}")).stdout;
+    let text = String::from_utf8(text).unwrap();
+    text.split_whitespace().skip_while(|word| *word != "promiscuity").nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn promiscuous_mode_is_that_of_the_scope_and_ends_with_the_ring() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        add_pair(&lab, "other0", "other1");
+        let of_each = |names: [&str; 3]| names.map(|name| promiscuity(&lab, name));
+        let ring = open(&CONFIG, &Scope::One(interface("s0")));
+        assert_eq!(of_each(["s0", "other0", "lo"]), ["1", "0", "0"]);
+        drop(ring);
+        let ring = open(&CONFIG, &Scope::All { excluded: vec![interface("other0").index] });
+        assert_eq!(of_each(["s0", "other0", "other1"]), ["1", "0", "1"]);
+        add_pair(&lab, "late0", "late1");
+        ring.be_promiscuous(interface("late0").index).unwrap();
+        assert_eq!(of_each(["late0", "late1", "lo"]), ["1", "0", "0"]);
+        drop(ring);
+        let ring = open(&RingConfig { promiscuous: false, ..CONFIG }, &all());
+        assert_eq!(of_each(["s0", "other1", "late0"]), ["0", "0", "0"]);
+        drop(ring);
+    });
+}
+
 #[test]
 fn deleted_interface_leaves_a_ring_on_all_as_it_is() {
     let Some(lab) = Lab::new() else { return };

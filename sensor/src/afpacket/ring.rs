@@ -234,7 +234,8 @@ impl Ring {
         OpenError::FilterTooLong { interface, instructions: program.len() }
     }
 
-    /// A way to silence this ring from another thread.
+    /// A way to silence this ring from another thread. A later change of the filter, by the thread of
+    /// the ring, lets frames in again.
     #[must_use]
     pub fn rejector(&self) -> Rejector {
         self.socket.rejector()
@@ -334,8 +335,9 @@ impl Ring {
     /// # Errors
     /// The kernel's.
     pub fn reject_all(&mut self) -> io::Result<()> {
+        self.socket.reject_all()?;
         self.is_open = false;
-        self.socket.reject_all()
+        Ok(())
     }
 
     /// What happened to the link since the last call. Clears the error that makes [`wait`] return at
@@ -360,7 +362,7 @@ impl Ring {
                 other => LinkEvent::Failed(other),
             });
         }
-        self.socket.is_up(&interface.name).then(|| {
+        self.socket.is_up(interface.index).then(|| {
             self.link = Link::Up;
             LinkEvent::Up
         })
