@@ -16,7 +16,7 @@ use perf::inject::Injector;
 use perf::lab::Lab;
 use rings::{CONFIG, assert_ledger, drain, group, is_ours, open_on, send_all, udp};
 use sensor::afpacket::{
-    Fanout, PeerRule, Ring, Scope, Symmetry, Unbound, creation_order, probe_symmetry,
+    Fanout, OpenError, PeerRule, Ring, Scope, Symmetry, Unbound, creation_order, probe_symmetry,
 };
 
 /// Where each of our frames came out: the ring, and the frame.
@@ -172,6 +172,22 @@ fn peers_are_found_behind_vlan_tags() {
         let dealt = deal(&mut rings);
         assert_eq!(dealt.len(), frames.len());
         assert_each_on_one_ring(&rings_by(&dealt, mark), 3);
+    });
+}
+
+#[test]
+fn more_home_networks_than_a_program_holds_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let home = |count: u16| {
+            let network = |number: u16| IpAddr::from([10, (number >> 8) as u8, number as u8, 0]);
+            Fanout::Peer(PeerRule::Outside((0..count).map(|one| (network(one), 24)).collect()))
+        };
+        let ring = open_on(&CONFIG, "s0");
+        let error = ring.start_group(&home(1000), 2).unwrap_err();
+        assert!(matches!(error, OpenError::FilterTooLong { .. }), "{error:?}");
+        assert!(error.to_string().contains("fewer home networks"), "{error}");
+        ring.start_group(&home(250), 2).unwrap();
     });
 }
 

@@ -55,8 +55,11 @@ pub enum Symmetry {
 }
 
 /// Finds out whether fanout by hash keeps both directions of a flow together on this kernel. Takes
-/// two sockets, which are closed in the end, and less than 100 ms. Sends nothing but a few datagrams
-/// on the loopback interface, to sockets of its own.
+/// two sockets, which are closed in the end. Sends nothing but a few datagrams on the loopback
+/// interface, to sockets of its own.
+///
+/// Took 67 to 80 ms in a debug build on two busy cores (2026-11-21, kernel 6.18), nearly all of it the
+/// kernel's waiting as the two sockets are closed; gives up on missing frames after 60 ms more.
 #[must_use]
 pub fn probe_symmetry(sockets: [Unbound; 2]) -> Symmetry {
     match probe(sockets) {
