@@ -6,7 +6,11 @@
 //!   sys         one system call per safe function
 //!   socket      the packet socket: options in the one order that leaks no foreign frame
 //!   filter      classic BPF programs: reject everything, or accept what is wanted
+//!   program     classic BPF out of instructions and labels
+//!   peer        the program that deals frames by the peer's address
 //!   fanout      a group of rings that share the frames of one scope
+//!   order       the order of the members of a group, before and after the link was down
+//!   symmetry    does this kernel deal both directions of a flow to the same ring?
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
 //!   libpcap     tcpdump's expressions compiled to such programs, and run on the frames of files
@@ -44,19 +48,25 @@ mod fanout;
 mod filter;
 mod interface;
 mod libpcap;
+mod order;
+mod peer;
+mod program;
 mod ring;
 mod scope;
 mod socket;
 mod stats;
+mod symmetry;
 mod sys;
 
-pub use block::{Block, Captured, Direction, Frames};
+pub use block::{Block, Captured, Cut, Direction, Frames};
 pub use error::{OpenError, Step};
 pub use ethtool::{Channels, Coalesce, Driver, Ethtool, Feature, Pause, Rss, RxRing};
-pub use fanout::{Fanout, FanoutGroup};
+pub use fanout::{Fanout, FanoutGroup, PeerRule};
 pub use interface::Interface;
 pub use libpcap::{CompileError, Libpcap, Program};
+pub use order::creation_order;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use scope::Scope;
 pub use socket::{Rejector, Reserve, Unbound};
 pub use stats::Statistics;
+pub use symmetry::{Symmetry, probe_symmetry};
