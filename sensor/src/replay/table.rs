@@ -17,7 +17,8 @@ use super::merge::{Merge, Told};
 use crate::file::{self, CaptureFile, Chunk, Pieces};
 
 /// Pieces that go round, for each worker: one that it reads, one that it works on, and some in
-/// between, so that workers can be in different places. No more are ever made, so that memory is bounded.
+/// between, so that workers can be in different places. No more are ever made, so that memory is bounded:
+/// about 0.5 MiB each, and 3 MiB where records are as long or as short as can be.
 const PIECES: usize = 4;
 
 /// A piece of the file with what was found in it.
