@@ -4,10 +4,12 @@
 
 use wire::units::{UnixNanos, WireLen};
 
-use super::window::{ByteOrder, Window};
-use super::{Fault, FileError, Interface, MAX_CAPTURED, Record, link_type};
+use super::order::ByteOrder;
+use super::{Fault, Interface, MAX_CAPTURED, Record, Step, link_type};
+use crate::frame::LinkType;
 
-const HEADER_LEN: usize = 24;
+/// Bytes of the file header.
+pub(super) const HEADER_LEN: usize = 24;
 
 /// How the records of a file are to be read.
 pub(super) struct Pcap {
@@ -17,12 +19,13 @@ pub(super) struct Pcap {
     record_header_len: usize,
     /// Files older than version 2.4 have the two lengths in either order.
     has_lengths_in_any_order: bool,
+    link: LinkType,
 }
 
 impl Pcap {
-    /// Reads the file header if the file begins as a classic capture file does.
-    pub(super) fn open(window: &mut Window) -> Result<Option<(Self, Interface)>, FileError> {
-        let Some(magic) = window.bytes().first_chunk::<4>() else { return Ok(None) };
+    /// For a file that begins with these bytes; `None` if it is of another kind. The version and the
+    /// interface are for [`Pcap::read_header`].
+    pub(super) fn of_magic(magic: [u8; 4]) -> Option<Self> {
         let (order, nanos_per_tick, record_header_len) = match magic {
             [0xd4, 0xc3, 0xb2, 0xa1] => (ByteOrder::Little, 1_000, 16),
             [0xa1, 0xb2, 0xc3, 0xd4] => (ByteOrder::Big, 1_000, 16),
@@ -30,54 +33,59 @@ impl Pcap {
             [0xa1, 0xb2, 0x3c, 0x4d] => (ByteOrder::Big, 1, 16),
             [0x34, 0xcd, 0xb2, 0xa1] => (ByteOrder::Little, 1_000, 24),
             [0xa1, 0xb2, 0xcd, 0x34] => (ByteOrder::Big, 1_000, 24),
-            _ => return Ok(None),
+            _ => return None,
         };
-        if !window.fill(HEADER_LEN)? {
-            return Err(window.corrupt(Fault::HeaderTruncated));
-        }
-        let header = window.bytes();
-        let [major, minor] = [4, 6].map(|offset| {
-            header.get(offset..).and_then(<[u8]>::first_chunk).map_or(0, |half| order.u16(*half))
-        });
-        if major != 2 {
-            return Err(window.corrupt(Fault::Version { major, minor }));
-        }
-        let interface = Interface {
-            name: None,
-            link: link_type(order.word(header, 5)),
-            snaplen: order.word(header, 4),
-        };
-        window.consume(HEADER_LEN);
-        let has_lengths_in_any_order = minor < 4;
-        let pcap = Self { order, nanos_per_tick, record_header_len, has_lengths_in_any_order };
-        Ok(Some((pcap, interface)))
+        Some(Self {
+            order,
+            nanos_per_tick,
+            record_header_len,
+            has_lengths_in_any_order: false,
+            link: LinkType::NULL,
+        })
     }
 
-    #[inline]
-    pub(super) fn next_record(&self, window: &mut Window) -> Result<Option<Record>, FileError> {
-        if !window.fill(self.record_header_len)? {
-            return Ok(None);
+    /// Reads the whole file header.
+    pub(super) fn read_header(&mut self, header: &[u8; HEADER_LEN]) -> Result<Interface, Fault> {
+        let [_, _, _, _, j0, j1, n0, n1, ..] = *header;
+        let (major, minor) = (self.order.u16([j0, j1]), self.order.u16([n0, n1]));
+        if major != 2 {
+            return Err(Fault::Version { major, minor });
         }
-        let word = |index| self.order.word(window.bytes(), index);
+        self.has_lengths_in_any_order = minor < 4;
+        self.link = link_type(self.order.word(header, 5));
+        Ok(Interface { name: None, link: self.link, snaplen: self.order.word(header, 4) })
+    }
+
+    /// Reads the record that begins here.
+    #[inline]
+    pub(super) fn step(&self, bytes: &[u8]) -> Result<Step, Fault> {
+        let Some(header) = bytes.first_chunk::<16>() else {
+            return Ok(Step::More { needed: self.record_header_len });
+        };
+        let word = |index| self.order.word(header, index);
         let (seconds, ticks, mut captured, mut wire_len) = (word(0), word(1), word(2), word(3));
         if self.has_lengths_in_any_order && captured > wire_len {
             std::mem::swap(&mut captured, &mut wire_len);
         }
+        if bytes.len() < self.record_header_len {
+            return Ok(Step::More { needed: self.record_header_len });
+        }
         if captured > MAX_CAPTURED {
-            let fault = Fault::TooLong { length: captured, limit: MAX_CAPTURED };
-            return Err(window.corrupt(fault));
+            return Err(Fault::TooLong { length: captured, limit: MAX_CAPTURED });
         }
         let total = self.record_header_len + captured as usize;
-        if !window.fill(total)? {
-            return Ok(None);
+        if bytes.len() < total {
+            return Ok(Step::More { needed: total });
         }
-        Ok(Some(Record {
-            data: self.record_header_len..total,
+        Ok(Step::Frame(Record {
+            start: self.record_header_len,
+            captured,
             total,
             wire_len: WireLen(wire_len.max(captured)),
             time: UnixNanos(
                 u64::from(seconds) * 1_000_000_000 + u64::from(ticks) * self.nanos_per_tick,
             ),
+            link: self.link,
             interface: 0,
         }))
     }

@@ -4,11 +4,10 @@
 
 use wire::units::{UnixNanos, WireLen};
 
-use super::window::{ByteOrder, Window};
-use super::{Fault, FileError, Interface, MAX_BLOCK, MAX_CAPTURED, Record, link_type};
+use super::order::ByteOrder;
+use super::{Fault, Interface, MAX_BLOCK, MAX_CAPTURED, MAX_INTERFACES, Record, Step, link_type};
+use crate::frame::LinkType;
 
-/// Interfaces of one file, so that a file cannot make us take memory without bound.
-const MAX_INTERFACES: usize = 65_536;
 /// Characters kept of an interface's name, for the same reason.
 const MAX_NAME: usize = 255;
 
@@ -21,83 +20,76 @@ const ENHANCED_PACKET: u32 = 6;
 /// Type and length before a block's body, and the length again after it.
 const FRAMING: usize = 12;
 
+/// How a file begins, in either byte order.
+pub(super) const MAGIC: [u8; 4] = SECTION_HEADER.to_be_bytes();
+
+/// Bytes of a section header without options, which every file has at least.
+pub(super) const SHORTEST_FILE: usize = 28;
+
 /// State of the section that is being read.
+#[derive(Default)]
 pub(super) struct Pcapng {
+    /// Every file begins with a section header, which replaces this.
     order: ByteOrder,
     /// Where the interfaces of this section begin among those of the file.
     section_start: usize,
-    /// How each interface of the file counts time.
-    clocks: Vec<Clock>,
+    /// How each interface of the file counts time, and how its frames begin.
+    clocks: Vec<(Clock, LinkType)>,
     /// Time of the last packet that had one: packets without take it over.
     latest: UnixNanos,
+    /// Length of the block that was skipped, which is to be found once more behind it.
+    due_trailer: Option<u32>,
 }
 
 impl Pcapng {
-    /// Does the file begin as this kind does? The section header itself is read as a block.
-    pub(super) fn open(window: &mut Window) -> Result<Option<Self>, FileError> {
-        if window.bytes().first_chunk() != Some(&SECTION_HEADER.to_be_bytes()) {
-            return Ok(None);
-        }
-        if !window.fill(28)? {
-            return Err(window.corrupt(Fault::HeaderTruncated));
-        }
-        let (clocks, latest) = (Vec::new(), UnixNanos(0));
-        let order = section_order(window)?;
-        Ok(Some(Self { order, section_start: 0, clocks, latest }))
+    /// Is the end of a block yet to come?
+    pub(super) const fn is_within_block(&self) -> bool {
+        self.due_trailer.is_some()
     }
 
-    /// The next packet; what lies before it is read and, if unknown, skipped.
+    /// Reads the block that begins here.
     #[inline]
-    pub(super) fn next_record(
+    pub(super) fn step(
         &mut self,
-        window: &mut Window,
+        bytes: &[u8],
         interfaces: &mut Vec<Interface>,
-    ) -> Result<Option<Record>, FileError> {
-        while window.fill(FRAMING)? {
-            let kind = self.order.word(window.bytes(), 0);
-            if kind == SECTION_HEADER {
-                self.order = section_order(window)?;
-            }
-            let total = self.order.word(window.bytes(), 1);
-            if total < FRAMING as u32 || !total.is_multiple_of(4) {
-                return Err(window.corrupt(Fault::BlockLength { length: total }));
-            }
-            if !is_known(kind) {
-                if !self.skip_block(window, total)? {
-                    return Ok(None);
-                }
-                continue;
-            }
-            if total > MAX_BLOCK as u32 {
-                let fault = Fault::TooLong { length: total, limit: MAX_BLOCK as u32 };
-                return Err(window.corrupt(fault));
-            }
-            let total = total as usize;
-            if !window.fill(total)? {
-                return Ok(None);
-            }
-            let block = window.bytes().get(..total).unwrap_or_default();
-            match self.read_block(kind, block, interfaces) {
-                Ok(Some(record)) => return Ok(Some(record)),
-                Ok(None) => window.consume(total),
-                Err(fault) => return Err(window.corrupt(fault)),
-            }
+    ) -> Result<Step, Fault> {
+        if let Some(length) = self.due_trailer {
+            return self.end_of_skipped(bytes, length);
         }
-        Ok(None)
+        let Some(framing) = bytes.first_chunk::<FRAMING>() else {
+            return Ok(Step::More { needed: FRAMING });
+        };
+        let kind = self.order.word(framing, 0);
+        if kind == SECTION_HEADER {
+            self.order = section_order(framing)?;
+        }
+        let length = self.order.word(framing, 1);
+        if length < FRAMING as u32 || !length.is_multiple_of(4) {
+            return Err(Fault::BlockLength { length });
+        }
+        if !is_known(kind) {
+            self.due_trailer = Some(length);
+            return Ok(Step::Skip { bytes: u64::from(length) - 4 });
+        }
+        if length > MAX_BLOCK as u32 {
+            return Err(Fault::TooLong { length, limit: MAX_BLOCK as u32 });
+        }
+        match bytes.get(..length as usize) {
+            Some(block) => self.read_block(kind, block, interfaces),
+            None => Ok(Step::More { needed: length as usize }),
+        }
     }
 
-    /// False if the file ends within the block.
-    fn skip_block(&self, window: &mut Window, total: u32) -> Result<bool, FileError> {
-        if !window.skip(u64::from(total) - 4)? || !window.fill(4)? {
-            window.note_cut();
-            return Ok(false);
+    /// Behind the body of a block of an unknown kind.
+    fn end_of_skipped(&mut self, bytes: &[u8], length: u32) -> Result<Step, Fault> {
+        let Some(trailer) = bytes.first_chunk() else { return Ok(Step::More { needed: 4 }) };
+        let trailer = self.order.u32(*trailer);
+        if trailer != length {
+            return Err(Fault::Trailer { length, trailer });
         }
-        let trailer = self.order.word(window.bytes(), 0);
-        if trailer != total {
-            return Err(window.corrupt(Fault::Trailer { length: total, trailer }));
-        }
-        window.consume(4);
-        Ok(true)
+        self.due_trailer = None;
+        Ok(Step::Skip { bytes: 4 })
     }
 
     /// Reads one block of a known kind, framing included.
@@ -107,7 +99,7 @@ impl Pcapng {
         kind: u32,
         block: &[u8],
         interfaces: &mut Vec<Interface>,
-    ) -> Result<Option<Record>, Fault> {
+    ) -> Result<Step, Fault> {
         let body_end = block.len() - 4;
         let length = block.len() as u32;
         let trailer = self.order.word(block, body_end / 4);
@@ -116,12 +108,13 @@ impl Pcapng {
         }
         let body = block.get(8..body_end).unwrap_or_default();
         match kind {
-            ENHANCED_PACKET => self.enhanced_packet(body).map(Some),
-            OBSOLETE_PACKET => self.obsolete_packet(body).map(Some),
-            SIMPLE_PACKET => self.simple_packet(body, interfaces).map(Some),
-            INTERFACE => self.interface(body, interfaces).map(|()| None),
-            _ => self.section_header(body).map(|()| None),
+            ENHANCED_PACKET => return self.enhanced_packet(body).map(Step::Frame),
+            OBSOLETE_PACKET => return self.obsolete_packet(body).map(Step::Frame),
+            SIMPLE_PACKET => return self.simple_packet(body, interfaces).map(Step::Frame),
+            INTERFACE => self.interface(body, interfaces)?,
+            _ => self.section_header(body)?,
         }
+        Ok(Step::Skip { bytes: u64::from(length) })
     }
 
     fn section_header(&mut self, body: &[u8]) -> Result<(), Fault> {
@@ -160,8 +153,8 @@ impl Pcapng {
                 _ => {}
             }
         }
+        self.clocks.push((clock, interface.link));
         interfaces.push(interface);
-        self.clocks.push(clock);
         Ok(())
     }
 
@@ -201,9 +194,9 @@ impl Pcapng {
         let ticks = u64::from(word(1)) << 32 | u64::from(word(2));
         let (captured, wire_len) = (word(3), word(4));
         let index = self.section_start + interface as usize;
-        let clock = self.clocks.get(index).ok_or(Fault::UnknownInterface { interface })?;
+        let (clock, link) = self.clocks.get(index).ok_or(Fault::UnknownInterface { interface })?;
         self.latest = clock.time(ticks);
-        self.record(index, 28, captured, wire_len, data.len())
+        self.record(*link, index, 28, captured, wire_len, data.len())
     }
 
     fn simple_packet(&self, body: &[u8], interfaces: &[Interface]) -> Result<Record, Fault> {
@@ -214,13 +207,21 @@ impl Pcapng {
             interfaces.get(self.section_start).ok_or(Fault::UnknownInterface { interface: 0 })?;
         let wire_len = self.order.u32(*fixed);
         let limit = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
-        self.record(self.section_start, 12, wire_len.min(limit), wire_len, data.len())
+        self.record(
+            interface.link,
+            self.section_start,
+            12,
+            wire_len.min(limit),
+            wire_len,
+            data.len(),
+        )
     }
 
     /// A record of `captured` bytes, `start` bytes into its block, where there is `room` for it.
     #[inline]
     fn record(
         &self,
+        link: LinkType,
         interface: usize,
         start: usize,
         captured: u32,
@@ -234,11 +235,13 @@ impl Pcapng {
             return Err(Fault::CapturedLength { length: captured, room });
         }
         Ok(Record {
-            data: start..start + captured as usize,
+            start,
+            captured,
             // Body before the data, the data and what follows it in the body, the second length.
             total: start + room + 4,
             wire_len: WireLen(wire_len.max(captured)),
             time: self.latest,
+            link,
             interface: interface as u32,
         })
     }
@@ -248,12 +251,12 @@ const fn is_known(kind: u32) -> bool {
     matches!(kind, SECTION_HEADER | INTERFACE | OBSOLETE_PACKET | SIMPLE_PACKET | ENHANCED_PACKET)
 }
 
-/// The byte order of the section whose header is at the start of the window.
-fn section_order(window: &Window) -> Result<ByteOrder, FileError> {
-    match window.bytes().get(8..12) {
-        Some([0x4d, 0x3c, 0x2b, 0x1a]) => Ok(ByteOrder::Little),
-        Some([0x1a, 0x2b, 0x3c, 0x4d]) => Ok(ByteOrder::Big),
-        _ => Err(window.corrupt(Fault::ByteOrder)),
+/// The byte order of the section whose header begins with these bytes.
+fn section_order(framing: &[u8; FRAMING]) -> Result<ByteOrder, Fault> {
+    match framing {
+        [.., 0x4d, 0x3c, 0x2b, 0x1a] => Ok(ByteOrder::Little),
+        [.., 0x1a, 0x2b, 0x3c, 0x4d] => Ok(ByteOrder::Big),
+        _ => Err(Fault::ByteOrder),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Files are built in memory, byte by byte, in both byte orders.
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Write};
 
 use proptest::prelude::*;
 
-use super::window::ByteOrder;
+use super::order::ByteOrder;
 use super::*;
 
 /// Owned copy of a frame: time in ns, length on the wire, bytes, interface, link type.
@@ -234,10 +234,20 @@ fn a_file_that_ends_within_its_header_is_corrupt() {
 
 #[test]
 fn what_is_no_capture_file_is_refused_with_what_it_begins_with() {
-    for (bytes, found) in [(b"\x1f\x8b\x08\0".as_slice(), "1f8b0800"), (b"", ""), (b"ab", "6162")] {
+    let gzip = ", as what gzip compressed does: uncompress it first";
+    let xz = ", as what xz compressed does: uncompress it first";
+    let snoop = ", as a snoop capture does: convert it with editcap first";
+    for (bytes, found, remark) in [
+        (b"\x1f\x8b\x08\0".as_slice(), "1f8b0800", gzip),
+        (b"\xfd7zXZ\0", "fd377a58", xz),
+        (b"snoop\0\0\0", "736e6f6f", snoop),
+        (b"", "", "; it is empty"),
+        (b"ab", "6162", ""),
+    ] {
         match read_all(bytes) {
             Err(error @ FileError::NotCapture { .. }) => {
-                let text = format!("memory is no pcap or pcapng file: it begins with `{found}`");
+                let text =
+                    format!("memory is no pcap or pcapng file: it begins with `{found}`{remark}");
                 assert_eq!(error.to_string(), text);
             }
             other => panic!("{other:?}"),
@@ -377,6 +387,73 @@ fn a_long_file_passes_through_the_window() {
     assert_eq!((frames.len(), cut), (40, false));
     for (index, frame) in frames.iter().enumerate() {
         assert_eq!(frame.2, vec![index as u8; 200_000]);
+    }
+}
+
+/// Reads as the threads of a replay do: pieces are read ahead of their turn.
+fn read_in_pieces(bytes: &[u8]) -> Result<(Vec<Owned>, bool), FileError> {
+    let mut stored = tempfile::NamedTempFile::new().unwrap();
+    stored.write_all(bytes).unwrap();
+    let mut file = CaptureFile::open(stored.path())?;
+    let mut pieces = file.pieces().unwrap();
+    let mut frames = Vec::new();
+    while !file.has_ended() {
+        let mut chunks = [Chunk::default(), Chunk::default(), Chunk::default()];
+        let claimed = [pieces.claim(), pieces.claim(), pieces.claim()];
+        for (piece, chunk) in claimed.into_iter().zip(&mut chunks).rev() {
+            piece.read(chunk);
+        }
+        for mut chunk in chunks {
+            file.scan(&mut chunk);
+            for (index, frame) in chunk.frames().enumerate() {
+                let (data, interface) = (frame.data.to_vec(), chunk.interface(index));
+                frames.push((frame.time.0, frame.wire_len.0, data, interface, frame.link.0));
+            }
+        }
+    }
+    file.end()?;
+    Ok((frames, file.truncated()))
+}
+
+#[test]
+fn pieces_read_ahead_give_what_a_stream_gives_wherever_the_file_ends() {
+    let mut pcap = Writer::new(ByteOrder::Big).pcap_header(0xa1b2_3c4d);
+    let mut pcapng = Writer::new(ByteOrder::Little).section().interface(1, 0, &[]);
+    // Small and long records, some longer than a piece, and blocks to be skipped.
+    for (index, len) in [60, 1500, 200_000, 9, 262_144, 0, 65_000].repeat(3).into_iter().enumerate()
+    {
+        let (ticks, data) = (index as u32, vec![index as u8; len]);
+        pcap = pcap.pcap_record(ticks, 7, len as u32, &data);
+        pcapng = pcapng.packet(0, u64::from(ticks), len as u32, &data);
+        pcapng = pcapng.block(0x0bad, &|body| body.bytes(&vec![7; len * 3]));
+    }
+    for bytes in [pcap.bytes, pcapng.bytes] {
+        let whole = read_in_pieces(&bytes).unwrap();
+        assert_eq!((whole.0.len(), whole.1), (21, false));
+        for cut in [0, 1, 3, 4, 11, 12, 70_000, 300_000, 600_001, 1 << 20] {
+            let bytes = &bytes[..bytes.len() - cut];
+            let pieces = read_in_pieces(bytes).unwrap();
+            assert!(pieces == read_all(bytes).unwrap(), "{cut} bytes are missing");
+            assert_eq!(pieces.1, cut > 0, "{cut}");
+        }
+        let corrupt = [&bytes[..], &[0xff; 64]].concat();
+        let error = read_in_pieces(&corrupt).unwrap_err().to_string();
+        assert!(error.contains(&format!("corrupt at byte {}", bytes.len())), "{error}");
+    }
+}
+
+#[test]
+fn a_snaplen_that_is_none_or_too_small_cuts_nothing() {
+    let data = [5; 100];
+    for snaplen in [0, 1, 96] {
+        let header = |w: Writer| w.u32(0xa1b2_c3d4).u16(2).u16(4).u32(0).u32(0).u32(snaplen).u32(1);
+        let pcap = header(Writer::new(ByteOrder::Little)).pcap_record(0, 0, 1500, &data).bytes;
+        let pcapng = Writer::new(ByteOrder::Little).section().interface(1, snaplen, &[]);
+        let pcapng = pcapng.packet(0, 0, 1500, &data).bytes;
+        for bytes in [pcap, pcapng] {
+            let expected = vec![(0, 1500, data.to_vec(), 0, 1)];
+            assert_eq!(read_all(&bytes).unwrap(), (expected, false), "{snaplen}");
+        }
     }
 }
 

@@ -1,0 +1,157 @@
+//! `--read FILE`: the analysis of a live sensor on a capture file, by the file's own clock.
+//!
+//! ```text
+//!   file ──▶ table ──pieces──▶ worker 0..N-1    frames dealt as the kernel's fanout would deal them
+//!              ▲                  │             all meet at each 250 ms of packet clock
+//!              └──────told────────┘             merged in an order that no thread decides
+//!              └─▶ detector, recorder
+//! ```
+//!
+//! The workers are all the threads there are. Each reads, deals and analyses in turn, as there is
+//! something to do; nobody waits at a meeting: what a worker learnt by then it tells, and whoever
+//! tells it last has it merged.
+//!
+//! The clock of a file is the latest time seen: it never runs backwards. At the end of the file
+//! virtual time runs on until nothing can fall due any more. Two runs print the same bytes.
+
+mod clock;
+mod merge;
+mod table;
+mod worker;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use wire::ledger::Ledger;
+use wire::units::UnixNanos;
+
+use self::merge::{Merge, Told};
+use self::table::{Front, Table};
+use self::worker::Worker;
+use crate::analyse::{self, Analyser};
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::detect::Detector;
+use crate::file::{CaptureFile, FileError};
+use crate::filter::{FileFilter, FilterError};
+use crate::output::{Output, OutputError};
+use crate::recorder::{self, Recorder};
+use crate::setup;
+
+/// Why a file could not be analysed to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The file cannot be read, or not read on. What was read before was analysed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The events file cannot be opened.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The filter cannot be used.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A worker's thread ended early.
+    #[error("a worker ended early; its message stands above")]
+    WorkerGone,
+}
+
+/// Hash seed of every run: the same file gives the same bytes.
+const KEY: u64 = 0x5269_6e67_7761_7463;
+
+/// Analyses a file (`-`: standard input) with so many workers and writes events as configured. Gives
+/// the ledger, which the last event shows too.
+///
+/// # Errors
+/// See [`ReplayError`]. An error in the middle of a file comes after the events of what was read.
+pub fn run(
+    config: &Config,
+    sensor: &str,
+    path: &Path,
+    workers: usize,
+) -> Result<Ledger, ReplayError> {
+    let file = if path.as_os_str() == "-" {
+        CaptureFile::from_reader(std::io::stdin(), "standard input")?
+    } else {
+        CaptureFile::open(path)?
+    };
+    let filter = config.capture.filter.as_ref().map(|expression| {
+        FileFilter::new(expression, file.interfaces().iter().map(|one| one.link))
+    });
+    let front = Front::new(file, filter.transpose()?);
+    let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
+    let counters = Counters::new(vec![name.clone()], workers);
+    let recorder = recorder(config, sensor, name)?;
+    let detector = Detector::new(setup::detector(&config.detect, KEY, false));
+    let table = Table::new(front, Merge::new(detector, recorder), workers);
+    let told = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|index| {
+                let worker = worker(config, workers, index, &counters);
+                let seat = table.seat(index);
+                scope.spawn(|| worker.run(seat))
+            })
+            .collect();
+        let ended = threads.into_iter().map(|thread| {
+            // A panic was said when it happened.
+            thread.join().map_err(|_| ReplayError::WorkerGone).flatten()
+        });
+        // All are waited for before the first error counts.
+        ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>, _>>()
+    })?;
+    let (front, merge) = table.clear()?;
+    end(*front, merge, told, &counters)
+}
+
+fn worker(config: &Config, workers: usize, index: usize, counters: &Counters) -> Worker {
+    let settings = analyse::Settings {
+        new_connections: config.events.new_connections,
+        connections_per_second: config.events.connections_per_second,
+        contacts: setup::contacts(&config.detect, workers),
+        key: KEY,
+    };
+    let counters = counters.workers()[index].clone();
+    let analyser = Analyser::new(&settings, counters.clone());
+    Worker { index, workers, analyser, counters, connections: Vec::new() }
+}
+
+/// Lets time run out and writes the last events. An error in the file comes after them.
+fn end(
+    front: Front,
+    mut merge: Merge,
+    told: Vec<Told>,
+    counters: &Counters,
+) -> Result<Ledger, ReplayError> {
+    let Front { mut file, filter, fault, clock } = front;
+    if file.truncated() {
+        tracing::warn!(frames = clock.frames, "the file ends within a record");
+    }
+    if let Some(filter) = filter {
+        tracing::info!(frames = clock.frames, skipped = filter.skipped(), "filtered the file");
+    }
+    let ended_at = merge.run_out(clock.seen.map(|(_, latest)| latest), clock.next_tick, told);
+    // What the kernel is to a ring, the file is to this run: it offered what was read.
+    let counted = &counters.workers()[0].interfaces[0];
+    counted.kernel_packets.set(clock.frames);
+    counted.not_selected.set(clock.frames);
+    let ledger = counters.ledger();
+    let begun = clock.seen.map_or(UnixNanos(0), |(begun, _)| begun);
+    let seconds = ended_at.since(begun).as_secs();
+    merge.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger);
+    merge.recorder.flush();
+    if let Some(fault) = fault {
+        return Err(fault.into());
+    }
+    file.end()?;
+    Ok(ledger)
+}
+
+fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, OutputError> {
+    let settings = recorder::Settings {
+        sensor: sensor.to_owned(),
+        boot_epoch: 0,
+        interfaces: vec![name],
+        connections_per_second: config.events.connections_per_second,
+        flow_key: KEY,
+    };
+    Ok(Recorder::new(settings, Output::open(&config.events.output)?, None, Arc::default()))
+}

@@ -1,0 +1,116 @@
+//! The body of a worker's thread.
+
+use std::mem;
+
+use super::ReplayError;
+use super::clock::Meeting;
+use super::merge::Told;
+use super::table::{Front, Part, Seat, Task};
+use crate::analyse::{Analyser, VECTOR};
+use crate::connections::NewConnection;
+use crate::counters::WorkerSet;
+use crate::evidence::Published;
+use crate::frame::Frame;
+
+/// Analyses one's share of a file.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) workers: usize,
+    pub(super) analyser: Analyser,
+    pub(super) counters: WorkerSet,
+    /// Found since the last meeting.
+    pub(super) connections: Vec<NewConnection>,
+}
+
+impl Worker {
+    /// Works until the file has ended. Gives what was learnt since the last meeting.
+    pub(super) fn run(mut self, mut seat: Seat<'_>) -> Result<Told, ReplayError> {
+        loop {
+            match seat.next_task()? {
+                Task::Read(number, piece, mut part) => {
+                    piece.read(&mut part.chunk);
+                    seat.hold(number, part);
+                }
+                Task::ReadOn(mut front, mut part) => {
+                    front.file.next_chunk(&mut part.chunk);
+                    self.deal(&seat, front, part)?;
+                }
+                Task::Scan(mut front, mut part) => {
+                    front.file.scan(&mut part.chunk);
+                    self.deal(&seat, front, part)?;
+                }
+                Task::Analyse(part) => {
+                    let told = self.analyse(&part);
+                    seat.hand_in(part, told)?;
+                }
+                Task::End => return Ok(self.tell()),
+            }
+        }
+    }
+
+    /// Deals the frames of a scanned piece to all workers, after others may go on scanning.
+    fn deal(&self, seat: &Seat<'_>, mut front: Box<Front>, part: Part) -> Result<(), ReplayError> {
+        let Part { mut chunk, mut meetings, mut shares } = part;
+        front.filter(&mut chunk);
+        front.clock.pass(&mut chunk, &mut meetings);
+        let number = seat.pass_on(front)?;
+        if self.workers > 1 {
+            shares.deal(&chunk, self.workers);
+        }
+        seat.hand_out(number, Part { chunk, meetings, shares })
+    }
+
+    /// Analyses one's share of a piece; gives what was learnt up to each meeting in it.
+    fn analyse(&mut self, part: &Part) -> Vec<(Meeting, Told)> {
+        let Part { chunk, meetings, shares } = part;
+        let mut told = Vec::new();
+        let mut done = 0;
+        let share = shares.of(self.index);
+        let mut frames_until = |worker: &mut Self, end: usize| {
+            if worker.workers == 1 {
+                worker.analyse_frames((done..end).map(|index| chunk.frame(index)));
+                done = end;
+            } else {
+                let rest = &share[done..];
+                let here = rest.partition_point(|index| (*index as usize) < end);
+                let frames = rest[..here].iter().map(|index| chunk.frame(*index as usize));
+                worker.analyse_frames(frames);
+                done += here;
+            }
+        };
+        for meeting in meetings {
+            frames_until(self, meeting.frame);
+            told.push((*meeting, self.tell()));
+        }
+        frames_until(self, chunk.len());
+        told
+    }
+
+    fn analyse_frames<'a>(&mut self, mut frames: impl Iterator<Item = Frame<'a>>) {
+        let Self { analyser, connections, .. } = self;
+        let mut vector = [Frame::EMPTY; VECTOR];
+        loop {
+            let mut count = 0;
+            for (slot, frame) in vector.iter_mut().zip(&mut frames) {
+                *slot = frame;
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            analyser.analyse(0, &vector[..count], |connection| connections.push(connection));
+        }
+    }
+
+    /// What was learnt since the last meeting.
+    fn tell(&mut self) -> Told {
+        let mut contacts = Vec::new();
+        let Published { answers_lost, .. } = self.analyser.publish(|contact| {
+            contacts.push(*contact);
+            true
+        });
+        let connections = mem::take(&mut self.connections);
+        let over_limit = self.counters.worker.connections_over_limit.read();
+        Told { contacts, connections, answers_lost, over_limit }
+    }
+}
