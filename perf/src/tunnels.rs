@@ -35,6 +35,8 @@ pub enum Tunnel {
     Vxlan,
     /// VXLAN with a group.
     VxlanWithGroup,
+    /// VXLAN that names its next protocol, Ethernet.
+    VxlanWithProtocol,
     /// GENEVE around an Ethernet frame.
     Geneve,
     /// GENEVE with options.
@@ -45,7 +47,7 @@ pub enum Tunnel {
 
 impl Tunnel {
     /// Every one.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::IpInIp,
         Self::Gre,
         Self::GreWithAllFields,
@@ -60,6 +62,7 @@ impl Tunnel {
         Self::Erspan3WithPlatform,
         Self::Vxlan,
         Self::VxlanWithGroup,
+        Self::VxlanWithProtocol,
         Self::Geneve,
         Self::GeneveWithOptions,
         Self::GeneveIp,
@@ -117,6 +120,7 @@ impl Tunnel {
             }
             Self::Vxlan => udp(VXLAN, &[&[0x08, 0, 0, 0, 0, 0, 42, 0]], inner),
             Self::VxlanWithGroup => udp(VXLAN, &[&[0x88, 0, 0, 9, 0, 0, 42, 0]], inner),
+            Self::VxlanWithProtocol => udp(VXLAN, &[&[0x0c, 0, 0, 3, 0, 0, 42, 0]], inner),
             Self::Geneve => udp(GENEVE, &[&[0, 0, 0x65, 0x58, 0, 0, 42, 0]], inner),
             Self::GeneveWithOptions => udp(
                 GENEVE,

@@ -66,7 +66,11 @@ fn wrapped(bare: &[u8], around: &[(Tunnel, bool)]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_frame_in_tunnels_has_the_flow_of_the_bare_frame(

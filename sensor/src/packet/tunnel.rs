@@ -185,21 +185,19 @@ fn erspan_3<'a>(bytes: &'a [u8], frame: &Frame<'_>) -> Result<Carried<'a>, Malfo
     }
 }
 
-/// What a VXLAN packet carries, `None` if this is none. Flags: "there is a network id" must be set,
-/// "there is a group" may be (draft-smith-vxlan-group-policy); all else is reserved.
+/// What a VXLAN packet carries, `None` if this is none.
 ///
-/// Source: RFC 7348 section 5.
+/// Source: RFC 7348 section 5, draft-smith-vxlan-group-policy-05 section 2.1,
+/// draft-ietf-nvo3-vxlan-gpe-13 section 3.1.
 fn vxlan<'a>(bytes: &'a [u8], frame: &Frame<'_>) -> Option<Carried<'a>> {
-    let ([flags, r0, r1, r2, _, _, _, reserved], inner) = bytes.split_first_chunk()?;
-    let is_valid = match flags {
-        0x08 => [*r0, *r1, *r2] == [0; 3],
-        0x88 => true,
-        _ => false,
-    };
-    if !is_valid || *reserved != 0 {
-        return None;
+    let (header, inner) = bytes.split_first_chunk::<8>()?;
+    match header {
+        // Nothing but a network id, one with a group, one that names Ethernet as its next protocol.
+        [0x08, 0, 0, 0, _, _, _, 0] | [0x88, _, _, _, _, _, _, 0] | [0x0c, 0, 0, 3, _, _, _, 0] => {
+            link::follow_inner_ethernet(inner, frame).ok()
+        }
+        _ => None,
     }
-    link::follow_inner_ethernet(inner, frame).ok()
 }
 
 /// What a GENEVE packet carries, `None` if this is none, or one of its control packets.
