@@ -38,6 +38,8 @@ mod error;
 mod fake;
 mod fanout;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod interface;
 mod ring;
 mod socket;
