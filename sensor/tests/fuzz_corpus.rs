@@ -9,10 +9,10 @@ use std::path::Path;
 fn replay(target: &str, run: fn(&[u8]), least: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let mut count = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(folder).expect("the corpus is in the tree") {
+        let path = entry.expect("the folder can be read").path();
         eprintln!("{}", path.display());
-        run(&std::fs::read(path).unwrap());
+        run(&std::fs::read(path).expect("the file can be read"));
         count += 1;
     }
     assert!(count >= least, "{count} inputs of {target}");

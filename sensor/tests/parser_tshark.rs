@@ -59,7 +59,10 @@ fn own_frames(batch: &mut Batch) {
     for (source, target) in
         [("192.0.2.1:1000", "198.51.100.2:22"), ("[fd00::1]:1000", "[fd00::2]:22")]
     {
-        let pair: [SocketAddr; 2] = [source.parse().unwrap(), target.parse().unwrap()];
+        let pair: [SocketAddr; 2] = [
+            source.parse().expect("a value of its kind"),
+            target.parse().expect("a value of its kind"),
+        ];
         let bare = frames::tcp(pair[0], pair[1], frames::SYN, b"");
         let tagged = frames::tagged(&bare, &[(frames::DOT1AD, 5), (frames::DOT1Q, 6)]);
         let labelled = perf::tunnels::mpls(&bare, &[16, 17, 18]);
@@ -142,9 +145,9 @@ const FIELDS: [&str; 18] = [
 ];
 
 fn ask(batch: &Batch, link: LinkType) -> Vec<Theirs> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join(format!("link-{}.pcap", link.0));
-    std::fs::write(&path, batch.capture.bytes()).unwrap();
+    std::fs::write(&path, batch.capture.bytes()).expect("room for it");
     let mut command = Command::new("tshark");
     command.args(["-n", "-T", "fields", "-E", "separator=|", "-E", "occurrence=a"]);
     for preference in ["ip.defragment", "ipv6.defragment", "tcp.desegment_tcp_streams"] {
@@ -153,10 +156,10 @@ fn ask(batch: &Batch, link: LinkType) -> Vec<Theirs> {
     for field in FIELDS {
         command.args(["-e", field]);
     }
-    let output = command.arg("-r").arg(&path).output().unwrap();
+    let output = command.arg("-r").arg(&path).output().expect("tshark starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "link type {}: {said}", link.0);
-    String::from_utf8(output.stdout).unwrap().lines().map(read_line).collect()
+    String::from_utf8(output.stdout).expect("fields are text").lines().map(read_line).collect()
 }
 
 /// Walks over the layers and takes the next value of a field wherever its layer is met.
@@ -181,8 +184,11 @@ fn read_line(line: &str) -> Theirs {
             let protocol = if layer == "ip" { next("ip.proto") } else { None };
             // A header that is cut short has no addresses.
             let (Some(source), Some(target)) = (next(source), next(target)) else { break };
-            let (source, target) = (source.parse().unwrap(), target.parse().unwrap());
-            let protocol = protocol.map(|number| number.parse().unwrap());
+            let (source, target) = (
+                source.parse().expect("a value of its kind"),
+                target.parse().expect("a value of its kind"),
+            );
+            let protocol = protocol.map(|number| number.parse().expect("a value of its kind"));
             levels.push(Level { source, target, protocol, ports: None, carries: Vec::new() });
             continue;
         }
@@ -192,7 +198,7 @@ fn read_line(line: &str) -> Theirs {
                 "ieee8021ad" => next("ieee8021ad.id"),
                 _ => None,
             };
-            vlan_ids.extend(id.map(|id| id.parse::<u16>().unwrap()));
+            vlan_ids.extend(id.map(|id| id.parse::<u16>().expect("a value of its kind")));
             continue;
         };
         level.carries.push(layer.to_owned());
@@ -211,8 +217,12 @@ fn read_line(line: &str) -> Theirs {
         level.protocol.get_or_insert(number);
         if let Some((source, target)) = fields {
             let ports = next(source).zip(next(target));
-            level.ports =
-                ports.map(|(source, target)| (source.parse().unwrap(), target.parse().unwrap()));
+            level.ports = ports.map(|(source, target)| {
+                (
+                    source.parse().expect("a value of its kind"),
+                    target.parse().expect("a value of its kind"),
+                )
+            });
         } else if number != protocol::GRE {
             break;
         }
