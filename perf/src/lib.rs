@@ -9,6 +9,7 @@
 //!   corpus    captures with known content, where somebody has them
 //!   tools     Debian programs that a test needs: skipped and said, or a failure in CI
 //!   frames    Ethernet frames with correct checksums
+//!   tunnels   frames in tunnels, behind MPLS labels and PPPoE headers
 //!   inject    frames onto an interface
 //!   pcap      small capture files, in every byte order and resolution
 //! ```
@@ -27,3 +28,4 @@ pub mod programs;
 pub mod sensor;
 pub mod tool_table;
 pub mod tools;
+pub mod tunnels;

@@ -99,6 +99,7 @@ impl Analyser {
         let mut bytes = 0;
         let mut truncated = 0;
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
+        let (mut tunnelled, mut first_fragments) = (0, 0);
         for (frame, packet) in frames.iter().zip(&mut self.packets) {
             packet::parse_into(packet, frame);
             bytes += u64::from(frame.wire_len.0);
@@ -108,6 +109,8 @@ impl Analyser {
             ip += u64::from(is_ip);
             ipv4 += u64::from(is_ip && packet.tuple.source.is_v4());
             vlan += u64::from(packet.vlan_ids != [0, 0]);
+            tunnelled += u64::from(packet.tunnel_depth != 0);
+            first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
@@ -121,6 +124,8 @@ impl Analyser {
         counters.ipv4.add(ipv4);
         counters.ipv6.add(ip - ipv4);
         counters.vlan.add(vlan);
+        counters.tunnelled.add(tunnelled);
+        counters.first_fragments.add(first_fragments);
         observed
     }
 
@@ -167,6 +172,7 @@ fn kind_counter<'a>(counters: &'a PacketCounters, packet: &Packet) -> &'a Counte
     match packet.kind {
         Kind::Tcp { .. } => &counters.tcp,
         Kind::Udp => &counters.udp,
+        Kind::Sctp { .. } => &counters.sctp,
         Kind::Icmp { .. } if packet.tuple.protocol == protocol::ICMPV6 => &counters.icmpv6,
         Kind::Icmp { .. } => &counters.icmp,
         Kind::LaterFragment => &counters.later_fragment,

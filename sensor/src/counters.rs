@@ -60,6 +60,10 @@ pub struct InterfaceCounters {
     pub ipv6: Counter,
     /// Analysed frames with a VLAN id; a tag that only gives a priority does not count.
     pub vlan: Counter,
+    /// Analysed packets out of a tunnel: the inner one is what counts everywhere else.
+    pub tunnelled: Counter,
+    /// First fragments, which count as what their transport header says.
+    pub first_fragments: Counter,
     /// Not wanted by export: off, or not in the sample.
     pub not_selected: Counter,
     /// Not exported because they belong to this sensor's own uplink.
@@ -83,6 +87,8 @@ pub struct PacketCounters {
     pub icmp: Counter,
     /// ICMPv6.
     pub icmpv6: Counter,
+    /// SCTP.
+    pub sctp: Counter,
     /// Fragments without a transport header.
     pub later_fragment: Counter,
     /// Other IP protocols.
@@ -213,6 +219,7 @@ impl Counters {
             ipv6: sum(|c| c.ipv6.read()),
             tcp: sum(|c| c.packets.tcp.read()),
             udp: sum(|c| c.packets.udp.read()),
+            sctp: sum(|c| c.packets.sctp.read()),
             icmpv4: sum(|c| c.packets.icmp.read()),
             icmpv6: sum(|c| c.packets.icmpv6.read()),
             arp: sum(|c| c.packets.arp.read()),

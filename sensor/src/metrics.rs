@@ -145,6 +145,12 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
         &c.analysed_bytes
     }),
     ("ringwatch_truncated_packets", "Frames captured shorter than they were", |c| &c.truncated),
+    ("ringwatch_tunnelled_packets", "Analysed packets that lay in a tunnel", |c| &c.tunnelled),
+    (
+        "ringwatch_first_fragments",
+        "First fragments of IP packets, which count as what their transport header says",
+        |c| &c.first_fragments,
+    ),
     ("ringwatch_frames_not_selected", "Frames that export did not want", |c| &c.not_selected),
     (
         "ringwatch_frames_own_uplink",
@@ -163,6 +169,7 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
 const PACKETS: &[(&str, OfPackets)] = &[
     ("tcp", |c| &c.tcp),
     ("udp", |c| &c.udp),
+    ("sctp", |c| &c.sctp),
     ("icmp", |c| &c.icmp),
     ("icmpv6", |c| &c.icmpv6),
     ("later_fragment", |c| &c.later_fragment),

@@ -42,6 +42,7 @@ impl Totals {
             }
             Kind::Tcp { .. } => "tcp",
             Kind::Udp => "udp",
+            Kind::Sctp { .. } => "sctp",
             Kind::Icmp { .. } => "icmp",
             Kind::LaterFragment => "later fragment",
             Kind::OtherIp => "other ip",

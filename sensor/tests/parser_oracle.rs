@@ -1,5 +1,8 @@
 //! The parser against `etherparse`, frame by frame, over every capture of the corpus.
 //!
+//! The oracle enters no tunnel by itself: where the parser did, it is asked again about the bytes behind
+//! the tunnel's header. Whether that is a tunnel at all is what `parser_tshark.rs` compares.
+//!
 //! The corpus is found by `RINGWATCH_CORPUS`; without it only the
 //! frames made here are compared, and the test says so.
 
@@ -10,6 +13,7 @@ use std::net::IpAddr;
 
 use etherparse::err::Layer;
 use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LenSource, TransportSlice};
+use perf::tunnels::Tunnel;
 use sensor::file::CaptureFile;
 use sensor::frame::{Frame, LinkType};
 use sensor::packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
@@ -102,6 +106,12 @@ fn own_frames(note: &mut impl FnMut(&Frame<'_>, &str)) {
         write(&|bytes| {
             v6().icmpv6_echo_reply(source, 1).write(bytes, b"payload").expect("a vector takes all")
         });
+        let ends = ([203, 0, 113, 1].into(), [203, 0, 113, 2].into());
+        let in_tunnels: Vec<_> = frames
+            .iter()
+            .flat_map(|frame| Tunnel::ALL.map(|tunnel| tunnel.around(ends, frame)))
+            .collect();
+        frames.extend(in_tunnels);
         for data in &frames {
             let wire_len = WireLen(data.len() as u32);
             let link = LinkType::ETHERNET;
@@ -115,7 +125,14 @@ fn compare(frame: &Frame<'_>) -> Verdict {
     let ours = parse(frame);
     let is_fault = matches!(ours.kind, Kind::Malformed(_));
     let has_ip = ours.tuple != FiveTuple::default();
-    let Some(oracle) = ask(frame) else { return Verdict::NothingToCompare };
+    let Some(sliced) = slice(frame) else { return Verdict::NothingToCompare };
+    let sliced = match sliced.map(|outermost| descend(outermost, ours.tunnel_depth)) {
+        Some(Some(innermost)) => innermost,
+        Some(None) => return Verdict::Explained("the oracle cannot be led into this tunnel"),
+        None if is_fault => return Verdict::NothingToCompare,
+        None => return compare_stopped(frame, &ours, Layer::Ethernet2Header),
+    };
+    let oracle = ask(&sliced);
     match oracle {
         Oracle::Stopped(_) if is_fault => Verdict::NothingToCompare,
         Oracle::Stopped(layer) => compare_stopped(frame, &ours, layer),
@@ -166,6 +183,9 @@ fn compare_ip(ours: &Packet, tuple: FiveTuple, is_fragment: bool) -> Verdict {
     if (ours.tuple, ours.is_fragment) == (tuple, is_fragment) {
         return Verdict::Same;
     }
+    if let Kind::Malformed(Malformed::TunnelDepth) = ours.kind {
+        return Verdict::Explained("the oracle is not led deeper than we go");
+    }
     let without_ports = FiveTuple { source_port: 0, target_port: 0, ..ours.tuple };
     if (without_ports, ours.is_fragment) != (tuple, is_fragment) {
         return Verdict::Contradiction(format!("{ours:?} / {tuple:?} {is_fragment}"));
@@ -179,14 +199,15 @@ fn compare_ip(ours: &Packet, tuple: FiveTuple, is_fragment: bool) -> Verdict {
     }
 }
 
-/// `None` for link types that the oracle cannot be asked about.
-fn ask(frame: &Frame<'_>) -> Option<Oracle> {
+/// `None` for link types that the oracle cannot be asked about, `Some(None)` for frames in which it
+/// finds no link-layer header.
+fn slice<'a>(frame: &Frame<'a>) -> Option<Option<LaxSlicedPacket<'a>>> {
     let data = frame.data;
     let ether_type = |offset: usize, start: usize| {
         let number = data.get(offset..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))?;
         Some(LaxSlicedPacket::from_ether_type(EtherType(number), data.get(start..)?))
     };
-    let sliced = match frame.link {
+    Some(match frame.link {
         LinkType::ETHERNET => LaxSlicedPacket::from_ethernet(data).ok(),
         LinkType::RAW => LaxSlicedPacket::from_ip(data).ok(),
         LinkType::IPV4 => Some(LaxSlicedPacket::from_ether_type(EtherType::IPV4, data)),
@@ -194,8 +215,79 @@ fn ask(frame: &Frame<'_>) -> Option<Oracle> {
         LinkType::LINUX_SLL => ether_type(14, 16),
         LinkType::LINUX_SLL2 => ether_type(0, 20),
         _ => return None,
+    })
+}
+
+/// The packet that lies in so many tunnels; `None` if one of them cannot be opened here. Labels and
+/// sessions are passed wherever they are.
+fn descend(outermost: LaxSlicedPacket<'_>, tunnels: u8) -> Option<LaxSlicedPacket<'_>> {
+    let mut sliced = behind_labels(outermost);
+    for _ in 0..tunnels {
+        sliced = behind_labels(inside(&sliced)?);
+    }
+    Some(sliced)
+}
+
+/// What lies behind MPLS labels or a PPPoE header, or the packet itself.
+fn behind_labels(sliced: LaxSlicedPacket<'_>) -> LaxSlicedPacket<'_> {
+    let Some(payload) = sliced.ether_payload() else { return sliced };
+    let bytes = payload.payload;
+    let inner = match payload.ether_type.0 {
+        0x8847 | 0x8848 => bytes
+            .chunks_exact(4)
+            .position(|label| label[2] & 1 == 1)
+            .and_then(|last| LaxSlicedPacket::from_ip(&bytes[last * 4 + 4..]).ok()),
+        // Version and type, code, session, length; then the PPP number of IPv4 or IPv6.
+        0x8864 => match bytes {
+            [0x11, 0, _, _, _, _, 0, 0x21 | 0x57, packet @ ..] => {
+                LaxSlicedPacket::from_ip(packet).ok()
+            }
+            _ => None,
+        },
+        _ => None,
     };
-    let Some(sliced) = sliced else { return Some(Oracle::Stopped(Layer::Ethernet2Header)) };
+    inner.unwrap_or(sliced)
+}
+
+/// What a packet carries, if it is a tunnel.
+fn inside<'a>(sliced: &LaxSlicedPacket<'a>) -> Option<LaxSlicedPacket<'a>> {
+    if let Some(TransportSlice::Udp(udp)) = &sliced.transport {
+        let payload = udp.payload();
+        let (ether_type, header_len) = match udp.destination_port() {
+            4789 => (0x6558, 8),
+            6081 => {
+                let options = usize::from(payload.first()? & 0x3f) * 4;
+                (u16::from_be_bytes([*payload.get(2)?, *payload.get(3)?]), 8 + options)
+            }
+            _ => return None,
+        };
+        return of_ether_type(ether_type, payload.get(header_len..)?);
+    }
+    let payload = sliced.ip_payload()?;
+    match payload.ip_number.0 {
+        protocol::IPV4 | protocol::IPV6 => LaxSlicedPacket::from_ip(payload.payload).ok(),
+        protocol::GRE => {
+            let [flags, version, t0, t1, rest @ ..] = payload.payload else { return None };
+            let optional = (flags & 0xb0).count_ones() as usize * 4;
+            // No source routes and no PPTP.
+            (flags & 0x40 == 0 && version & 7 == 0)
+                .then(|| of_ether_type(u16::from_be_bytes([*t0, *t1]), rest.get(optional..)?))?
+        }
+        _ => None,
+    }
+}
+
+fn of_ether_type(ether_type: u16, bytes: &[u8]) -> Option<LaxSlicedPacket<'_>> {
+    match ether_type {
+        0x6558 => LaxSlicedPacket::from_ethernet(bytes).ok(),
+        0x0800 | 0x86dd | 0x8847 => {
+            Some(LaxSlicedPacket::from_ether_type(EtherType(ether_type), bytes))
+        }
+        _ => None,
+    }
+}
+
+fn ask(sliced: &LaxSlicedPacket<'_>) -> Oracle {
     let (source, target, payload): (IpAddr, IpAddr, _) = match &sliced.net {
         Some(LaxNetSlice::Ipv4(ip)) => {
             let header = ip.header();
@@ -205,16 +297,16 @@ fn ask(frame: &Frame<'_>) -> Option<Oracle> {
             let header = ip.header();
             (header.source_addr().into(), header.destination_addr().into(), ip.payload())
         }
-        Some(LaxNetSlice::Arp(_)) => return Some(Oracle::NoIp),
+        Some(LaxNetSlice::Arp(_)) => return Oracle::NoIp,
         None => {
-            return Some(match &sliced.stop_err {
+            return match &sliced.stop_err {
                 Some((_, layer)) => Oracle::Stopped(*layer),
                 None => Oracle::NoIp,
-            });
+            };
         }
     };
     if let Some((_, layer)) = &sliced.stop_err {
-        return Some(Oracle::Stopped(*layer));
+        return Oracle::Stopped(*layer);
     }
     let (source_port, target_port) = match &sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
@@ -229,5 +321,5 @@ fn ask(frame: &Frame<'_>) -> Option<Oracle> {
         protocol: payload.ip_number.0,
     };
     let has_ignored_length = payload.len_source == LenSource::Slice;
-    Some(Oracle::Ip { tuple, is_fragment: payload.fragmented, has_ignored_length })
+    Oracle::Ip { tuple, is_fragment: payload.fragmented, has_ignored_length }
 }

@@ -378,7 +378,7 @@ fn statistics_count_packets_by_kind() {
         events.last_stats()["stats"]["decoder"],
         serde_json::json!({
             "pkts": 7, "bytes": bytes, "invalid": 0, "ipv4": 3, "ipv6": 3, "tcp": 1, "udp": 3,
-            "icmpv4": 1, "icmpv6": 1, "arp": 1, "vlan": 1,
+            "sctp": 0, "icmpv4": 1, "icmpv6": 1, "arp": 1, "vlan": 1,
         })
     );
 }

@@ -46,6 +46,8 @@ mod ethtool;
 mod fake;
 mod fanout;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod interface;
 mod libpcap;
 mod order;

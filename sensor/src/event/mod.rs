@@ -54,6 +54,8 @@ pub struct DecoderStats {
     pub tcp: u64,
     /// UDP.
     pub udp: u64,
+    /// SCTP.
+    pub sctp: u64,
     /// ICMP.
     pub icmpv4: u64,
     /// ICMPv6.
@@ -281,8 +283,20 @@ fn write_anomaly(json: &mut Json<'_>, event: &str) {
 
 fn write_stats(json: &mut Json<'_>, uptime_seconds: u64, decoder: &DecoderStats, ledger: &Ledger) {
     // Destructured in full, so that a new counter cannot be forgotten here.
-    let DecoderStats { packets, bytes, invalid, ipv4, ipv6, tcp, udp, icmpv4, icmpv6, arp, vlan } =
-        *decoder;
+    let DecoderStats {
+        packets,
+        bytes,
+        invalid,
+        ipv4,
+        ipv6,
+        tcp,
+        udp,
+        sctp,
+        icmpv4,
+        icmpv6,
+        arp,
+        vlan,
+    } = *decoder;
     json.enter("stats", b'{');
     json.number("uptime", uptime_seconds);
     json.enter("capture", b'{');
@@ -298,6 +312,7 @@ fn write_stats(json: &mut Json<'_>, uptime_seconds: u64, decoder: &DecoderStats,
         ("ipv6", ipv6),
         ("tcp", tcp),
         ("udp", udp),
+        ("sctp", sctp),
         ("icmpv4", icmpv4),
         ("icmpv6", icmpv6),
         ("arp", arp),

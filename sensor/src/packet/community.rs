@@ -15,7 +15,9 @@ use super::{Address, FiveTuple, Kind, Packet, protocol};
 #[must_use]
 pub fn community_id(packet: &Packet) -> Option<String> {
     match packet.kind {
-        Kind::Tcp { .. } | Kind::Udp | Kind::OtherIp => Some(community_id_of_flow(&packet.tuple)),
+        Kind::Tcp { .. } | Kind::Udp | Kind::Sctp { .. } | Kind::OtherIp => {
+            Some(community_id_of_flow(&packet.tuple))
+        }
         Kind::Icmp { kind, code, .. } => Some(community_id_of_icmp(&packet.tuple, kind, code)),
         Kind::LaterFragment | Kind::Arp | Kind::Other | Kind::Malformed(_) => None,
     }

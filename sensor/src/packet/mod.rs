@@ -3,29 +3,44 @@
 //! ```text
 //!   address    one 128-bit type for IPv4 and IPv6
 //!   parse      bytes to [`Packet`]: total, no allocation, no error object
+//!   link       link-layer headers, VLAN tags, MPLS, PPPoE
+//!   tunnel     IP in IP, GRE, VXLAN, GENEVE: how they are entered
 //!   community  Community ID of a 5-tuple
 //! ```
 
 mod address;
 mod community;
+mod link;
 mod parse;
+mod tunnel;
 
 pub use address::Address;
 pub use community::{community_id, community_id_of_flow};
 pub use parse::{parse, parse_into};
 
 /// What analysis needs of one packet. Plain data, no borrow.
+///
+/// Of a packet in a tunnel it is the innermost packet that is described. An own connection is found by
+/// that, in whatever tunnel it goes: no TCP connection is itself a tunnel to the parser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// Addresses, ports and protocol. Of a packet without IP: all zero.
+    /// Innermost addresses, ports and protocol. Of a packet without IP: all zero.
     pub tuple: FiveTuple,
     /// What the packet is, with the fields that its kind has.
     pub kind: Kind,
-    /// VLAN ids, outer first; 0 where there is no tag.
+    /// VLAN ids, outer first; 0 where there is no tag. Those of the frame, not of one in a tunnel.
     pub vlan_ids: [u16; 2],
     /// The packet is a fragment (IPv4 or IPv6). Only the first one has ports.
     pub is_fragment: bool,
+    /// IP headers around the one in `tuple`, at most 4: how many tunnels were entered. IP in IP, GRE
+    /// (PPTP and ERSPAN too), VXLAN and GENEVE are; MPLS and PPPoE have no IP header of their own and do
+    /// not count. Fragments are not put together, so a fragment of a tunnel is itself the packet, and so is
+    /// a tunnel that carries no IP.
+    pub tunnel_depth: u8,
 }
+
+// A worker holds the packets of a vector at once, beside the table lines that they ask for.
+const _: () = assert!(size_of::<Packet>() <= 104);
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +56,11 @@ pub enum Kind {
     },
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp {
+        /// Type of the first chunk, if it was captured.
+        first_chunk: Option<u8>,
+    },
     /// ICMP or ICMPv6 (the protocol in the tuple tells which).
     Icmp {
         /// Type.
@@ -89,11 +109,23 @@ pub enum Malformed {
     IcmpHeader,
     /// The ARP packet is cut short.
     ArpHeader,
+    /// The SCTP header is cut short.
+    SctpHeader,
+    /// The MPLS label stack is cut short, or longer than the parser follows.
+    MplsStack,
+    /// The PPPoE header or the protocol behind it is cut short, or of another version or type than 1.
+    PppoeHeader,
+    /// The GRE header, or one of PPTP or ERSPAN behind it, is cut short, or has more routing entries than
+    /// the parser follows.
+    GreHeader,
+    /// There are more tunnels within each other than the parser follows. The fields are those of the
+    /// innermost packet that was reached.
+    TunnelDepth,
 }
 
 impl Malformed {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::LinkTruncated,
         Self::LinkUnsupported,
         Self::IpVersion,
@@ -105,6 +137,11 @@ impl Malformed {
         Self::UdpHeader,
         Self::IcmpHeader,
         Self::ArpHeader,
+        Self::SctpHeader,
+        Self::MplsStack,
+        Self::PppoeHeader,
+        Self::GreHeader,
+        Self::TunnelDepth,
     ];
 
     /// The word in metrics and events.
@@ -122,6 +159,11 @@ impl Malformed {
             Self::UdpHeader => "udp_header",
             Self::IcmpHeader => "icmp_header",
             Self::ArpHeader => "arp_header",
+            Self::SctpHeader => "sctp_header",
+            Self::MplsStack => "mpls_stack",
+            Self::PppoeHeader => "pppoe_header",
+            Self::GreHeader => "gre_header",
+            Self::TunnelDepth => "tunnel_depth",
         }
     }
 }
@@ -178,13 +220,19 @@ pub(crate) const fn mix(a: u64, b: u64) -> u64 {
 pub mod protocol {
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP.
+    pub const IPV4: u8 = 4;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
-    /// SCTP. Its packets are [`Kind::OtherIp`](super::Kind::OtherIp), with ports.
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// GRE.
+    pub const GRE: u8 = 47;
+    /// SCTP.
     pub const SCTP: u8 = 132;
 }
 

@@ -1,18 +1,17 @@
-//! Headers parsed in place: link layer, VLAN tags, IPv4 or IPv6, transport.
+//! Headers parsed in place: IPv4 or IPv6, transport; and what leads there, from the first byte of a
+//! frame on. Link layers and tunnels have their own modules.
 //!
 //! Total on any bytes: every header is taken by a checked split, so there is no panic, and no
 //! allocation, no recursion and no loop without a bound. What a frame carries beyond the length
 //! that its IP header gives (padding, a frame check sequence) is never read as payload. Nothing is
-//! reassembled, no checksum is verified, no tunnel is entered.
+//! reassembled, no checksum is verified.
 
-use super::{Address, FiveTuple, Kind, Malformed, Packet, protocol};
+use super::link::{self, Carried, Tags};
+use super::{Address, FiveTuple, Kind, Malformed, Packet, protocol, tunnel};
 use crate::frame::{Frame, LinkType};
 
 #[cfg(test)]
 mod tests;
-
-/// VLAN tags that are followed, those that the kernel took out included.
-const MAX_TAGS: usize = 3;
 
 /// IPv6 extension headers that are followed. RFC 8200 section 4.1 allows for seven.
 const MAX_EXTENSIONS: usize = 8;
@@ -20,12 +19,13 @@ const MAX_EXTENSIONS: usize = 8;
 /// Longest Ethernet frame without jumbo frames: header, two tags, 1500 bytes, frame check sequence.
 const MAX_ORDINARY_FRAME: usize = 1526;
 
-/// Parses the headers of one frame.
+/// Parses the headers of one frame, through tunnels to the innermost flow.
 ///
 /// A frame that was cut when it was captured is parsed as far as its headers reach. The third and
-/// any further VLAN id is not kept.
+/// any further VLAN id is not kept. Tunnels are entered as [`Packet::tunnel_depth`] says.
 ///
-/// Source: IEEE 802.3, IEEE 802.1Q, RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443, RFC 826.
+/// Source: IEEE 802.3, IEEE 802.1Q, RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443, RFC 826,
+/// RFC 9260; those of link layers and tunnels stand beside them.
 #[inline]
 #[must_use]
 pub fn parse(frame: &Frame<'_>) -> Packet {
@@ -37,7 +37,7 @@ pub fn parse(frame: &Frame<'_>) -> Packet {
 /// [`parse`] into memory that is there already, whatever was in it. Saves the copy of a result.
 #[inline]
 pub fn parse_into(packet: &mut Packet, frame: &Frame<'_>) {
-    *packet = Packet::default();
+    clear(packet);
     if let Some(tag) = frame.vlan {
         packet.vlan_ids[0] = tag.id();
     }
@@ -53,72 +53,31 @@ pub fn parse_into(packet: &mut Packet, frame: &Frame<'_>) {
     }
 }
 
+/// As `Packet::default()`, but in place: the compiler may copy all bytes of that, padding included, and
+/// stall on it. Measured on 2026-11-21 with the parser alone (2 cores of a Xeon VM, Rust 1.95, frames in the
+/// first-level cache): 4.5 ns for a plain TCP frame, and 9.5 ns with the assignment.
+#[inline]
+fn clear(packet: &mut Packet) {
+    let Packet { tuple, kind, vlan_ids, is_fragment, tunnel_depth } = packet;
+    *tuple = FiveTuple::default();
+    *kind = Kind::Other;
+    *vlan_ids = [0; 2];
+    *is_fragment = false;
+    *tunnel_depth = 0;
+}
+
 /// All that is not plain IPv4 on Ethernet.
 #[inline(never)]
 fn uncommon(packet: &mut Packet, frame: &Frame<'_>) -> Result<(), Malformed> {
-    let (mut ether_type, mut rest) = link_header(frame)?;
-    let mut depth = usize::from(frame.vlan.is_some());
-    while is_tag(ether_type) && depth < MAX_TAGS {
-        let ([c0, c1, t0, t1], inner) = split(rest, Malformed::LinkTruncated)?;
-        if let Some(id) = packet.vlan_ids.get_mut(depth) {
-            *id = u16::from_be_bytes([*c0, *c1]) & 0x0fff;
-        }
-        ether_type = u16::from_be_bytes([*t0, *t1]);
-        rest = inner;
-        depth += 1;
+    let mut tags = Tags { ids: packet.vlan_ids, count: usize::from(frame.vlan.is_some()) };
+    let carried = link::follow(frame, &mut tags);
+    packet.vlan_ids = tags.ids;
+    match carried? {
+        Carried::Ipv4(bytes) => ipv4(packet, bytes, frame),
+        Carried::Ipv6(bytes) => ipv6(packet, bytes, frame),
+        Carried::Arp(bytes) => arp(packet, bytes),
+        Carried::Other => Ok(()),
     }
-    match ether_type {
-        ether_type::IPV4 => ipv4(packet, rest, frame),
-        ether_type::IPV6 => ipv6(packet, rest, frame),
-        ether_type::ARP => arp(packet, rest),
-        // Also IEEE 802.3 frames, whose length stands in the place of the type (below 0x0600).
-        _ => Ok(()),
-    }
-}
-
-/// The EtherType that a link-layer header gives, and what follows the header.
-fn link_header<'a>(frame: &Frame<'a>) -> Result<(u16, &'a [u8]), Malformed> {
-    const FAULT: Malformed = Malformed::LinkTruncated;
-    match frame.link {
-        LinkType::ETHERNET => {
-            let ([.., t0, t1], rest) = split::<14>(frame.data, FAULT)?;
-            Ok((u16::from_be_bytes([*t0, *t1]), rest))
-        }
-        LinkType::LINUX_SLL => {
-            let ([.., t0, t1], rest) = split::<16>(frame.data, FAULT)?;
-            Ok((u16::from_be_bytes([*t0, *t1]), rest))
-        }
-        LinkType::LINUX_SLL2 => {
-            let ([t0, t1, ..], rest) = split::<20>(frame.data, FAULT)?;
-            Ok((u16::from_be_bytes([*t0, *t1]), rest))
-        }
-        LinkType::NULL => {
-            let (family, rest) = split::<4>(frame.data, FAULT)?;
-            Ok((ether_type_of_family(*family), rest))
-        }
-        LinkType::RAW => match frame.data.first().ok_or(FAULT)? >> 4 {
-            4 => Ok((ether_type::IPV4, frame.data)),
-            6 => Ok((ether_type::IPV6, frame.data)),
-            _ => Err(Malformed::IpVersion),
-        },
-        LinkType::IPV4 => Ok((ether_type::IPV4, frame.data)),
-        LinkType::IPV6 => Ok((ether_type::IPV6, frame.data)),
-        _ => Err(Malformed::LinkUnsupported),
-    }
-}
-
-/// The EtherType for an address family in either byte order, 0 for one that is not IP. AF_INET6
-/// differs between systems. Source: <https://www.tcpdump.org/linktypes/LINKTYPE_NULL.html>
-const fn ether_type_of_family(family: [u8; 4]) -> u16 {
-    match family {
-        [2, 0, 0, 0] | [0, 0, 0, 2] => ether_type::IPV4,
-        [10 | 24 | 28 | 30, 0, 0, 0] | [0, 0, 0, 10 | 24 | 28 | 30] => ether_type::IPV6,
-        _ => 0,
-    }
-}
-
-const fn is_tag(ether_type: u16) -> bool {
-    matches!(ether_type, ether_type::VLAN | ether_type::SERVICE_VLAN | ether_type::OLD_QINQ)
 }
 
 /// Is the ARP packet all there? Its addresses are not needed.
@@ -177,7 +136,7 @@ impl Ipv4Header {
 }
 
 #[inline]
-fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
+pub(super) fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     let header = Ipv4Header::read(bytes).ok_or(Malformed::Ipv4Header)?;
     if header.version != 4 {
         return Err(Malformed::IpVersion);
@@ -199,13 +158,37 @@ fn ipv4(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malf
     }
     match header.tuple.protocol {
         protocol::TCP => tcp(packet, payload),
-        protocol::UDP => udp(packet, payload),
+        protocol::UDP => udp(packet, payload, frame),
         protocol::ICMP => icmp(packet, payload),
-        _ => {
-            other(packet, payload);
-            Ok(())
-        }
+        _ => other(packet, payload, frame),
     }
+}
+
+/// Is this a whole IPv4 header with possible lengths, of a packet that the frame has room for? The
+/// question is asked where nothing else says for sure that these bytes are IPv4.
+pub(super) fn is_sound_ipv4(bytes: &[u8], frame: &Frame<'_>) -> bool {
+    check_ipv4(bytes, frame).is_ok()
+        && Ipv4Header::read(bytes).is_some_and(|header| header.total_len <= room(bytes, frame))
+}
+
+/// Does the innermost IPv4 header begin here, and all of it? Gives the fault that [`ipv4`] would meet.
+pub(super) fn check_ipv4(bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
+    let header = Ipv4Header::read(bytes).ok_or(Malformed::Ipv4Header)?;
+    if header.version != 4 {
+        return Err(Malformed::IpVersion);
+    }
+    if header.header_len < 20 || header.header_len > bytes.len() {
+        return Err(Malformed::Ipv4Header);
+    }
+    if header.total_len < header.header_len && !(header.total_len == 0 && is_unsegmented(frame)) {
+        return Err(Malformed::Ipv4TotalLength);
+    }
+    Ok(())
+}
+
+/// Bytes on the wire of which `bytes`, from somewhere within the frame to its end, were captured.
+fn room(bytes: &[u8], frame: &Frame<'_>) -> usize {
+    bytes.len() + (frame.wire_len.0 as usize).saturating_sub(frame.data.len())
 }
 
 /// Can a length of 0 in the IP header mean "more than the field holds"? So it does in frames that
@@ -243,7 +226,7 @@ impl Ipv6Header {
     }
 }
 
-fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
+pub(super) fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     let (header, rest) = Ipv6Header::read(bytes).ok_or(Malformed::Ipv6Header)?;
     if header.version != 6 {
         return Err(Malformed::IpVersion);
@@ -263,13 +246,23 @@ fn ipv6(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malf
     }
     match chain.protocol {
         protocol::TCP => tcp(packet, chain.payload),
-        protocol::UDP => udp(packet, chain.payload),
+        protocol::UDP => udp(packet, chain.payload, frame),
         protocol::ICMPV6 => icmpv6(packet, chain.payload),
-        _ => {
-            other(packet, chain.payload);
-            Ok(())
-        }
+        _ => other(packet, chain.payload, frame),
     }
+}
+
+/// As [`is_sound_ipv4`], for IPv6.
+pub(super) fn is_sound_ipv6(bytes: &[u8], frame: &Frame<'_>) -> bool {
+    check_ipv6(bytes).is_ok()
+        && Ipv6Header::read(bytes)
+            .is_some_and(|(header, rest)| header.payload_len <= room(rest, frame))
+}
+
+/// As [`check_ipv4`], for IPv6.
+pub(super) fn check_ipv6(bytes: &[u8]) -> Result<(), Malformed> {
+    let (header, _) = Ipv6Header::read(bytes).ok_or(Malformed::Ipv6Header)?;
+    if header.version == 6 { Ok(()) } else { Err(Malformed::IpVersion) }
 }
 
 /// Where a chain of IPv6 extension headers ends.
@@ -339,20 +332,36 @@ fn tcp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
 }
 
 #[inline]
-fn udp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
+fn udp(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     let [s0, s1, t0, t1, ..] = *bytes.first_chunk::<8>().ok_or(Malformed::UdpHeader)?;
     packet.tuple.source_port = u16::from_be_bytes([s0, s1]);
     packet.tuple.target_port = u16::from_be_bytes([t0, t1]);
     packet.kind = Kind::Udp;
-    Ok(())
+    match packet.tuple.target_port {
+        tunnel::VXLAN_PORT | tunnel::GENEVE_PORT => tunnel::enter_udp(packet, bytes, frame),
+        _ => Ok(()),
+    }
 }
 
-/// SCTP has its ports where TCP has them; other protocols have none.
-fn other(packet: &mut Packet, bytes: &[u8]) {
-    if let Some(tuple) = with_ports(packet.tuple, bytes) {
-        packet.tuple = tuple;
-    }
+/// SCTP, tunnels, and protocols that nothing is known of.
+#[inline(never)]
+fn other(packet: &mut Packet, bytes: &[u8], frame: &Frame<'_>) -> Result<(), Malformed> {
     packet.kind = Kind::OtherIp;
+    match packet.tuple.protocol {
+        protocol::SCTP => sctp(packet, bytes),
+        protocol::IPV4 | protocol::IPV6 | protocol::GRE => {
+            tunnel::enter_ip_protocol(packet, bytes, frame)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sctp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
+    let ([s0, s1, t0, t1, ..], chunks) = split::<12>(bytes, Malformed::SctpHeader)?;
+    packet.tuple.source_port = u16::from_be_bytes([*s0, *s1]);
+    packet.tuple.target_port = u16::from_be_bytes([*t0, *t1]);
+    packet.kind = Kind::Sctp { first_chunk: chunks.first().copied() };
+    Ok(())
 }
 
 fn icmp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
@@ -406,19 +415,11 @@ fn with_ports(tuple: FiveTuple, bytes: &[u8]) -> Option<FiveTuple> {
 }
 
 #[inline]
-fn split<const N: usize>(bytes: &[u8], fault: Malformed) -> Result<(&[u8; N], &[u8]), Malformed> {
+pub(super) fn split<const N: usize>(
+    bytes: &[u8],
+    fault: Malformed,
+) -> Result<(&[u8; N], &[u8]), Malformed> {
     bytes.split_first_chunk().ok_or(fault)
-}
-
-/// EtherTypes (Source: IEEE registration authority).
-mod ether_type {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const ARP: u16 = 0x0806;
-    pub(super) const VLAN: u16 = 0x8100;
-    pub(super) const IPV6: u16 = 0x86dd;
-    pub(super) const SERVICE_VLAN: u16 = 0x88a8;
-    /// For outer tags, from before 802.1ad.
-    pub(super) const OLD_QINQ: u16 = 0x9100;
 }
 
 /// IPv6 extension headers that something can follow (Source: IANA protocol numbers). "No next

@@ -158,7 +158,8 @@ impl Description {
                 Kind::Tcp { flags, sequence, acknowledgement }
             }
             Transport::Udp { .. } => Kind::Udp,
-            Transport::Sctp { .. } | Transport::Other(_) => Kind::OtherIp,
+            Transport::Sctp { .. } => Kind::Sctp { first_chunk: Some(1) },
+            Transport::Other(_) => Kind::OtherIp,
             Transport::Icmp { kind, code, quoted_ports } => {
                 let is_error = if self.is_v4() {
                     [3, 4, 5, 11, 12].contains(&kind)
@@ -174,7 +175,7 @@ impl Description {
                 Kind::Icmp { kind, code, quoted }
             }
         };
-        Packet { tuple, kind, vlan_ids: self.vlan_ids(), is_fragment }
+        Packet { tuple, kind, vlan_ids: self.vlan_ids(), is_fragment, tunnel_depth: 0 }
     }
 
     /// Tuple with the ports that can be seen, "is a fragment", "is a later one".
@@ -263,7 +264,8 @@ impl Description {
                 [ports(pair).to_be_bytes().as_slice(), &[0, 12, 0, 0], b"data"].concat()
             }
             Transport::Sctp { ports: pair } => {
-                [ports(pair).to_be_bytes().as_slice(), &[0; 8]].concat()
+                // A chunk INIT follows the header.
+                [ports(pair).to_be_bytes().as_slice(), &[0; 8], &[1, 0, 0, 4]].concat()
             }
             Transport::Icmp { kind, code, quoted_ports } => {
                 let mut bytes = vec![kind, code, 0, 0, 0, 0, 0, 0];
@@ -374,6 +376,7 @@ proptest! {
             prop_assert!([0, real.target_port].contains(&seen.target_port));
             match (cut.kind, full.kind) {
                 (Kind::Malformed(_), _) => {}
+                (Kind::Sctp { first_chunk: None }, Kind::Sctp { .. }) => {}
                 (Kind::Icmp { quoted: None, kind, code }, Kind::Icmp { kind: k, code: c, .. }) => {
                     prop_assert_eq!((kind, code), (k, c));
                 }
