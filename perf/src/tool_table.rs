@@ -23,6 +23,7 @@ pub const TOOLS: &[Tool] = &[
     tool("nmap", "nmap", "scans and sweeps"),
     tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
     tool("curl", "curl", "makes ordinary web traffic"),
+    tool("shellcheck", "shellcheck", "checks the scripts for bare metal"),
 ];
 
 const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
