@@ -14,11 +14,13 @@
 //!   bpf       the system call behind that; the only unsafe code here
 //!   inject    frames out of an interface, through a raw socket
 //!   pcap      capture files, in every byte order and resolution
+//!   bench     Ringwatch beside its peers, in one run
 //! ```
 //!
 //! Except for those from [`flood`] to [`pcap`], which are the load generator, functions here panic with
 //! a message that says what to do: they are called by tests and by the bench.
 
+pub mod bench;
 pub mod blast;
 pub mod bpf;
 pub mod corpus;

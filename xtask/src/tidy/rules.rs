@@ -37,7 +37,9 @@ pub(super) fn check(file: &File) -> Vec<Finding> {
         if has_word(line, "unsafe")
             && !UNSAFE_PLACES.iter().any(|place| file.path.starts_with(place))
         {
-            found("unsafe code outside the places that docs/architecture.md names; use a safe crate");
+            found(
+                "unsafe code outside the places that docs/architecture.md names; use a safe crate",
+            );
         }
         let attribute = line.replace(' ', "");
         if attribute.contains("#[ignore") {
