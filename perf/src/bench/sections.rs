@@ -226,7 +226,8 @@ fn flows(place: &Place, scale: &Scale) -> String {
     let mut text = String::from("\n## Live flows\n\n");
     let _ = writeln!(
         text,
-        "64 B UDP, every flow in its turn; {} frames at full speed after each flow had one, {} rounds.\n",
+        "64 B UDP, every flow in its turn; {} frames at full speed after each flow had one, {} rounds. \
+         Drops are those of both.\n",
         scale.frames, scale.rounds
     );
     let mut table = runs_table(&["live flows"]);
@@ -244,6 +245,8 @@ fn flows(place: &Place, scale: &Scale) -> String {
             let Ok(command) = &contender.command else { continue };
             let mut process = place.start(command, &[place.processors()[1]]);
             let filled = place.blast(&format!("{load} --count {flows} --rate {FILL_RATE}"));
+            // What waits in the ring is no cost of the frames that follow.
+            thread::sleep(scale.settle);
             let options = format!("{load} --count {}", scale.frames);
             let mut run = measure(place, &contender, &mut process, &options, scale);
             // The sensor counts from its start.
