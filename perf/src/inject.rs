@@ -20,8 +20,30 @@ pub struct Injector {
 pub struct Injected {
     /// Frames that the kernel took.
     pub frames: u64,
+    /// Frames that it did not take because they are longer than the interface allows.
+    pub refused: u64,
     /// Time from the first to the last.
     pub elapsed: Duration,
+}
+
+/// When an injection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// After so many frames.
+    Frames(u64),
+    /// After so much time.
+    Time(Duration),
+}
+
+impl Limit {
+    /// Frames that may still follow `done` frames since `begin`; `None` if that was the end.
+    #[must_use]
+    pub fn left(self, done: u64, begin: Instant) -> Option<u64> {
+        match self {
+            Self::Frames(frames) => frames.checked_sub(done).filter(|left| *left > 0),
+            Self::Time(time) => (begin.elapsed() < time).then_some(u64::MAX),
+        }
+    }
 }
 
 impl Injected {
@@ -78,22 +100,38 @@ impl Injector {
     /// Sends `frames` at `rate` per second, or as fast as it goes.
     ///
     /// # Errors
-    /// As [`Injector::send`].
+    /// As [`Injector::send`], but for frames that are too long, which are counted.
     pub fn send_all<F: AsRef<[u8]>>(
         &mut self,
         frames: impl IntoIterator<Item = F>,
         rate: Option<u64>,
     ) -> io::Result<Injected> {
+        let due = |count| rate.map_or(Duration::ZERO, |rate| due_after(count, rate));
+        self.send_timed(frames.into_iter().zip(0..).map(|(frame, count)| (due(count), frame)))
+    }
+
+    /// Sends each frame when it is due, counted from the call, or at once if that is past.
+    ///
+    /// # Errors
+    /// As [`Injector::send_all`].
+    pub fn send_timed<F: AsRef<[u8]>>(
+        &mut self,
+        frames: impl IntoIterator<Item = (Duration, F)>,
+    ) -> io::Result<Injected> {
+        const TOO_LONG: i32 = nix::libc::EMSGSIZE;
         let begin = Instant::now();
-        let mut count: u64 = 0;
-        for frame in frames {
-            if let Some(rate) = rate {
-                wait_until(begin + due_after(count, rate));
+        let (mut sent, mut refused) = (0, 0);
+        for (due, frame) in frames {
+            if !due.is_zero() {
+                wait_until(begin + due);
             }
-            self.send(frame.as_ref())?;
-            count += 1;
+            match self.send(frame.as_ref()) {
+                Ok(()) => sent += 1,
+                Err(error) if error.raw_os_error() == Some(TOO_LONG) => refused += 1,
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Injected { frames: count, elapsed: begin.elapsed() })
+        Ok(Injected { frames: sent, refused, elapsed: begin.elapsed() })
     }
 }
 
@@ -132,6 +170,15 @@ mod tests {
         assert_eq!(sent.frames, 1000);
         assert!(sent.elapsed >= Duration::from_millis(9), "{sent:?}");
         assert!(received() - before >= 1000);
+    }
+
+    #[test]
+    fn frames_longer_than_the_mtu_are_counted_as_refused() {
+        let Some(lab) = Lab::new() else { return };
+        let mut injector = Injector::within(lab.generator(), "g0");
+        let frames = [vec![0; 1514], vec![0; 1600], vec![0; 60]];
+        let sent = injector.send_all(&frames, None).unwrap();
+        assert_eq!((sent.frames, sent.refused), (2, 1));
     }
 
     #[test]

@@ -92,6 +92,20 @@ impl Lab {
         &self.links[self.links.len() - 1]
     }
 
+    /// Takes everything from the first link that sends by itself: addresses, IPv6, ARP. What arrives
+    /// there from now on was put there on purpose.
+    ///
+    /// # Panics
+    /// If a command fails.
+    pub fn silence(&self) {
+        let Link { generator_interface, interface, sensor, .. } = &self.links[0];
+        for (namespace, name) in [(&self.generator, generator_interface), (sensor, interface)] {
+            namespace.set_kernel_parameter(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+            namespace.ip(&format!("addr flush dev {name}"));
+            namespace.ip(&format!("link set {name} arp off"));
+        }
+    }
+
     /// Where the traffic comes from.
     #[must_use]
     pub fn generator(&self) -> &Namespace {

@@ -1,4 +1,4 @@
-//! The network lab that Ringwatch's tests run in, and the load generator.
+//! The network lab that Ringwatch's tests run in, the load generator, and the bench.
 //!
 //! ```text
 //!   lab       network namespaces joined by veth pairs; gone when dropped, also after a panic
@@ -10,15 +10,23 @@
 //!   tools     Debian programs that a test needs: skipped and said, or a failure in CI
 //!   frames    Ethernet frames with correct checksums
 //!   tunnels   frames in tunnels, behind MPLS labels and PPPoE headers
-//!   inject    frames onto an interface
-//!   pcap      small capture files, in every byte order and resolution
+//!   flood     which frames a load consists of
+//!   blast     frames as if an interface had received them, made by the kernel
+//!   bpf       the system call behind that; the only unsafe code here
+//!   inject    frames out of an interface, through a raw socket
+//!   pcap      capture files, in every byte order and resolution
+//!   bench     Ringwatch beside its peers, in one run
 //! ```
 //!
-//! Except for [`inject`] and [`pcap`], which the load generator uses too, functions here panic with
-//! a message that says what to do: they are called by tests.
+//! Except for those from [`flood`] to [`pcap`], which are the load generator, functions here panic with
+//! a message that says what to do: they are called by tests and by the bench.
 
+pub mod bench;
+pub mod blast;
+pub mod bpf;
 pub mod corpus;
 pub mod events;
+pub mod flood;
 pub mod frames;
 pub mod inject;
 pub mod lab;

@@ -1,7 +1,9 @@
 //! Capture files: a writer for every byte order and resolution that readers must take, and a reader of
-//! what the load generator sends.
+//! what the load generator plays.
 //!
 //! Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
+
+use std::io;
 
 /// What kind of capture file to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,9 @@ const INTERFACE_DESCRIPTION: u32 = 1;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+/// Option of an interface: ticks of its time stamps.
+const TIME_RESOLUTION: u16 = 9;
+const ETHERNET: u32 = 1;
 
 /// A capture file in memory.
 #[derive(Clone, Debug)]
@@ -122,7 +127,17 @@ impl CaptureFile {
         }
     }
 
-    /// The file so far.
+    /// Writes out what was added since the last call, and forgets it.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_to(&mut self, writer: &mut impl io::Write) -> io::Result<()> {
+        writer.write_all(&self.bytes)?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    /// The file so far, but for what was written out.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -143,7 +158,6 @@ impl CaptureFile {
     }
 
     fn pcapng_header(&mut self) {
-        const TIME_RESOLUTION: u16 = 9;
         let mut section = self.words(&[BYTE_ORDER]);
         section.extend(self.halves(&[1, 0])); // version 1.0
         section.extend([0xff; 8]); // length of the section: not known
@@ -208,22 +222,39 @@ pub enum ReadError {
         /// Where the part begins that does not fit.
         offset: usize,
     },
+    /// Its frames are none that an Ethernet interface could have.
+    #[error("capture file has frames of link type {link_type}, not Ethernet (1)")]
+    LinkType {
+        /// LINKTYPE_ number.
+        link_type: u32,
+    },
 }
 
-/// The bytes of all frames of a pcap or pcapng file.
+/// A frame of a capture file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// When it was seen, in nanoseconds since 1970. Simple packets of pcapng have no time: 0.
+    pub time: u64,
+    /// What was captured of it.
+    pub frame: &'a [u8],
+    /// Its bytes on the wire.
+    pub wire_len: u32,
+}
+
+/// All Ethernet frames of a pcap or pcapng file, in their order.
 ///
 /// # Errors
 /// See [`ReadError`].
-pub fn frames(file: &[u8]) -> Result<Vec<&[u8]>, ReadError> {
+pub fn packets(file: &[u8]) -> Result<Vec<Packet<'_>>, ReadError> {
     let mut reader = Reader { file, offset: 0, is_big_endian: false };
     let magic = reader.peek().map_err(|_| ReadError::Magic)?;
-    match magic {
-        SECTION_HEADER => reader.pcapng(),
-        PCAP_MICRO | PCAP_NANO => reader.pcap(),
-        _ if [PCAP_MICRO, PCAP_NANO].contains(&magic.swap_bytes()) => {
-            reader.is_big_endian = true;
-            reader.pcap()
-        }
+    if magic == SECTION_HEADER {
+        return reader.pcapng();
+    }
+    reader.is_big_endian = [PCAP_MICRO, PCAP_NANO].contains(&magic.swap_bytes());
+    match reader.peek()? {
+        PCAP_MICRO => reader.pcap(1000),
+        PCAP_NANO => reader.pcap(1),
         _ => Err(ReadError::Magic),
     }
 }
@@ -235,26 +266,33 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn pcap(&mut self) -> Result<Vec<&'a [u8]>, ReadError> {
-        let mut frames = Vec::new();
-        self.take(24)?;
+    fn pcap(&mut self, nanoseconds_per_tick: u64) -> Result<Vec<Packet<'a>>, ReadError> {
+        let mut packets = Vec::new();
+        self.take(20)?;
+        // Above the link type are flags.
+        check_link_type(self.u32()? & 0xffff)?;
         while self.offset < self.file.len() {
-            self.take(8)?;
+            let seconds = u64::from(self.u32()?);
+            let ticks = u64::from(self.u32()?);
             let captured = self.u32()?;
-            self.take(4)?;
-            frames.push(self.take(captured)?);
+            let wire_len = self.u32()?;
+            let time = seconds * 1_000_000_000 + ticks * nanoseconds_per_tick;
+            packets.push(Packet { time, frame: self.take(captured)?, wire_len });
         }
-        Ok(frames)
+        Ok(packets)
     }
 
-    fn pcapng(&mut self) -> Result<Vec<&'a [u8]>, ReadError> {
-        let mut frames = Vec::new();
+    fn pcapng(&mut self) -> Result<Vec<Packet<'a>>, ReadError> {
+        let mut packets = Vec::new();
+        // Ticks per second of each interface of the section.
+        let mut interfaces = Vec::new();
         while self.offset < self.file.len() {
             let start = self.offset;
             if self.peek()? == SECTION_HEADER {
                 let order = Reader { file: self.file, offset: start + 8, is_big_endian: true };
                 let order = order.peek().map_err(|_| ReadError::Damaged { offset: start })?;
                 self.is_big_endian = order == BYTE_ORDER;
+                interfaces.clear();
             }
             let kind = self.u32()?;
             let length = self.u32()?;
@@ -262,31 +300,66 @@ impl<'a> Reader<'a> {
             let file = self.take(body)?;
             self.take(4)?;
             let mut block = Reader { file, offset: 0, is_big_endian: self.is_big_endian };
-            let damaged = |_| ReadError::Damaged { offset: start };
+            // Offsets in errors count from the begin of the file.
+            let damaged = |error| match error {
+                ReadError::Damaged { .. } => ReadError::Damaged { offset: start },
+                other => other,
+            };
             match kind {
-                ENHANCED_PACKET => frames.push(block.enhanced_packet().map_err(damaged)?),
-                SIMPLE_PACKET => frames.push(block.simple_packet().map_err(damaged)?),
+                INTERFACE_DESCRIPTION => interfaces.push(block.interface().map_err(damaged)?),
+                ENHANCED_PACKET => {
+                    packets.push(block.enhanced_packet(&interfaces).map_err(damaged)?);
+                }
+                SIMPLE_PACKET => packets.push(block.simple_packet().map_err(damaged)?),
                 _ => {}
             }
         }
-        Ok(frames)
+        Ok(packets)
     }
 
-    fn enhanced_packet(&mut self) -> Result<&'a [u8], ReadError> {
-        self.take(12)?;
+    /// Ticks per second of the interface that is described.
+    fn interface(&mut self) -> Result<u64, ReadError> {
+        check_link_type(u32::from(self.u16()?))?;
+        self.take(6)?;
+        while self.offset < self.file.len() {
+            let (code, length) = (self.u16()?, u32::from(self.u16()?));
+            let value = self.take(length.next_multiple_of(4))?;
+            if code == TIME_RESOLUTION && length == 1 {
+                let exponent = u32::from(value[0] & 0x7f);
+                let base: u64 = if value[0] & 0x80 == 0 { 10 } else { 2 };
+                let damaged = ReadError::Damaged { offset: self.offset };
+                return base.checked_pow(exponent).ok_or(damaged);
+            }
+        }
+        Ok(1_000_000)
+    }
+
+    fn enhanced_packet(&mut self, interfaces: &[u64]) -> Result<Packet<'a>, ReadError> {
+        let interface = usize::try_from(self.u32()?).unwrap_or(usize::MAX);
+        let ticks_per_second = interfaces.get(interface);
+        let ticks_per_second = *ticks_per_second.ok_or(ReadError::Damaged { offset: 0 })?;
+        let ticks = u64::from(self.u32()?) << 32 | u64::from(self.u32()?);
+        let time = u128::from(ticks) * 1_000_000_000 / u128::from(ticks_per_second);
         let captured = self.u32()?;
-        self.take(4)?;
-        self.take(captured)
+        let wire_len = self.u32()?;
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        Ok(Packet { time, frame: self.take(captured)?, wire_len })
     }
 
-    fn simple_packet(&mut self) -> Result<&'a [u8], ReadError> {
+    fn simple_packet(&mut self) -> Result<Packet<'a>, ReadError> {
         let wire_len = self.u32()?;
         let stored = word(self.file.len() - self.offset);
-        self.take(wire_len.min(stored))
+        Ok(Packet { time: 0, frame: self.take(wire_len.min(stored))?, wire_len })
     }
 
     fn peek(&self) -> Result<u32, ReadError> {
         Reader { ..*self }.u32()
+    }
+
+    fn u16(&mut self) -> Result<u16, ReadError> {
+        let bytes = self.take(2)?;
+        let bytes = [bytes[0], bytes[1]];
+        Ok(if self.is_big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
     fn u32(&mut self) -> Result<u32, ReadError> {
@@ -302,6 +375,10 @@ impl<'a> Reader<'a> {
         self.offset += taken.len();
         Ok(taken)
     }
+}
+
+fn check_link_type(link_type: u32) -> Result<(), ReadError> {
+    if link_type == ETHERNET { Ok(()) } else { Err(ReadError::LinkType { link_type }) }
 }
 
 fn word(length: usize) -> u32 {
@@ -323,7 +400,11 @@ mod tests {
         let given = [vec![1; 60], vec![2; 61], vec![]];
         for format in Format::all() {
             let file = CaptureFile::of(format, given.iter().map(|frame| (TIME, frame)));
-            assert_eq!(frames(file.bytes()).unwrap(), given, "{format:?}");
+            let packets = packets(file.bytes()).unwrap();
+            let frames: Vec<_> = packets.iter().map(|packet| packet.frame).collect();
+            assert_eq!(frames, given, "{format:?}");
+            let cut = if format.resolution == Resolution::Micro { 789 } else { 0 };
+            assert!(packets.iter().all(|packet| packet.time == TIME - cut), "{packets:?}");
         }
     }
 
@@ -341,13 +422,23 @@ mod tests {
         for format in Format::all() {
             let file = CaptureFile::of(format, [(TIME, [1; 20]), (TIME, [2; 20])]);
             for end in 0..file.bytes().len() {
-                match frames(&file.bytes()[..end]) {
-                    Ok(frames) => assert!(frames.len() < 2, "{format:?} {end}"),
+                match packets(&file.bytes()[..end]) {
+                    Ok(packets) => assert!(packets.len() < 2, "{format:?} {end}"),
                     Err(ReadError::Magic) => assert!(end < 4),
                     Err(ReadError::Damaged { offset }) => assert!(offset <= end),
+                    Err(other @ ReadError::LinkType { .. }) => panic!("{other}"),
                 }
             }
         }
-        assert_eq!(frames(b"GET / HTTP/1.1"), Err(ReadError::Magic));
+        assert_eq!(packets(b"GET / HTTP/1.1"), Err(ReadError::Magic));
+    }
+
+    #[test]
+    fn frames_of_another_link_type_are_refused() {
+        for container in [Container::Pcap, Container::Pcapng] {
+            let raw_ip = CaptureFile::new(Format { container, link_type: 101, ..Format::USUAL });
+            let expected = Err(ReadError::LinkType { link_type: 101 });
+            assert_eq!(packets(raw_ip.bytes()), expected);
+        }
     }
 }

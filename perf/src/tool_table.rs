@@ -26,6 +26,7 @@ pub const TOOLS: &[Tool] = &[
     tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
     tool("socat", "socat", "makes an interface without link headers"),
     tool("curl", "curl", "makes ordinary web traffic"),
+    tool("shellcheck", "shellcheck", "checks the scripts for bare metal"),
 ];
 
 const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {

@@ -2,17 +2,18 @@
 //! crate `afpacket`. Reads three bytes of each frame, as the least that any use needs.
 //!
 //! ```text
-//! capture_cost ring|read INTERFACE SECONDS
+//! capture_cost ring|read INTERFACE [SECONDS]
 //! ```
 //!
-//! Prints one JSON line: frames read, frames dropped by the kernel, processor time per frame read.
+//! Ends after that time, or with Ctrl-C. Prints one JSON line: frames read, frames dropped by the kernel,
+//! processor time per frame read.
 
 use std::env;
 use std::error::Error;
 use std::hint::black_box;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,18 +21,21 @@ use afpacket::sync::RawPacketStream;
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use sensor::afpacket::{Interface, Ring, RingConfig, Scope, Unbound, wait};
+use signal_hook::consts::SIGINT;
 
 const MIB: u32 = 1024 * 1024;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    let [mode, interface, seconds] = arguments.as_slice() else {
-        return Err("usage: capture_cost ring|read INTERFACE SECONDS".into());
+    let (mode, interface, seconds) = match arguments.as_slice() {
+        [mode, interface] => (mode, interface, None),
+        [mode, interface, seconds] => (mode, interface, Some(seconds.parse()?)),
+        _ => return Err("usage: capture_cost ring|read INTERFACE [SECONDS]".into()),
     };
-    let until = Instant::now() + Duration::from_secs(seconds.parse()?);
+    let end = End::new(seconds.map(Duration::from_secs))?;
     let (frames, drops, spent) = match mode.as_str() {
-        "ring" => ring(interface, until)?,
-        "read" => read(interface, until)?,
+        "ring" => ring(interface, &end)?,
+        "read" => read(interface, &end)?,
         other => return Err(format!("unknown mode {other:?}").into()),
     };
     let report = serde_json::json!({
@@ -44,7 +48,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn ring(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<dyn Error>> {
+/// When to end.
+struct End {
+    time: Option<Instant>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl End {
+    fn new(after: Option<Duration>) -> Result<Self, Box<dyn Error>> {
+        let stopped = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGINT, Arc::clone(&stopped))?;
+        Ok(Self { time: after.map(|after| Instant::now() + after), stopped })
+    }
+
+    fn is_reached(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.time.is_some_and(|time| Instant::now() >= time)
+    }
+}
+
+fn ring(interface: &str, end: &End) -> Result<(u64, Option<u64>, i64), Box<dyn Error>> {
     let config = RingConfig {
         block_bytes: MIB,
         block_count: 128,
@@ -58,7 +80,7 @@ fn ring(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<
     ring.begin()?;
     let before = processor_nanoseconds()?;
     let mut frames = 0;
-    while Instant::now() < until {
+    while !end.is_reached() {
         while let Some(block) = ring.next_block() {
             for captured in block.frames() {
                 look_at(captured.frame.data);
@@ -72,7 +94,7 @@ fn ring(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<
 }
 
 /// The crate gives no statistics: what it loses shows in the difference to what was sent.
-fn read(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<dyn Error>> {
+fn read(interface: &str, end: &End) -> Result<(u64, Option<u64>, i64), Box<dyn Error>> {
     let mut socket = RawPacketStream::new()?;
     socket.bind(interface)?;
     let before = processor_nanoseconds()?;
@@ -86,7 +108,9 @@ fn read(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<
             counter.fetch_add(1, Ordering::Relaxed);
         }
     });
-    thread::sleep(until.saturating_duration_since(Instant::now()));
+    while !end.is_reached() {
+        thread::sleep(Duration::from_millis(10));
+    }
     Ok((frames.load(Ordering::Relaxed), None, processor_nanoseconds()? - before))
 }
 

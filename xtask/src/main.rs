@@ -1,4 +1,4 @@
-//! `cargo xtask up | test | lint | check`: what cargo alone cannot say.
+//! `cargo xtask up | test | lint | check | bench`: what cargo alone cannot say.
 //!
 //! ```text
 //!   up         builds everything and starts it on this machine
@@ -7,9 +7,11 @@
 //!   lint       fmt, clippy, docs, tidy, licences
 //!   tidy       rules of this tree that no other tool checks
 //!   licences   licences of dependencies, and crates that must not come in
+//!   bench      Ringwatch beside its peers, in one run
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench;
 mod licences;
 mod lint;
 mod test;
@@ -55,6 +57,13 @@ enum Task {
     },
     /// Formatting, clippy and docs with warnings denied, tidy, licences
     Lint,
+    /// Build in release mode and measure beside other programs (`--help`: see `ringwatch-bench`)
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of `ringwatch-bench`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Only the rules of this tree, without the compiler
     Tidy,
     /// All of `lint`, then `test`: what CI runs
@@ -71,6 +80,7 @@ type Failure = String;
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Up { arguments } => up::run(&arguments),
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Test { no_install } => test::run(tools::Install::unless(no_install)),
         Task::Lint => lint::run(),
         Task::Tidy => lint::tidy(),

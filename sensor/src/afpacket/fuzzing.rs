@@ -3,7 +3,6 @@
 use std::ptr::NonNull;
 
 use super::block::{Block, Tally};
-use crate::frame::LinkType;
 use crate::packet;
 
 /// Least size of a block in words: its descriptor.
@@ -31,7 +30,7 @@ pub fn walk(input: &[u8]) {
     let mut tally = Tally::default();
     // SAFETY: `memory` is aligned to 8, holds `bytes` bytes, at least a descriptor's, outlives the block
     // and is touched by nobody else until the block is dropped; there is one block of it.
-    let block = unsafe { Block::take(start, bytes, LinkType::ETHERNET, &mut tally) };
+    let block = unsafe { Block::take(start, bytes, &mut tally) };
     let block = block.expect("the status grants it");
     let mut readable = 0;
     for captured in block.frames() {

@@ -1,0 +1,71 @@
+//! Ringwatch beside its peers, in one run: the same load for each in turn, and what each costs and
+//! loses.
+//!
+//! ```text
+//!   place     the lab, silent but for the load; processors; processor time; the generator
+//!   program   what is measured, and how it says what it saw and lost
+//!   sections  the experiments
+//!   report    medians, tables, and what machine and commit they are of
+//! ```
+//!
+//! A program that does not start, or ends too early, is a panic that shows what it said: a run with a
+//! hole in it is no run.
+
+pub mod place;
+pub mod program;
+pub mod report;
+pub mod sections;
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+/// An experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// Cost of a frame and losses, beside tcpdump, netsniff-ng and the bare walk over a ring
+    Capture,
+    /// Cost of a frame with 1 000 to 10 000 000 live flows
+    Flows,
+    /// Cost of a frame and losses with 1, 2, 4 and 8 workers on two processors
+    Rings,
+    /// Frames a second out of a capture file, beside tcpdump and suricata
+    Read,
+    /// Resident memory before and during a flood from random sources
+    Memory,
+}
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// Frames of one load.
+    pub frames: u64,
+    /// Frames of the flood of [`Section::Memory`].
+    pub flood_frames: u64,
+    /// Bytes of a capture file.
+    pub file_bytes: u64,
+    /// How often each program takes its turn.
+    pub rounds: u32,
+    /// Time after the last frame that still counts, for what falls due later.
+    pub settle: Duration,
+}
+
+impl Scale {
+    /// For results that are kept.
+    pub const FULL: Self = Self {
+        frames: 30_000_000,
+        flood_frames: 100_000_000,
+        file_bytes: 1_000_000_000,
+        rounds: 3,
+        settle: Duration::from_secs(5),
+    };
+
+    /// To see whether something has changed a lot.
+    pub const QUICK: Self = Self {
+        frames: 3_000_000,
+        flood_frames: 10_000_000,
+        file_bytes: 100_000_000,
+        rounds: 1,
+        settle: Duration::from_secs(5),
+    };
+}

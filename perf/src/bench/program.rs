@@ -1,0 +1,182 @@
+//! The programs that are measured, and how each says what it saw and what it lost.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::place::{INTERFACE, Place};
+use crate::events::Events;
+use crate::process::Process;
+use crate::programs;
+use crate::tools;
+
+/// What a program says at its end. Unit: frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Seen by the kernel for this program, those that it dropped included.
+    pub seen: u64,
+    /// Dropped by the kernel.
+    pub dropped: u64,
+}
+
+/// How a program says it.
+#[derive(Clone, Debug)]
+enum Language {
+    /// In the last event of a file.
+    Events(PathBuf),
+    /// `N packets …`, on standard error.
+    Tcpdump,
+    /// `N  packets …`, on standard output.
+    NetsniffNg,
+    /// One line of JSON.
+    Walk,
+}
+
+/// A program that captures.
+#[derive(Debug)]
+pub struct Contender {
+    /// As in the tables.
+    pub name: String,
+    /// How to start it, or what is missing and where to get it.
+    pub command: Result<Command, String>,
+    language: Language,
+}
+
+impl Contender {
+    /// The sensor with full analysis, its events in a file of the scratch folder.
+    #[must_use]
+    pub fn sensor(place: &Place, workers: u16, configuration: Option<&Path>) -> Self {
+        let events = place.file("eve.json");
+        let mut command = programs::sensor();
+        if let Some(file) = configuration {
+            command.arg("--config").arg(file);
+        }
+        command.args(["-i", INTERFACE, "--workers", &workers.to_string()]);
+        command.arg("--events").arg(&events);
+        let language = Language::Events(events);
+        Self { name: "ringwatch-sensor".to_owned(), command: Ok(command), language }
+    }
+
+    /// tcpdump with a buffer of 64 MiB.
+    #[must_use]
+    pub fn tcpdump() -> Self {
+        let words = format!("-ni {INTERFACE} -B 65536 -w /dev/null");
+        Self::peer("tcpdump", "tcpdump", &words, Language::Tcpdump)
+    }
+
+    /// netsniff-ng with a ring of 64 MiB.
+    #[must_use]
+    pub fn netsniff_ng() -> Self {
+        let words = format!("-i {INTERFACE} -o /dev/null -s -S 64MiB");
+        Self::peer("netsniff-ng", "netsniff-ng", &words, Language::NetsniffNg)
+    }
+
+    /// The walk over a ring that looks at three bytes of each frame: the least that any use costs.
+    #[must_use]
+    pub fn bare_walk() -> Self {
+        let program = env::current_exe().ok().and_then(|program| {
+            let program = program.parent()?.join("examples/capture_cost");
+            program.is_file().then_some(program)
+        });
+        let command = match program {
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.args(["ring", INTERFACE]);
+                Ok(command)
+            }
+            None => Err("cargo build -p ringwatch-sensor --example capture_cost".to_owned()),
+        };
+        Self { name: "bare ring walk".to_owned(), command, language: Language::Walk }
+    }
+
+    fn peer(program: &str, package: &str, words: &str, language: Language) -> Self {
+        let command = peer(program, package, words);
+        Self { name: program.to_owned(), command, language }
+    }
+
+    /// What the program said, after its end.
+    ///
+    /// # Panics
+    /// If it said nothing of the kind; shows what it said. The sensor's ledger has to add up.
+    #[must_use]
+    pub fn counts(&self, process: &Process) -> Counts {
+        let counts = match &self.language {
+            Language::Events(file) => Some(last_event(file)),
+            Language::Tcpdump => tcpdump_counts(&process.stderr()),
+            Language::NetsniffNg => netsniff_ng_counts(&process.stdout()),
+            Language::Walk => walk_counts(&process.stdout()),
+        };
+        counts.unwrap_or_else(|| panic!("no counts{}", process.describe()))
+    }
+}
+
+/// A Debian program with its arguments, or what is missing.
+///
+/// # Errors
+/// The package that has the program.
+pub fn peer(program: &str, package: &str, words: &str) -> Result<Command, String> {
+    let found = tools::find(program).ok_or_else(|| format!("package {package}"))?;
+    let mut command = Command::new(found);
+    command.args(words.split_whitespace());
+    Ok(command)
+}
+
+/// The sensor's last event. Only its last line is read: there may be many events.
+#[must_use]
+pub fn last_event(file: &Path) -> Counts {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let last = text.lines().next_back().unwrap_or_default();
+    let ledger = Events::parse(&format!("{last}\n")).ledger();
+    Counts { seen: ledger.kernel_packets(), dropped: ledger.kernel_drops() }
+}
+
+fn tcpdump_counts(text: &str) -> Option<Counts> {
+    let number = |what: &str| number_before(text, what);
+    let seen = number("packets received by filter")?;
+    Some(Counts { seen, dropped: number("packets dropped by kernel")? })
+}
+
+fn netsniff_ng_counts(text: &str) -> Option<Counts> {
+    let number = |what: &str| number_before(text, what);
+    Some(Counts { seen: number("packets incoming")?, dropped: number("packets failed filter")? })
+}
+
+fn walk_counts(text: &str) -> Option<Counts> {
+    let report: serde_json::Value = serde_json::from_str(text.trim()).ok()?;
+    let dropped = report["drops"].as_u64()?;
+    Some(Counts { seen: report["frames"].as_u64()? + dropped, dropped })
+}
+
+/// The number before the first occurrence of some words. One packet is `1 packet`.
+fn number_before(text: &str, what: &str) -> Option<u64> {
+    let one = what.replacen("packets", "packet", 1);
+    let at = text.find(what).or_else(|| text.find(&one))?;
+    text[..at].split_whitespace().next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_peers_say_is_read() {
+        let said = "tcpdump: listening on s0, link-type EN10MB\n100 packets captured\n\
+            130 packets received by filter\n30 packets dropped by kernel\n";
+        assert_eq!(tcpdump_counts(said), Some(Counts { seen: 130, dropped: 30 }));
+        let said = "1 packet captured\n1 packet received by filter\n0 packets dropped by kernel\n";
+        assert_eq!(tcpdump_counts(said), Some(Counts { seen: 1, dropped: 0 }));
+        let said = "Running! Hang up with ^C!\n\n\r         200  packets incoming (0 unread on exit)\n\
+            \r         150  packets passed filter\n\r          50  packets failed filter (out of space)\n";
+        assert_eq!(netsniff_ng_counts(said), Some(Counts { seen: 200, dropped: 50 }));
+        let said = "{\"drops\":2,\"frames\":5,\"mode\":\"ring\"}\n";
+        assert_eq!(walk_counts(said), Some(Counts { seen: 7, dropped: 2 }));
+        assert_eq!(tcpdump_counts("tcpdump: s0: no such device"), None);
+    }
+
+    #[test]
+    fn a_missing_peer_names_its_package() {
+        let missing = peer("no-such-program", "some-package", "").unwrap_err();
+        assert_eq!(missing, "package some-package");
+    }
+}

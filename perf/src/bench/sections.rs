@@ -1,0 +1,408 @@
+//! The experiments. Each gives a table and what there is to say about it, in Markdown.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::place::{self, Place};
+use super::program::{self, Contender};
+use super::report::{Table, load_average, median};
+use super::{Scale, Section};
+use crate::process::Process;
+use crate::programs;
+
+/// A flood of SYN from any address and port to any port.
+const SYN_FLOOD: &str = "--kind syn --sources 2**32 --source-ports 2**16 --target-ports 2**16";
+
+/// The loads of [`Section::Capture`].
+const LOADS: [(&str, &str); 3] = [
+    ("64 B SYN, random source and ports", SYN_FLOOD),
+    ("64 B UDP, 1 M flows", "--kind udp --sources 2**10 --source-ports 2**10"),
+    ("1500 B UDP, 64 k flows", "--kind udp --size 1500 --sources 2**8 --source-ports 2**8"),
+];
+
+/// Live flows of [`Section::Flows`].
+const FLOWS: [u64; 5] = [1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+/// Frames a second while flows are made: far from any loss.
+const FILL_RATE: u64 = 500_000;
+/// Least number of flows that a sensor's table is sized for: that of its own default.
+const LEAST_TABLE: u64 = 1_000_000;
+
+/// Workers of [`Section::Rings`], and frames a second that are offered to all of them together.
+const WORKERS: [u16; 4] = [1, 2, 4, 8];
+const RINGS_RATE: u64 = 500_000;
+
+/// Sizes of frames in the files of [`Section::Read`].
+const FILE_SIZES: [u16; 2] = [64, 512];
+
+/// One program under one load, once.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    offered: u64,
+    mpps: f64,
+    nanoseconds: f64,
+    seen: u64,
+    dropped: u64,
+    foreign: u64,
+}
+
+/// Runs a section in a lab of its own and gives its text.
+///
+/// # Errors
+/// The lab cannot be made.
+pub fn run(section: Section, scale: &Scale) -> Result<String, String> {
+    let place = Place::new()?;
+    eprintln!("\n» {section:?}");
+    Ok(match section {
+        Section::Capture => capture(&place, scale),
+        Section::Flows => flows(&place, scale),
+        Section::Rings => rings(&place, scale),
+        Section::Read => read(&place, scale),
+        Section::Memory => memory(&place, scale),
+    })
+}
+
+/// One load after the other; under each, the programs take turns.
+fn capture(place: &Place, scale: &Scale) -> String {
+    let mut text = String::from("\n## Capture\n");
+    let _ = writeln!(
+        text,
+        "\n{} frames a load, generator at full speed on CPU {}, program on CPU {}, {} rounds, medians.\n",
+        scale.frames,
+        place.processors()[0],
+        place.processors()[1],
+        scale.rounds
+    );
+    let mut table = runs_table(&["load", "program"]);
+    for (name, options) in LOADS {
+        let contenders = [
+            Contender::sensor(place, 1, None),
+            Contender::tcpdump(),
+            Contender::netsniff_ng(),
+            Contender::bare_walk(),
+        ];
+        let options = format!("{options} --count {}", scale.frames);
+        let runs = in_turns(place, &contenders, &[place.processors()[1]], &options, scale);
+        let reference = nanoseconds(&runs[1]);
+        for (contender, runs) in contenders.iter().zip(&runs) {
+            let key = [name.to_owned(), contender.name.clone()];
+            table.add(key.into_iter().chain(cells(runs, &contender.command, reference)));
+        }
+        let _ = writeln!(text, "- {name}: `ringwatch-load blast -i s0 --cpu 0 {options}`");
+    }
+    for contender in [Contender::sensor(place, 1, None), Contender::tcpdump()] {
+        commands(&mut text, &contender);
+    }
+    for contender in [Contender::netsniff_ng(), Contender::bare_walk()] {
+        commands(&mut text, &contender);
+    }
+    text + "\n" + &table.text()
+}
+
+/// Runs the programs in turns, as often as there are rounds. Programs that are missing have no runs.
+fn in_turns(
+    place: &Place,
+    contenders: &[Contender],
+    processors: &[usize],
+    options: &str,
+    scale: &Scale,
+) -> Vec<Vec<Run>> {
+    let mut runs = vec![Vec::new(); contenders.len()];
+    for round in 1..=scale.rounds {
+        for (contender, runs) in contenders.iter().zip(&mut runs) {
+            if let Ok(command) = &contender.command {
+                let mut process = place.start(command, processors);
+                let run = measure(place, contender, &mut process, options, scale);
+                eprintln!("round {round}, {}: {}", contender.name, in_words(&run));
+                runs.push(run);
+            }
+        }
+    }
+    runs
+}
+
+/// Offers the load to a program that runs already, and ends it.
+///
+/// # Panics
+/// If what it says of its frames does not add up with what was offered.
+fn measure(
+    place: &Place,
+    contender: &Contender,
+    process: &mut Process,
+    options: &str,
+    scale: &Scale,
+) -> Run {
+    let foreign = place.foreign_frames();
+    let before = place::processor_time(process.id());
+    let offered = place.blast(options);
+    // What falls due after the last frame (time-outs, flushes) is part of the cost.
+    thread::sleep(scale.settle);
+    let spent = place::processor_time(process.id()).saturating_sub(before);
+    place.stop(process);
+    let counts = contender.counts(process);
+    Run {
+        offered: offered.frames,
+        mpps: offered.mpps,
+        nanoseconds: spent.as_nanos() as f64 / offered.frames.max(1) as f64,
+        seen: counts.seen,
+        dropped: counts.dropped,
+        foreign: place.foreign_frames().saturating_sub(foreign),
+    }
+}
+
+impl Run {
+    /// Frames offered and others on the link, against those that the program accounts for. The frames
+    /// of others may have come before or after it looked.
+    const fn is_exact(&self) -> bool {
+        self.offered <= self.seen && self.seen <= self.offered + self.foreign
+    }
+}
+
+fn in_words(run: &Run) -> String {
+    let Run { offered, mpps, nanoseconds, seen, dropped, foreign } = run;
+    format!(
+        "{offered} offered at {mpps:.2} Mpps, {nanoseconds:.1} ns each, {seen} seen, {dropped} dropped, \
+         {foreign} foreign, load average {}",
+        load_average()
+    )
+}
+
+const RUN_COLUMNS: [&str; 6] =
+    ["offered Mpps", "ns/frame", "to tcpdump", "dropped", "seen = offered", "runs, ns/frame"];
+
+fn runs_table(keys: &[&str]) -> Table {
+    Table::new(&[keys, &RUN_COLUMNS].concat())
+}
+
+/// The cells of [`RUN_COLUMNS`].
+fn cells(runs: &[Run], command: &Result<Command, String>, reference: Option<f64>) -> Vec<String> {
+    if let Err(missing) = command {
+        return vec![format!("missing ({missing})")];
+    }
+    let median = |value: fn(&Run) -> f64| median(runs.iter().map(value));
+    let cost = median(|run| run.nanoseconds);
+    let exact = runs.iter().filter(|run| run.is_exact()).count();
+    let all: Vec<_> = runs.iter().map(|run| format!("{:.1}", run.nanoseconds)).collect();
+    vec![
+        format!("{:.2}", median(|run| run.mpps)),
+        format!("{cost:.1}"),
+        reference.map_or_else(String::new, |reference| format!("{:.2}", cost / reference)),
+        lost(median(|run| run.dropped as f64), median(|run| run.offered as f64)),
+        if exact == runs.len() { "yes".to_owned() } else { format!("{exact} of {}", runs.len()) },
+        all.join(", "),
+    ]
+}
+
+fn lost(dropped: f64, offered: f64) -> String {
+    format!("{dropped:.0} ({:.2} %)", 100.0 * dropped / offered.max(1.0))
+}
+
+fn nanoseconds(runs: &[Run]) -> Option<f64> {
+    (!runs.is_empty()).then(|| median(runs.iter().map(|run| run.nanoseconds)))
+}
+
+/// Writes down how a program was started, without the folders of this machine.
+fn commands(text: &mut String, contender: &Contender) {
+    let Ok(command) = &contender.command else { return };
+    let short = |word: &std::ffi::OsStr| {
+        let word = word.to_string_lossy().into_owned();
+        match word.rsplit_once('/') {
+            Some((folder, name)) if folder != "/dev" => name.to_owned(),
+            _ => word,
+        }
+    };
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(short);
+    let words: Vec<_> = words.collect();
+    let _ = writeln!(text, "- {}: `{}`", contender.name, words.join(" "));
+}
+
+/// Every flow has one frame before the clock is read, at a rate that loses none.
+fn flows(place: &Place, scale: &Scale) -> String {
+    let mut text = String::from("\n## Live flows\n\n");
+    let _ = writeln!(
+        text,
+        "64 B UDP, every flow in its turn; {} frames at full speed after each flow had one, {} rounds. \
+         Drops are those of both.\n",
+        scale.frames, scale.rounds
+    );
+    let mut table = runs_table(&["live flows"]);
+    for flows in FLOWS {
+        let file = place.file("sensor.toml");
+        let size = flows.saturating_mul(2).max(LEAST_TABLE);
+        let configuration = format!("[flow]\nflows = {size}\n[api]\nlisten = ''\n");
+        fs::write(&file, configuration).unwrap_or_else(|error| panic!("{error}"));
+        let contender = Contender::sensor(place, 1, Some(&file));
+        let load = format!(
+            "--kind udp --sources 2**14 --source-ports 2**10 --order sequential --flows {flows}"
+        );
+        let mut runs = Vec::new();
+        for round in 1..=scale.rounds {
+            let Ok(command) = &contender.command else { continue };
+            let mut process = place.start(command, &[place.processors()[1]]);
+            let filled = place.blast(&format!("{load} --count {flows} --rate {FILL_RATE}"));
+            // What waits in the ring is no cost of the frames that follow.
+            thread::sleep(scale.settle);
+            let options = format!("{load} --count {}", scale.frames);
+            let mut run = measure(place, &contender, &mut process, &options, scale);
+            // The sensor counts from its start.
+            run.seen = run.seen.saturating_sub(filled.frames);
+            eprintln!("round {round}, {flows} flows: {}", in_words(&run));
+            runs.push(run);
+        }
+        table.add([flows.to_string()].into_iter().chain(cells(&runs, &contender.command, None)));
+    }
+    text + &table.text()
+}
+
+/// Workers share both processors with the generator; the load is paced, so that there is room.
+fn rings(place: &Place, scale: &Scale) -> String {
+    let mut text = String::from("\n## Rings\n\n");
+    let load = format!(
+        "--kind udp --sources 2**8 --source-ports 2**8 --rate {RINGS_RATE} --count {}",
+        scale.frames
+    );
+    let [generator, program] = place.processors();
+    let _ = writeln!(
+        text,
+        "Workers on CPUs {generator} and {program}, generator on CPU {generator}: \
+         `ringwatch-load blast -i s0 --cpu {generator} {load}`, {} rounds.\n",
+        scale.rounds
+    );
+    let mut table = runs_table(&["workers"]);
+    let contenders = WORKERS.map(|workers| Contender::sensor(place, workers, None));
+    let runs = in_turns(place, &contenders, &[generator, program], &load, scale);
+    for ((workers, contender), runs) in WORKERS.iter().zip(&contenders).zip(&runs) {
+        table.add([workers.to_string()].into_iter().chain(cells(runs, &contender.command, None)));
+    }
+    text + &table.text()
+}
+
+/// The file is in the page cache: it was just written, and each round reads it again.
+fn read(place: &Place, scale: &Scale) -> String {
+    let mut text = String::from("\n## Read\n\n");
+    let _ = writeln!(
+        text,
+        "Files of {} bytes, UDP, 64 k flows, in the page cache; all CPUs; wall time; {} rounds, medians.\n",
+        scale.file_bytes, scale.rounds
+    );
+    let mut table = Table::new(&["frames", "program", "M frames/s", "runs, M frames/s"]);
+    for size in FILE_SIZES {
+        let file = place.file("load.pcap");
+        let frames = write_file(&file, size, scale.file_bytes);
+        let events = place.file("read.json");
+        let readers = readers(place, &file, &events);
+        let mut speeds = vec![Vec::new(); readers.len()];
+        for round in 1..=scale.rounds {
+            for ((name, command), speeds) in readers.iter().zip(&mut speeds) {
+                let Ok(command) = command else { continue };
+                let mut again = Command::new(command.get_program());
+                again.args(command.get_args());
+                let begin = Instant::now();
+                to_the_end(again);
+                let speed = frames as f64 / begin.elapsed().as_secs_f64() / 1e6;
+                eprintln!("round {round}, {size} B, {name}: {speed:.2} M frames/s");
+                speeds.push(speed);
+                if name.starts_with("ringwatch") {
+                    let counts = program::last_event(&events);
+                    assert_eq!(counts.seen, frames, "frames that {name} saw");
+                    // Events are added to a file that is there.
+                    fs::remove_file(&events).unwrap_or_else(|error| panic!("{error}"));
+                }
+            }
+        }
+        for ((name, command), speeds) in readers.iter().zip(speeds) {
+            let all: Vec<_> = speeds.iter().map(|speed| format!("{speed:.2}")).collect();
+            let middle = match command {
+                Ok(_) => format!("{:.2}", median(speeds)),
+                Err(missing) => format!("missing ({missing})"),
+            };
+            table.add([format!("{size} B"), (*name).to_owned(), middle, all.join(", ")]);
+        }
+    }
+    text + &table.text()
+}
+
+/// Writes a capture file and gives the number of its frames.
+fn write_file(file: &Path, size: u16, bytes: u64) -> u64 {
+    let mut writer = Command::new(programs::path("ringwatch-load"));
+    writer.arg("pcap").arg(file).args(["--bytes", &bytes.to_string()]);
+    writer.args(["--kind", "udp", "--size", &size.to_string()]);
+    writer.args(["--sources", "2**8", "--source-ports", "2**8"]);
+    let report = to_the_end(writer).stdout();
+    let report: serde_json::Value =
+        serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}"));
+    report["frames"].as_u64().unwrap_or_else(|| panic!("no frames in {report}"))
+}
+
+/// The programs that read the file; the sensor's events go to `events`.
+fn readers(
+    place: &Place,
+    file: &Path,
+    events: &Path,
+) -> [(&'static str, Result<Command, String>); 4] {
+    let sensor = |workers: &str| {
+        let mut command = programs::sensor();
+        command.arg("--read").arg(file).args(["--workers", workers, "--events"]).arg(events);
+        Ok(command)
+    };
+    let (name, log) = (file.display(), place.file(""));
+    let tcpdump = format!("-r {name} -Z root -w /dev/null");
+    let suricata = format!("--runmode=single -k none -S /dev/null -l {} -r {name}", log.display());
+    [
+        ("ringwatch-sensor, 1 worker", sensor("1")),
+        ("ringwatch-sensor, 2 workers", sensor("2")),
+        ("tcpdump -w /dev/null", program::peer("tcpdump", "tcpdump", &tcpdump)),
+        (
+            "suricata, no rules",
+            program::peer("suricata", "suricata, of bookworm-backports", &suricata),
+        ),
+    ]
+}
+
+/// Runs a program to its end.
+fn to_the_end(command: Command) -> Process {
+    let mut process = Process::spawn(command);
+    let status = process.wait(Duration::from_secs(3600));
+    assert!(status.success(), "{status}{}", process.describe());
+    process
+}
+
+/// Resident memory, looked at once a second.
+fn memory(place: &Place, scale: &Scale) -> String {
+    let contender = Contender::sensor(place, 1, None);
+    let options = format!("{SYN_FLOOD} --count {}", scale.flood_frames);
+    let mut text = String::from("\n## Memory\n\n");
+    let _ = writeln!(text, "`ringwatch-load blast -i s0 --cpu 0 {options}`\n");
+    let mut table = Table::new(&["when", "looks", "least, MiB", "most, MiB"]);
+    let Ok(command) = &contender.command else { return text };
+    let mut process = place.start(command, &[place.processors()[1]]);
+    let mut phases: [Vec<u64>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..5 {
+        phases[0].push(place::resident_kib(process.id()));
+        thread::sleep(Duration::from_secs(1));
+    }
+    let mut generator = place.generate(&options);
+    while generator.is_running() {
+        phases[1].push(place::resident_kib(process.id()));
+        thread::sleep(Duration::from_secs(1));
+    }
+    assert!(generator.stdout().contains("frames"), "{}", generator.describe());
+    thread::sleep(scale.settle);
+    phases[1].push(place::resident_kib(process.id()));
+    process.stop(Signal::SIGINT, Duration::from_secs(60));
+    let counts = contender.counts(&process);
+    for (name, looks) in ["before", "during the flood"].into_iter().zip(phases) {
+        let mib = |kib: Option<&u64>| format!("{:.1}", *kib.unwrap_or(&0) as f64 / 1024.0);
+        let row = [mib(looks.iter().min()), mib(looks.iter().max())];
+        eprintln!("{name}: {} to {} MiB", row[0], row[1]);
+        table.add([name.to_owned(), looks.len().to_string()].into_iter().chain(row));
+    }
+    let _ =
+        writeln!(text, "{} frames seen, {} dropped by the kernel.\n", counts.seen, counts.dropped);
+    text + &table.text()
+}
