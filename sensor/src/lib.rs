@@ -10,6 +10,7 @@
 //!               analyse    vectors of frames: parse, count, evidence, new connections
 //!               packet     headers parsed in place
 //!               evidence   its contacts: attempted, answered, refused
+//!               flow       its flows: who talks to whom, how much, until when
 //!               connections, export, counters
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
@@ -31,6 +32,7 @@ pub mod event;
 pub mod evidence;
 pub mod export;
 pub mod file;
+pub mod flow;
 pub mod frame;
 pub mod hardware;
 pub mod health;
