@@ -11,22 +11,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::{UnixNanos, WireLen};
 
-use crate::analyse::{self, Analyser, VECTOR};
+use crate::analyse::{self, Analyser, FlowSettings, VECTOR};
 use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, Detector};
 use crate::evidence::{Contact, Published};
 use crate::file::{self, CaptureFile, FileError, FileFrame};
+use crate::flow::EndedFlow;
 use crate::frame::{Frame, LinkType};
 use crate::output::{Output, OutputError};
 use crate::packet;
-use crate::recorder::{self, Recorder};
+use crate::recorder::{self, Recorder, UnwrittenFlows};
 use crate::setup;
 
 /// Why a file could not be analysed to its end.
@@ -83,6 +85,7 @@ pub fn run(
                 new_connections: config.events.new_connections,
                 connections_per_second: config.events.connections_per_second,
                 contacts: setup::contacts(&config.detect, workers),
+                flows: flow_settings(config, path, workers),
                 key: KEY,
             };
             let analyser = Analyser::new(&settings, counters.workers()[index].clone());
@@ -100,9 +103,26 @@ pub fn run(
             next_tick: UnixNanos(0),
             frames: 0,
             connections: Vec::new(),
+            flows: Vec::new(),
+            flows_per_second: config.events.flows_per_second,
+            unwritten_flows: UnwrittenFlows::default(),
             alerts: Vec::new(),
         };
         replay.run(&mut file)
+    })
+}
+
+/// The table of flows of one worker: no larger than the file can need, so that a small file costs little.
+fn flow_settings(config: &Config, path: &Path, workers: usize) -> Option<FlowSettings> {
+    /// A record header of 16 bytes and a link-layer header.
+    const LEAST_RECORD: u64 = 30;
+    let packets = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    let packets = packets.and_then(|file| usize::try_from(file.len() / LEAST_RECORD).ok());
+    setup::flows(config, workers).map(|flows| FlowSettings {
+        flows: flows.flows.min(packets.unwrap_or(usize::MAX)),
+        // The limit of a second is kept where the flows of all workers are in order.
+        per_second: None,
+        ..flows
     })
 }
 
@@ -112,6 +132,7 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
         boot_epoch: 0,
         interfaces: vec![name],
         connections_per_second: config.events.connections_per_second,
+        flows_per_second: config.events.flows_per_second,
         flow_key: KEY,
     };
     Ok(Recorder::new(settings, Output::open(&config.events.output)?, None, Arc::default()))
@@ -130,6 +151,10 @@ struct Replay<'a> {
     next_tick: UnixNanos,
     frames: u64,
     connections: Vec<NewConnection>,
+    flows: Vec<EndedFlow>,
+    flows_per_second: u32,
+    /// Flows without an event of their own, of all workers, as last seen.
+    unwritten_flows: UnwrittenFlows,
     alerts: Vec<Alert>,
 }
 
@@ -179,13 +204,13 @@ impl Replay<'_> {
             1 => 0,
             workers => file::worker_of(&packet::parse(&frame), workers),
         };
-        let Self { desks, connections, .. } = self;
-        desks[worker].put(&frame, connections)
+        let Self { desks, connections, flows, .. } = self;
+        desks[worker].put(&frame, connections, flows)
     }
 
     /// Lets time pass in ticks until the next one lies behind `clock`.
     fn ticks_until(&mut self, clock: UnixNanos) -> Result<(), ReplayError> {
-        self.meet()?;
+        self.meet(Ask::Publish(tick_after(clock).minus(Detector::TICK)))?;
         while self.next_tick <= clock {
             self.tick(self.next_tick);
             self.next_tick = if self.detector.is_idle() {
@@ -197,16 +222,18 @@ impl Replay<'_> {
                 self.next_tick.plus(Detector::TICK)
             };
         }
+        self.tell_flows();
         Ok(())
     }
 
     /// All workers finish what they have and tell what they learnt.
-    fn meet(&mut self) -> Result<(), ReplayError> {
+    fn meet(&mut self, ask: Ask) -> Result<(), ReplayError> {
         for desk in &mut self.desks {
-            desk.ask_to_publish(&mut self.connections)?;
+            desk.ask(ask, &mut self.connections, &mut self.flows)?;
         }
         for (worker, desk) in self.desks.iter_mut().enumerate() {
-            let Told { contacts, answers_lost } = desk.collect(&mut self.connections)?;
+            let Told { contacts, answers_lost } =
+                desk.collect(&mut self.connections, &mut self.flows)?;
             if answers_lost {
                 let since = self.next_tick.minus(Detector::TICK);
                 self.detector.note_loss(since, self.next_tick);
@@ -222,6 +249,30 @@ impl Replay<'_> {
         self.recorder.connections_not_written(over_limit - self.over_limit);
         self.over_limit = over_limit;
         Ok(())
+    }
+
+    /// Writes the flows that ended until now, in an order that no thread decides.
+    fn tell_flows(&mut self) {
+        self.flows.sort_unstable();
+        for flow in self.flows.drain(..) {
+            self.recorder.flow(&flow);
+        }
+        let unwritten = UnwrittenFlows::of(self.counters);
+        self.recorder.flows_not_written(unwritten.since(self.unwritten_flows));
+        self.unwritten_flows = unwritten;
+    }
+
+    /// Writes the flows that are left at `now`. Each second of virtual time from then on takes what its
+    /// limit allows, however many of them had a single packet. Gives the time when all are told.
+    fn tell_last_flows(&mut self, now: UnixNanos) -> UnixNanos {
+        self.flows.sort_unstable();
+        let (mut last, share) = (now, (self.flows_per_second / 2).max(1));
+        for (place, flow) in self.flows.iter_mut().enumerate() {
+            last = now.plus(Duration::from_secs(1 + place as u64 / u64::from(share)));
+            flow.time = last;
+        }
+        self.tell_flows();
+        last
     }
 
     fn tick(&mut self, now: UnixNanos) {
@@ -240,7 +291,7 @@ impl Replay<'_> {
 
     /// The end of the file: time runs on until nothing can fall due. Gives the time then.
     fn run_out(&mut self) -> Result<UnixNanos, ReplayError> {
-        self.meet()?;
+        self.meet(Ask::Publish(self.next_tick))?;
         while self.clock.is_some() && !self.detector.is_idle() {
             self.tick(self.next_tick);
             self.next_tick = self.next_tick.plus(Detector::TICK);
@@ -248,6 +299,8 @@ impl Replay<'_> {
         let now = self.clock.map_or(UnixNanos(0), |clock| clock.max(self.next_tick));
         self.detector.finish(now, &mut self.alerts);
         self.tell(now);
+        self.meet(Ask::Finish(now))?;
+        let now = self.tell_last_flows(now);
         self.recorder.finish(now);
         Ok(now)
     }
@@ -277,7 +330,16 @@ struct Dealt {
 
 struct Work {
     deal: Deal,
-    publish: bool,
+    ask: Option<Ask>,
+}
+
+/// What a worker is to do behind a deal.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// Tell what is new, and end the flows that are idle for too long by this time.
+    Publish(UnixNanos),
+    /// The same, and end all flows: at this time nothing more comes.
+    Finish(UnixNanos),
 }
 
 /// A worker's answer to one [`Work`].
@@ -285,6 +347,7 @@ struct Done {
     /// Empty again.
     deal: Deal,
     connections: Vec<NewConnection>,
+    flows: Vec<EndedFlow>,
     /// If it was asked for.
     told: Option<Told>,
 }
@@ -314,6 +377,7 @@ impl Desk {
         &mut self,
         frame: &Frame<'_>,
         connections: &mut Vec<NewConnection>,
+        flows: &mut Vec<EndedFlow>,
     ) -> Result<(), ReplayError> {
         self.current.bytes.extend_from_slice(frame.data);
         let Frame { wire_len, time, link, .. } = *frame;
@@ -321,17 +385,26 @@ impl Desk {
         if self.current.bytes.len() < DEAL_BYTES && self.current.frames.len() < DEAL_FRAMES {
             return Ok(());
         }
-        self.send(false, connections)
+        self.send(None, connections, flows)
     }
 
-    fn ask_to_publish(&mut self, connections: &mut Vec<NewConnection>) -> Result<(), ReplayError> {
-        self.send(true, connections)
+    fn ask(
+        &mut self,
+        ask: Ask,
+        connections: &mut Vec<NewConnection>,
+        flows: &mut Vec<EndedFlow>,
+    ) -> Result<(), ReplayError> {
+        self.send(Some(ask), connections, flows)
     }
 
-    /// Waits for the answer to [`Desk::ask_to_publish`].
-    fn collect(&mut self, connections: &mut Vec<NewConnection>) -> Result<Told, ReplayError> {
+    /// Waits for the answer to [`Desk::ask`].
+    fn collect(
+        &mut self,
+        connections: &mut Vec<NewConnection>,
+        flows: &mut Vec<EndedFlow>,
+    ) -> Result<Told, ReplayError> {
         loop {
-            if let Some(told) = self.take_back(connections)? {
+            if let Some(told) = self.take_back(connections, flows)? {
                 return Ok(told);
             }
         }
@@ -341,8 +414,10 @@ impl Desk {
     fn take_back(
         &mut self,
         connections: &mut Vec<NewConnection>,
+        flows: &mut Vec<EndedFlow>,
     ) -> Result<Option<Told>, ReplayError> {
-        let Done { deal, connections: new, told } = self.receive()?;
+        let Done { deal, connections: new, flows: ended, told } = self.receive()?;
+        flows.extend(ended);
         self.free.push(deal);
         connections.extend(new);
         Ok(told)
@@ -352,15 +427,16 @@ impl Desk {
     /// was asked to publish is collected before the next send, so what comes back here tells nothing.
     fn send(
         &mut self,
-        publish: bool,
+        ask: Option<Ask>,
         connections: &mut Vec<NewConnection>,
+        flows: &mut Vec<EndedFlow>,
     ) -> Result<(), ReplayError> {
         if self.free.is_empty() {
-            self.take_back(connections)?;
+            self.take_back(connections, flows)?;
         }
         let next = self.free.pop().unwrap_or_default();
         let deal = std::mem::replace(&mut self.current, next);
-        self.to_worker.send(Work { deal, publish }).map_err(|_| ReplayError::WorkerGone)
+        self.to_worker.send(Work { deal, ask }).map_err(|_| ReplayError::WorkerGone)
     }
 
     fn receive(&self) -> Result<Done, ReplayError> {
@@ -370,12 +446,18 @@ impl Desk {
 
 /// The body of a worker's thread.
 fn work_through(mut analyser: Analyser, work: &Receiver<Work>, done: &Sender<Done>) {
-    for Work { mut deal, publish } in work {
-        let mut connections = Vec::new();
+    for Work { mut deal, ask } in work {
+        let (mut connections, mut flows) = (Vec::new(), Vec::new());
         deal.for_each_vector(|frames| {
-            analyser.analyse(0, frames, |connection| connections.push(connection));
+            let connection = |connection| connections.push(connection);
+            analyser.analyse(0, frames, connection, |flow| flows.push(flow));
         });
-        let told = publish.then(|| {
+        match ask {
+            None => {}
+            Some(Ask::Publish(now)) => analyser.end_idle_flows(now, |flow| flows.push(flow)),
+            Some(Ask::Finish(now)) => analyser.end_all_flows(now, |flow| flows.push(flow)),
+        }
+        let told = ask.map(|_| {
             let mut contacts = Vec::new();
             let Published { answers_lost, .. } = analyser.publish(|contact| {
                 contacts.push(*contact);
@@ -385,7 +467,7 @@ fn work_through(mut analyser: Analyser, work: &Receiver<Work>, done: &Sender<Don
         });
         deal.bytes.clear();
         deal.frames.clear();
-        if done.send(Done { deal, connections, told }).is_err() {
+        if done.send(Done { deal, connections, flows, told }).is_err() {
             return;
         }
     }

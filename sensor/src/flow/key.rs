@@ -6,6 +6,8 @@ use crate::packet::{Address, Kind, Packet, icmp_ports, mix};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
     hash: u64,
+    /// Where the flow most likely lives; what [`super::FlowTable::locate`] found.
+    pub(super) slot: u32,
     /// The packet goes from the end with the lower hash to the other one.
     is_forward: bool,
 }
@@ -38,7 +40,7 @@ impl FlowKey {
         // Addition commutes, so the ends need no sorting.
         let hash = mix(source.wrapping_add(target) ^ key.rotate_left(32), place ^ SPREAD);
         // 0 stands for an empty slot.
-        Some(Self { hash: hash.max(1), is_forward: source <= target })
+        Some(Self { hash: hash.max(1), slot: 0, is_forward: source <= target })
     }
 
     pub(super) const fn hash(&self) -> u64 {

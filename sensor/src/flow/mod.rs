@@ -5,6 +5,7 @@
 //!   key      the keyed hash of a flow, which both directions share
 //!   slots    fixed memory: one hot line a flow, found by one cold line a packet
 //!   life     states, time-outs, and what a flow is worth when memory is short
+//!   limit    how many ended flows are told in a second
 //!   record   what is told of a flow that ended
 //!
 //!              SYN, or anything that opens or closes, of an unknown flow
@@ -28,6 +29,7 @@
 
 mod key;
 mod life;
+mod limit;
 mod record;
 mod slots;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use wire::units::{UnixNanos, WireLen};
 
 pub use key::FlowKey;
 pub use life::{State, Timeouts};
+pub use limit::FlowLimit;
 pub use record::{EndReason, EndedFlow};
 
 use crate::connections::begins_second;
@@ -140,16 +143,16 @@ impl FlowTable {
     }
 
     /// Starts loading the line where the flow most likely is. For vectors of packets: this for all of
-    /// them, then [`FlowTable::prefetch_guest`] for all of them, then [`FlowTable::observe`].
+    /// them, then [`FlowTable::locate`] for all of them, then [`FlowTable::observe`].
     #[inline]
     pub fn prefetch(&self, key: &FlowKey) {
         self.flows.prefetch(key.hash());
     }
 
-    /// Starts loading the line where the flow is, if another flow has its first place.
+    /// Finds where the flow lives, and starts loading that line if it is not the one of its home.
     #[inline]
-    pub fn prefetch_guest(&self, key: &FlowKey) {
-        self.flows.prefetch_guest(key.hash());
+    pub fn locate(&self, key: &mut FlowKey) {
+        key.slot = self.flows.locate(key.hash());
     }
 
     /// Counts one packet in its flow, which it may begin. `ended` is called for each flow that ends by
@@ -165,7 +168,7 @@ impl FlowTable {
         ended: &mut impl FnMut(EndedFlow),
     ) {
         let seen = Seen { key, packet, interface, len, time };
-        match self.flows.find(key.hash()) {
+        match self.flows.find_at(key.slot as usize, key.hash()) {
             Some(slot) => {
                 let flow = self.flows.hot(slot);
                 match self.timeouts.end_of(flow, time, opens(packet)) {
@@ -261,10 +264,9 @@ impl FlowTable {
         let pass = self.timeouts.shortest();
         let since = now.since(self.swept);
         let (from, to) = (part_of_pass(self.swept, pass), part_of_pass(now, pass));
-        let is_first = self.swept == UnixNanos(0);
         self.swept = now;
-        if is_first || since.is_zero() {
-            // The first call, or the clock was set back: from here on.
+        if since.is_zero() {
+            // No time has passed, or the clock was set back: from here on.
             return;
         }
         self.sweep_half_open(now, ended);
