@@ -13,27 +13,30 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of the flow that `packet` belongs to; `None` for packets that belong to none. Fragments
-    /// without a transport header belong to the flow of their addresses and protocol without ports.
+    /// The key of the flow that `packet` belongs to; `None` for packets that belong to none. Fragments,
+    /// the first ones too, belong to the flow of their addresses and protocol without ports: the kernel
+    /// deals them to workers by addresses alone, so the flow of their ports may be elsewhere.
     #[inline]
     pub(super) fn of(packet: &Packet, interface: u32, key: u64) -> Option<Self> {
         let tuple = &packet.tuple;
         let (source_port, target_port) = match packet.kind {
-            Kind::Tcp { .. } | Kind::Udp | Kind::OtherIp | Kind::LaterFragment => {
-                (tuple.source_port, tuple.target_port)
-            }
+            Kind::Arp | Kind::Other | Kind::Malformed(_) => return None,
+            _ if packet.is_fragment => (0, 0),
             Kind::Icmp { kind, code, .. } => match icmp_ports(tuple.protocol, kind, code) {
                 // A message without counterpart, of which both directions would look the same.
                 (kind, code) if kind == code => (kind, code | 0x100),
                 ports => ports,
             },
-            Kind::Arp | Kind::Other | Kind::Malformed(_) => return None,
+            Kind::Tcp { .. } | Kind::Udp | Kind::OtherIp | Kind::LaterFragment => {
+                (tuple.source_port, tuple.target_port)
+            }
         };
         let end = |address: Address, port: u16| {
             mix(address.low() ^ key, address.high() ^ (u64::from(port) << 32 | 0x9e37_79b9))
         };
         let (source, target) = (end(tuple.source, source_port), end(tuple.target, target_port));
-        let place = u64::from(packet.vlan_ids[0]) << 48
+        let place = u64::from(packet.is_fragment) << 63
+            | u64::from(packet.vlan_ids[0]) << 48
             | u64::from(packet.vlan_ids[1]) << 32
             | u64::from(interface) << 8
             | u64::from(tuple.protocol);

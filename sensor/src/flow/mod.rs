@@ -186,7 +186,7 @@ impl FlowTable {
 
     /// A packet whose flow is not in the main table.
     fn observe_unknown(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) {
-        let Kind::Tcp { flags, .. } = seen.packet.kind else { return self.begin(seen, ended) };
+        let Some(flags) = tcp_flags(seen.packet) else { return self.begin(seen, ended) };
         let Some(slot) = self.half_open.find(seen.key.hash()) else {
             return self.begin(seen, ended);
         };
@@ -209,8 +209,7 @@ impl FlowTable {
     /// The first packet of a flow.
     fn begin(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) {
         const OPENS_OR_CLOSES: u8 = tcp::SYN | tcp::FIN | tcp::RST;
-        let is_half_open =
-            matches!(seen.packet.kind, Kind::Tcp { flags, .. } if flags & OPENS_OR_CLOSES != 0);
+        let is_half_open = tcp_flags(seen.packet).is_some_and(|flags| flags & OPENS_OR_CLOSES != 0);
         if !is_half_open {
             let slot = self.room(seen, ended);
             self.counters.begun += 1;
@@ -332,8 +331,7 @@ impl Seen<'_> {
         let Self { key, packet, interface, len, time } = *self;
         const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
         // The answer to an opening that was not seen: the other side is the opener.
-        let is_answer =
-            matches!(packet.kind, Kind::Tcp { flags, .. } if flags & SYN_ACK == SYN_ACK);
+        let is_answer = tcp_flags(packet).is_some_and(|flags| flags & SYN_ACK == SYN_ACK);
         let mut hot = Hot::new(key, is_answer, time);
         hot.count(key, packet, len, time);
         (hot, Cold::new(packet, is_answer, interface, time))
@@ -367,7 +365,16 @@ const CLOCK_SLACK: Duration = Duration::from_secs(10);
 #[inline]
 const fn opens(packet: &Packet) -> bool {
     const DECISIVE: u8 = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
-    matches!(packet.kind, Kind::Tcp { flags, .. } if flags & DECISIVE == tcp::SYN)
+    matches!(tcp_flags(packet), Some(flags) if flags & DECISIVE == tcp::SYN)
+}
+
+/// The flags of a whole TCP packet.
+#[inline]
+const fn tcp_flags(packet: &Packet) -> Option<u8> {
+    match packet.kind {
+        Kind::Tcp { flags, .. } if !packet.is_fragment => Some(flags),
+        _ => None,
+    }
 }
 
 impl Pressure {

@@ -47,7 +47,7 @@ pub struct EndedFlow {
     /// Of its first packet.
     pub first: UnixNanos,
     /// From the opener to the other side: as the first packet seen has it, but that of a SYN+ACK the
-    /// other way. Without ports where the protocol has none, and for later fragments.
+    /// other way. Without ports where the protocol has none, and for fragments.
     pub tuple: FiveTuple,
     /// VLAN ids, outer first; 0 where there is none.
     pub vlan_ids: [u16; 2],
@@ -55,7 +55,7 @@ pub struct EndedFlow {
     pub interface: u32,
     /// Type and code of the first packet, if it was ICMP or ICMPv6.
     pub icmp: Option<(u8, u8)>,
-    /// It consists of fragments without a transport header.
+    /// It consists of the fragments between two addresses, whatever their ports.
     pub is_fragments: bool,
     /// Why it ended.
     pub reason: EndReason,

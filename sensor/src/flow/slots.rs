@@ -319,13 +319,13 @@ impl Hot {
         self.packets[way] += 1;
         self.bytes[way] += u64::from(len.0);
         self.last = self.last.max(time);
-        self.state = match packet.kind {
-            Kind::Tcp { flags, .. } => {
+        self.state = match super::tcp_flags(packet) {
+            Some(flags) => {
                 self.flags[way] |= flags;
                 State::of_tcp(self.flags)
             }
-            _ if self.packets[0] > 0 && self.packets[1] > 0 => State::Established,
-            _ => State::New,
+            None if self.packets[0] > 0 && self.packets[1] > 0 => State::Established,
+            None => State::New,
         };
         before.0 != self.state || before.1[0] + before.1[1] <= 1
     }
@@ -339,17 +339,20 @@ impl Cold {
         interface: u32,
         time: UnixNanos,
     ) -> Self {
-        let Packet { tuple, vlan_ids, .. } = *packet;
+        let Packet { mut tuple, vlan_ids, is_fragment, .. } = *packet;
+        if is_fragment {
+            (tuple.source_port, tuple.target_port) = (0, 0);
+        }
         Self {
             tuple: if is_answer { tuple.reversed() } else { tuple },
             vlan_ids,
             interface,
             first: time,
             icmp: match packet.kind {
-                Kind::Icmp { kind, code, .. } => Some((kind, code)),
+                Kind::Icmp { kind, code, .. } if !is_fragment => Some((kind, code)),
                 _ => None,
             },
-            is_fragments: matches!(packet.kind, Kind::LaterFragment),
+            is_fragments: is_fragment,
         }
     }
 }

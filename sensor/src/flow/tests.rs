@@ -196,6 +196,24 @@ fn a_closed_connection_gives_way_to_a_new_one_of_the_same_ports() {
 }
 
 #[test]
+fn fragments_are_a_flow_of_their_addresses_and_protocol() {
+    let mut desk = Desk::new(1000);
+    let first = Packet { is_fragment: true, ..to_server(tcp::SYN) };
+    let mut later = Packet { is_fragment: true, kind: Kind::LaterFragment, ..first };
+    (later.tuple.source_port, later.tuple.target_port) = (0, 0);
+    desk.see(0.0, &first, 1500);
+    desk.see(0.1, &later, 700);
+    desk.see(0.2, &to_server(tcp::SYN), 74);
+    let mut flows = desk.finish(1.0);
+    flows.sort_unstable();
+    assert_eq!(
+        (flows[0].is_fragments, flows[0].packets, flows[0].tuple),
+        (true, [2, 0], later.tuple)
+    );
+    assert_eq!((flows[1].is_fragments, flows[1].packets), (false, [1, 0]));
+}
+
+#[test]
 fn packets_without_a_flow_have_no_key() {
     let mut desk = Desk::new(1000);
     for kind in [Kind::Arp, Kind::Other, Kind::Malformed(crate::packet::Malformed::TcpHeader)] {
