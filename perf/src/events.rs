@@ -61,6 +61,20 @@ impl Events {
         self.0.iter().filter(|event| event["event_type"] == event_type).collect()
     }
 
+    /// New connections: `flow` events that have no end.
+    #[must_use]
+    pub fn connections(&self) -> Vec<&Value> {
+        let flows = self.of_type("flow").into_iter();
+        flows.filter(|event| event["flow"]["reason"].is_null()).collect()
+    }
+
+    /// Flows that ended: `flow` events with a reason.
+    #[must_use]
+    pub fn ended_flows(&self) -> Vec<&Value> {
+        let flows = self.of_type("flow").into_iter();
+        flows.filter(|event| !event["flow"]["reason"].is_null()).collect()
+    }
+
     /// Anomalies of one name, such as `link_down`.
     #[must_use]
     pub fn anomalies(&self, name: &str) -> Vec<&Value> {

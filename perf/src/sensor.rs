@@ -24,8 +24,8 @@ pub struct Sensor {
 }
 
 impl Sensor {
-    /// A configuration with small rings and no API, so that many sensors can run at once.
-    pub const SMALL: &str = "[capture]\nring_mib = 16\n[api]\nlisten = ''\n";
+    /// A configuration with small rings and tables and no API, so that many sensors can run at once.
+    pub const SMALL: &str = "[capture]\nring_mib = 16\n[flow]\nflows = 20000\n[api]\nlisten = ''\n";
 
     /// Starts a sensor and waits until it captures. `configuration` is the text of its file; the
     /// events go to a file of its own.

@@ -10,6 +10,7 @@ use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
     self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
 };
+use crate::flow::{EndedFlow, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
 use crate::packet::{self, Kind, Packet, protocol};
 
@@ -25,17 +26,38 @@ pub struct Settings {
     pub connections_per_second: u32,
     /// New contacts that the table takes between two publishes.
     pub contacts: usize,
+    /// The table of flows; `None`: there is none.
+    pub flows: Option<FlowSettings>,
     /// Seed of all hashes: random, or fixed for repeatable runs.
     pub key: u64,
+}
+
+/// Sizes and habits of a worker's table of flows.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSettings {
+    /// Flows that it holds.
+    pub flows: usize,
+    /// When flows end.
+    pub timeouts: Timeouts,
+    /// At most so many ended flows are handed out in a second of packet time; `None`: all.
+    pub per_second: Option<u32>,
 }
 
 /// The analysis of one worker: its tables. Allocates only when it is made.
 pub struct Analyser {
     contacts: ContactTable,
     connections: Option<ConnectionLog>,
+    flows: Option<Flows>,
     counters: WorkerSet,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
+}
+
+/// The table of flows and what goes with it.
+struct Flows {
+    table: FlowTable,
+    limit: FlowLimit,
+    keys: [Option<FlowKey>; VECTOR],
 }
 
 /// What one packet of a vector says about a contact.
@@ -62,6 +84,11 @@ impl Analyser {
             connections: settings
                 .new_connections
                 .then(|| ConnectionLog::new(settings.connections_per_second, settings.key)),
+            flows: settings.flows.map(|flows| Flows {
+                table: FlowTable::new(flows.flows, flows.timeouts, settings.key),
+                limit: FlowLimit::new(flows.per_second.unwrap_or(u32::MAX)),
+                keys: [None; VECTOR],
+            }),
             counters,
             packets: [Packet::default(); VECTOR],
             observed: [nothing; VECTOR],
@@ -69,13 +96,15 @@ impl Analyser {
     }
 
     /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
-    /// packets, in the same order. `connection` is called for each new connection to be written.
+    /// packets, in the same order. `connection` is called for each new connection to be written,
+    /// `ended` for each flow that ends by a packet.
     #[inline]
     pub fn analyse(
         &mut self,
         interface: usize,
         frames: &[Frame<'_>],
         mut connection: impl FnMut(NewConnection),
+        mut ended: impl FnMut(EndedFlow),
     ) -> &[Packet] {
         debug_assert!(
             frames.len() <= VECTOR,
@@ -84,10 +113,14 @@ impl Analyser {
         );
         let frames = &frames[..frames.len().min(VECTOR)];
         let observed = self.parse(interface, frames);
+        if let Some(Flows { table, keys, .. }) = &mut self.flows {
+            keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
+        }
         for Observed { hash, key, observation, time } in &self.observed[..observed] {
             self.contacts.observe(*hash, key, *observation, *time);
         }
         self.log_connections(interface, frames, &mut connection);
+        self.count_flows(interface, frames, &mut ended);
         &self.packets[..frames.len()]
     }
 
@@ -95,12 +128,13 @@ impl Analyser {
     #[inline]
     fn parse(&mut self, interface: usize, frames: &[Frame<'_>]) -> usize {
         let counters = &self.counters.interfaces[interface];
+        let mut flows = self.flows.as_mut();
         let mut observed = 0;
         let mut bytes = 0;
         let mut truncated = 0;
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
         let (mut tunnelled, mut first_fragments) = (0, 0);
-        for (frame, packet) in frames.iter().zip(&mut self.packets) {
+        for (number, (frame, packet)) in frames.iter().zip(&mut self.packets).enumerate() {
             packet::parse_into(packet, frame);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
@@ -111,6 +145,12 @@ impl Analyser {
             vlan += u64::from(packet.vlan_ids != [0, 0]);
             tunnelled += u64::from(packet.tunnel_depth != 0);
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
+            if let Some(Flows { table, keys, .. }) = &mut flows {
+                // An index of a list that has one entry per interface; it fits by far.
+                let key = table.key(packet, interface as u32, frame.time);
+                key.iter().for_each(|key| table.prefetch(key));
+                keys[number] = key;
+            }
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
@@ -152,6 +192,39 @@ impl Analyser {
                 }
             }
         }
+    }
+
+    /// Last pass: each packet in its flow.
+    #[inline]
+    fn count_flows(
+        &mut self,
+        interface: usize,
+        frames: &[Frame<'_>],
+        ended: &mut impl FnMut(EndedFlow),
+    ) {
+        let Some(Flows { table, limit, keys }) = &mut self.flows else { return };
+        let mut ended = limit.apply(&self.counters.worker.flows, ended);
+        for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
+            if let Some(key) = key {
+                let interface = interface as u32;
+                table.observe(key, packet, interface, frame.wire_len, frame.time, &mut ended);
+            }
+        }
+    }
+
+    /// Ends the flows that had no packet for too long; a share of the table each time. `now` is the
+    /// time up to which all packets were seen.
+    pub fn end_idle_flows(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
+        let Some(Flows { table, limit, .. }) = &mut self.flows else { return };
+        table.sweep(now, &mut limit.apply(&self.counters.worker.flows, &mut ended));
+        self.counters.worker.flows.show(table);
+    }
+
+    /// Ends every flow: no further packet comes. The limit of a second does not hold here.
+    pub fn end_all_flows(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
+        let Some(Flows { table, .. }) = &mut self.flows else { return };
+        table.finish(now, &mut ended);
+        self.counters.worker.flows.show(table);
     }
 
     /// Hands out the evidence that is new since the last call. `sink` gives `false` when it is full.

@@ -10,6 +10,7 @@ use crossbeam_utils::CachePadded;
 use wire::ledger::{InterfaceLedger, Ledger, LostByReason};
 
 use crate::event::DecoderStats;
+use crate::flow::{EndReason, FlowCounters, FlowTable, State};
 use crate::packet::Malformed;
 
 /// A count with a single writer. It only grows, except where it is [set](Counter::set).
@@ -118,8 +119,48 @@ pub struct WorkerCounters {
     pub evidence_lost: Counter,
     /// Attempts held back under pressure: first contacts of new sources, and repeats.
     pub contacts_gated: Counter,
+    /// The flows.
+    pub flows: WorkerFlows,
     /// Time of the last pass over the rings, Unix nanoseconds: the heartbeat of the worker.
     pub heartbeat: Counter,
+}
+
+/// What one worker counts of flows. Unit: flows, unless said.
+#[derive(Debug, Default)]
+pub struct WorkerFlows {
+    /// In the table, half-open ones not included. May fall.
+    pub live: Counter,
+    /// Half-open ones. May fall.
+    pub half_open: Counter,
+    /// Begun.
+    pub begun: Counter,
+    /// Ended, by reason, in the order of [`EndReason::ALL`].
+    pub ended: [Counter; EndReason::ALL.len()],
+    /// Of the ended ones, those for which there was no room, in the order of [`State::ALL`].
+    pub evicted: [Counter; State::ALL.len()],
+    /// Half-open ones that gave way to newer ones: ended, but not handed out.
+    pub half_open_evicted: Counter,
+    /// Packets that open or close a connection and were counted in no flow, for pressure. Unit: packets.
+    pub openings_skipped: Counter,
+    /// Ended ones above the limit of a second: counted here, not handed to the recorder.
+    pub over_limit: Counter,
+    /// Ended ones that found the queue to the recorder full.
+    pub queue_full: Counter,
+}
+
+impl WorkerFlows {
+    /// Takes over what the table counted.
+    pub fn show(&self, table: &FlowTable) {
+        let FlowCounters { begun, ended, evicted, half_open_evicted, openings_skipped } =
+            table.counters();
+        self.live.set(table.live() as u64);
+        self.half_open.set(table.half_open() as u64);
+        self.begun.set(begun);
+        self.ended.iter().zip(ended).for_each(|(counter, count)| counter.set(count));
+        self.evicted.iter().zip(evicted).for_each(|(counter, count)| counter.set(count));
+        self.half_open_evicted.set(half_open_evicted);
+        self.openings_skipped.set(openings_skipped);
+    }
 }
 
 /// The counters of all workers, and the names of what they count on.

@@ -11,12 +11,13 @@
 //!               analyse    vectors of frames: parse, count, evidence, new connections
 //!               packet     headers parsed in place
 //!               evidence   its contacts: attempted, answered, refused
+//!               flow       its flows: who talks to whom, how much, until when
 //!               connections, export, counters
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
 //!   seen        ledger, metrics, timing, devices, health, api
-//!   seen        ledger, metrics, health, api
+//!   seen        ledger, metrics, timing, devices, health, api
 //!   advised     hygiene    whether an interface is set up well
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
@@ -36,6 +37,7 @@ pub mod evidence;
 pub mod export;
 pub mod file;
 pub mod filter;
+pub mod flow;
 pub mod frame;
 pub mod hardware;
 pub mod health;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::counters::{Counter, Counters, InterfaceCounters, PacketCounters, WorkerCounters};
+use crate::flow::{EndReason, State};
 use crate::packet::Malformed;
 
 /// Content type of what [`render`] gives.
@@ -54,6 +55,7 @@ impl Collector for SensorCollector {
         self.interfaces(&mut families)?;
         self.packets(&mut families)?;
         self.workers(&mut families)?;
+        self.flows(&mut families)?;
         self.sources.iter().try_for_each(|source| source.write(&mut families))
     }
 }
@@ -209,6 +211,25 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
         "Attempts held back under pressure: first contacts of new sources, and repeats",
         |c| &c.contacts_gated,
     ),
+    ("ringwatch_flows_begun", "Flows that began", |c| &c.flows.begun),
+    (
+        "ringwatch_flows_half_open_evicted",
+        "Half-open flows that gave way to newer ones: they ended without an event of their own",
+        |c| &c.flows.half_open_evicted,
+    ),
+    (
+        "ringwatch_flow_openings_skipped",
+        "Packets that open or close a connection and were counted in no flow, for want of room",
+        |c| &c.flows.openings_skipped,
+    ),
+    (
+        "ringwatch_flows_over_limit",
+        "Ended flows above the limit of a second: counted, not written",
+        |c| &c.flows.over_limit,
+    ),
+    ("ringwatch_flows_queue_full", "Ended flows that found the queue to the recorder full", |c| {
+        &c.flows.queue_full
+    }),
 ];
 
 impl SensorCollector {
@@ -253,6 +274,31 @@ impl SensorCollector {
             "ringwatch_malformed_packets",
             "Packets that do not parse, by reason",
             rows,
+        )
+    }
+
+    fn flows(&self, families: &mut Families<'_>) -> fmt::Result {
+        let sum = |of: OfWorker| self.counters.sum(of);
+        let live = [("live", sum(|c| &c.flows.live)), ("half_open", sum(|c| &c.flows.half_open))];
+        let label = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+        families.gauge(
+            "ringwatch_flows",
+            "Flows in the tables now",
+            live.map(|(table, count)| (label("table", table), count as f64)),
+        )?;
+        let ended = EndReason::ALL.map(|reason| {
+            let count = self.counters.sum(|c| &c.flows.ended[reason as usize]);
+            (label("reason", reason.name()), count)
+        });
+        families.counter("ringwatch_flows_ended", "Flows that ended, by reason", ended)?;
+        let evicted = State::ALL.map(|state| {
+            let count = self.counters.sum(|c| &c.flows.evicted[state as usize]);
+            (label("state", state.name()), count)
+        });
+        families.counter(
+            "ringwatch_flows_evicted",
+            "Flows that ended because there was no room, by how far they had come",
+            evicted,
         )
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   worker 0..N-1 ──evidence──▶ detector ──alerts──┐
 //!      │  │  └─────new connections────────────────▶ recorder ──records──▶ uplink ══▶ collector
+//!      │  ├──────ended flows──────────────────────▶    │
 //!      │  └────────news (link up, down)───────────▶    │                   ▲
 //!      │                                               └─▶ local output    │
 //!      └───────────filled batches ──────────────────────────────────────────┘
@@ -12,6 +13,7 @@
 //!   queue            size                         when full                       counter
 //!   evidence         65 536 a worker (SPSC)       stays with the worker           ticks_deferred
 //!   new connections  16 384 a worker (SPSC)       the connection is not written   connections_queue_full
+//!   ended flows      16 384 a worker (SPSC)       the flow is not written         flows_queue_full
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}
 //!   batches          export.pool_mib, all made    the frame is not exported       frames_lost_pool_empty
@@ -40,6 +42,7 @@ use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
 use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
 use crate::export::Exporter;
+use crate::flow::{EndedFlow, FlowTable};
 use crate::health::{self, Health};
 use crate::ledger::LedgerView;
 use crate::metrics::{self, Source};
@@ -50,7 +53,7 @@ use crate::sandbox::{self, SandboxError};
 use crate::setup;
 use crate::uplink::{BatchRing, UplinkStatus};
 use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
-use crate::worker::{self, CONNECTION_RING, Outlets, Plan, WorkerError};
+use crate::worker::{self, CONNECTION_RING, FLOW_RING, Outlets, Plan, WorkerError};
 
 /// What the recorder is told beside new connections.
 #[derive(Debug)]
@@ -158,6 +161,8 @@ impl Pipeline {
             recorder,
             news,
             connections: crew.connections,
+            flows: crew.flows,
+            unwritten_flows: Default::default(),
             ledger: common.ledger.clone(),
             started: Instant::now(),
             stats_interval: start.stats_interval,
@@ -288,6 +293,7 @@ impl Common {
             boot_epoch: self.boot_epoch,
             interfaces: self.counters.interfaces().to_vec(),
             connections_per_second: start.config.events.connections_per_second,
+            flows_per_second: start.config.events.flows_per_second,
             flow_key: self.keys.flow,
         };
         let records = uplink.map(UplinkThread::records);
@@ -328,6 +334,7 @@ struct Crew {
     begin: Vec<Sender<()>>,
     evidence: Vec<rtrb::Consumer<Evidence>>,
     connections: Vec<rtrb::Consumer<NewConnection>>,
+    flows: Vec<rtrb::Consumer<EndedFlow>>,
     batches: Vec<BatchRing>,
 }
 
@@ -335,6 +342,10 @@ impl Crew {
     /// Starts the workers one after the other: members of a fanout group join in order.
     fn hire(start: &Start, common: &Common, news: &Sender<ToRecorder>) -> Result<Self, StartError> {
         let mut crew = Self::default();
+        if let Some(flows) = setup::flows(&start.config, start.cpus.len()) {
+            let bytes = FlowTable::memory(flows.flows) * start.cpus.len();
+            tracing::info!(flows = flows.flows * start.cpus.len(), bytes, "memory of flows");
+        }
         let mut groups = Vec::new();
         for index in 0..start.cpus.len() {
             let plan = crew.plan(start, common, news, index, groups.clone());
@@ -358,21 +369,25 @@ impl Crew {
         let Start { config, interfaces, filters, cpus, ring, .. } = start;
         let (evidence, evidence_out) = rtrb::RingBuffer::new(EVIDENCE_RING);
         let (connections, connections_out) = rtrb::RingBuffer::new(CONNECTION_RING);
+        let (flows, flows_out) = rtrb::RingBuffer::new(FLOW_RING);
         let pool_bytes = ((config.export.pool_mib as usize) << 20) / cpus.len();
         let (exporter, batches) = Exporter::new(&config.export, common.keys.sample, pool_bytes);
         self.evidence.push(evidence_out);
         self.connections.push(connections_out);
+        self.flows.push(flows_out);
         self.batches.push(batches);
         let settings = analyse::Settings {
             new_connections: config.events.new_connections,
             connections_per_second: config.events.connections_per_second,
             contacts: setup::contacts(&config.detect, cpus.len()),
+            flows: setup::flows(config, cpus.len()),
             key: common.keys.table,
         };
         let counters = common.counters.workers()[index].clone();
         let outlets = Outlets {
             evidence,
             connections,
+            flows,
             news: news.clone(),
             health: Arc::clone(&common.health),
             own: Arc::clone(&common.uplink.own),

@@ -14,8 +14,10 @@ use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
 use crate::connections::{NewConnection, begins_second};
+use crate::counters::{Counters, WorkerCounters};
 use crate::detect::{Alert, AlertSummary};
-use crate::event::{self, DecoderStats, Event, EventWriter};
+use crate::event::{self, DecoderStats, Event, EventWriter, FlowEnd};
+use crate::flow::{EndedFlow, FlowLimit};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
@@ -31,6 +33,10 @@ pub struct Recorder {
     uplink: Option<Sender<OutgoingRecord>>,
     interfaces: Vec<String>,
     limit: SecondLimit,
+    flows: FlowLimit,
+    unwritten_flows: UnwrittenFlows,
+    /// The second that [`Recorder::unwritten_flows`] is about.
+    flow_second: u64,
     flow_key: u64,
     line: Vec<u8>,
     counters: Arc<RecorderCounters>,
@@ -44,6 +50,8 @@ pub struct Recorder {
 pub struct RecorderCounters {
     connections: AtomicU64,
     connections_limited: AtomicU64,
+    flows: AtomicU64,
+    flows_limited: AtomicU64,
     alerts: AtomicU64,
     anomalies: AtomicU64,
     stats: AtomicU64,
@@ -61,6 +69,8 @@ pub struct Settings {
     pub interfaces: Vec<String>,
     /// New connections written in a second, of all workers together.
     pub connections_per_second: u32,
+    /// Ended flows written in a second, of all workers together.
+    pub flows_per_second: u32,
     /// Seed of flow ids: random, or fixed for repeatable runs.
     pub flow_key: u64,
 }
@@ -74,14 +84,23 @@ impl Recorder {
         uplink: Option<Sender<OutgoingRecord>>,
         counters: Arc<RecorderCounters>,
     ) -> Self {
-        let Settings { sensor, boot_epoch, interfaces, connections_per_second, flow_key } =
-            settings;
+        let Settings {
+            sensor,
+            boot_epoch,
+            interfaces,
+            connections_per_second,
+            flows_per_second,
+            flow_key,
+        } = settings;
         Self {
             writer: EventWriter::new(&sensor, boot_epoch),
             output,
             uplink,
             interfaces,
             limit: SecondLimit::new(connections_per_second),
+            flows: FlowLimit::new(flows_per_second),
+            unwritten_flows: UnwrittenFlows::default(),
+            flow_second: 0,
             flow_key,
             line: Vec::with_capacity(4096),
             counters,
@@ -129,6 +148,56 @@ impl Recorder {
         self.limit.not_written += count;
     }
 
+    /// A flow that ended, unless this second has had its share.
+    pub fn flow(&mut self, flow: &EndedFlow) {
+        self.flow_second_over(flow.time);
+        if !self.flows.admits(flow) {
+            self.counters.flows_limited.fetch_add(1, Ordering::Relaxed);
+            self.unwritten_flows.flows += 1;
+            return;
+        }
+        self.counters.flows.fetch_add(1, Ordering::Relaxed);
+        let kind = match flow.icmp {
+            Some((kind, code)) => Kind::Icmp { kind, code, quoted: None },
+            None if flow.is_fragments => Kind::LaterFragment,
+            None => Kind::OtherIp,
+        };
+        let packet = Packet { tuple: flow.tuple, kind, ..Packet::default() };
+        let community_id = packet::community_id(&packet).unwrap_or_default();
+        let interface = self.interfaces.get(flow.interface as usize).map_or("", String::as_str);
+        let event = Event::FlowEnd(FlowEnd {
+            flow,
+            interface,
+            community_id: &community_id,
+            flow_id: flow.tuple.flow_hash(self.flow_key),
+        });
+        self.line.clear();
+        self.writer.write(&event, &mut self.line);
+        self.emit(RecordKind::Flow);
+    }
+
+    /// Flows that workers could not hand out; told with those of this recorder.
+    pub const fn flows_not_written(&mut self, flows: UnwrittenFlows) {
+        self.unwritten_flows.add(flows);
+    }
+
+    /// Tells of the flows that a second left unwritten when it is over.
+    fn flow_second_over(&mut self, now: UnixNanos) {
+        let second = now.0 / 1_000_000_000;
+        if begins_second(self.flow_second, second) {
+            self.flow_second = second;
+            self.flows_summarised(now);
+        }
+    }
+
+    fn flows_summarised(&mut self, time: UnixNanos) {
+        let unwritten = std::mem::take(&mut self.unwritten_flows);
+        if unwritten != UnwrittenFlows::default() {
+            let UnwrittenFlows { flows, half_open_evicted } = unwritten;
+            self.anomaly(&Event::FlowsSummarised { time, flows, half_open_evicted });
+        }
+    }
+
     /// A step in the life of an alert.
     pub fn alert(&mut self, alert: &Alert) {
         self.counters.alerts.fetch_add(1, Ordering::Relaxed);
@@ -163,6 +232,7 @@ impl Recorder {
         if let Some((time, connections)) = self.limit.second_over(now) {
             self.connections_summarised(time, connections);
         }
+        self.flow_second_over(now);
     }
 
     /// Tells what is left untold, whatever the time.
@@ -171,6 +241,7 @@ impl Recorder {
         if connections > 0 {
             self.connections_summarised(now, connections);
         }
+        self.flows_summarised(now);
         self.flush();
     }
 
@@ -239,7 +310,7 @@ impl RecorderCounters {
     /// Events written, of any type.
     #[must_use]
     pub fn written(&self) -> u64 {
-        let kinds = [&self.connections, &self.alerts, &self.anomalies, &self.stats];
+        let kinds = [&self.connections, &self.flows, &self.alerts, &self.anomalies, &self.stats];
         kinds.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
     }
 }
@@ -249,6 +320,8 @@ impl Source for RecorderCounters {
         let Self {
             connections,
             connections_limited,
+            flows,
+            flows_limited,
             alerts,
             anomalies,
             stats,
@@ -256,18 +329,71 @@ impl Source for RecorderCounters {
             uplink_queue_full,
         } = self;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let kinds =
-            [("flow", connections), ("alert", alerts), ("anomaly", anomalies), ("stats", stats)];
-        let rows = kinds.map(|(kind, counter)| (vec![("type", kind.to_owned())], read(counter)));
+        let kinds = [
+            ("flow", read(connections) + read(flows)),
+            ("alert", read(alerts)),
+            ("anomaly", read(anomalies)),
+            ("stats", read(stats)),
+        ];
+        let rows = kinds.map(|(kind, count)| (vec![("type", kind.to_owned())], count));
         families.counter("ringwatch_events", "Events written, by their type", rows)?;
         families.counter(
             "ringwatch_connections_limited",
             "New connections not written because the second had its share",
             [(vec![], read(connections_limited))],
         )?;
+        families.counter(
+            "ringwatch_flows_limited",
+            "Ended flows not written because the second had its share",
+            [(vec![], read(flows_limited))],
+        )?;
         let lost = [("output", output_lost), ("uplink_queue", uplink_queue_full)];
         let rows = lost.map(|(place, counter)| (vec![("place", place.to_owned())], read(counter)));
         families.counter("ringwatch_events_lost", "Events lost on this host, by place", rows)
+    }
+}
+
+/// Flows that ended without an event of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnwrittenFlows {
+    /// Over a limit, or without room in a queue.
+    pub flows: u64,
+    /// Half-open ones that gave way to newer ones.
+    pub half_open_evicted: u64,
+}
+
+impl UnwrittenFlows {
+    /// What the workers counted until now.
+    #[must_use]
+    pub fn of(counters: &Counters) -> Self {
+        let mut all = Self::default();
+        counters.workers().iter().for_each(|set| all.add(Self::of_worker(&set.worker)));
+        all
+    }
+
+    /// What one worker counted until now.
+    #[must_use]
+    pub fn of_worker(counted: &WorkerCounters) -> Self {
+        let flows = &counted.flows;
+        Self {
+            flows: flows.over_limit.read() + flows.queue_full.read(),
+            half_open_evicted: flows.half_open_evicted.read(),
+        }
+    }
+
+    /// Adds those of another worker.
+    pub const fn add(&mut self, more: Self) {
+        self.flows += more.flows;
+        self.half_open_evicted += more.half_open_evicted;
+    }
+
+    /// What came since `before`.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            flows: self.flows - before.flows,
+            half_open_evicted: self.half_open_evicted - before.half_open_evicted,
+        }
     }
 }
 

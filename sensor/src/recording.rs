@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::connections::NewConnection;
+use crate::flow::EndedFlow;
 use crate::health;
 use crate::ledger::LedgerView;
 use crate::pipeline::{DELIVERY_LIMIT, ToRecorder};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, UnwrittenFlows};
 
 /// How often the recorder looks for new connections; bounds how old a line is when it is written.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -23,6 +24,8 @@ pub struct RecorderDesk {
     pub news: Receiver<ToRecorder>,
     /// New connections, one ring for each worker.
     pub connections: Vec<rtrb::Consumer<NewConnection>>,
+    /// Flows that ended, one ring for each worker.
+    pub flows: Vec<rtrb::Consumer<EndedFlow>>,
     /// The ledger, for `stats` events.
     pub ledger: LedgerView,
     /// When the sensor started.
@@ -31,6 +34,8 @@ pub struct RecorderDesk {
     pub stats_interval: Duration,
     /// Connections over the limit or without room in the queue, of all workers, as last seen.
     pub unwritten_by_workers: u64,
+    /// Flows without an event of their own, of all workers, as last seen.
+    pub unwritten_flows: UnwrittenFlows,
     /// Set when nobody reads standard output any more.
     pub reader_gone: Arc<AtomicBool>,
 }
@@ -49,6 +54,7 @@ impl RecorderDesk {
                 Err(RecvTimeoutError::Timeout) => false,
             };
             self.take_connections();
+            self.take_flows();
             if Instant::now() >= next_stats {
                 self.stats();
                 next_stats += self.stats_interval;
@@ -92,6 +98,17 @@ impl RecorderDesk {
             + counters.sum(|c| &c.connections_queue_full);
         self.recorder.connections_not_written(unwritten - self.unwritten_by_workers);
         self.unwritten_by_workers = unwritten;
+    }
+
+    fn take_flows(&mut self) {
+        for ring in &mut self.flows {
+            while let Ok(flow) = ring.pop() {
+                self.recorder.flow(&flow);
+            }
+        }
+        let unwritten = UnwrittenFlows::of(self.ledger.counters());
+        self.recorder.flows_not_written(unwritten.since(self.unwritten_flows));
+        self.unwritten_flows = unwritten;
     }
 
     fn stats(&mut self) {

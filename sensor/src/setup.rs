@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::afpacket::{Interface, OpenError, Program, RingConfig};
-use crate::config::{Capture, Config, Detect, Uplink};
+use crate::analyse::FlowSettings;
+use crate::config::{Capture, Config, Detect, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError};
+use crate::flow::Timeouts;
 use crate::frame::LinkType;
 use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
@@ -226,6 +228,18 @@ pub fn contacts(detect: &Detect, workers: usize) -> usize {
         contacts *= 2;
     }
     contacts
+}
+
+/// What a worker's table of flows is made with: the flows shared evenly. `None`: flows are not told, so
+/// they are not kept.
+#[must_use]
+pub fn flows(config: &Config, workers: usize) -> Option<FlowSettings> {
+    let Flow { flows, tcp_new, tcp_established, tcp_closed, new, established } = config.flow;
+    config.events.flows.then(|| FlowSettings {
+        flows: (flows as usize).div_ceil(workers.max(1)),
+        timeouts: Timeouts::new([new, established, tcp_closed, tcp_new, tcp_established]),
+        per_second: Some(config.events.flows_per_second),
+    })
 }
 
 /// Addresses of this host, on all interfaces.

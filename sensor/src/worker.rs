@@ -19,10 +19,11 @@ use crate::afpacket::{
 };
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
-use crate::counters::{InterfaceCounters, WorkerSet};
+use crate::counters::{InterfaceCounters, WorkerCounters, WorkerSet};
 use crate::detect::Detector;
 use crate::detection::Evidence;
 use crate::export::Exporter;
+use crate::flow::EndedFlow;
 use crate::frame::Frame;
 use crate::health::{self, Health, Link};
 use crate::pipeline::ToRecorder;
@@ -75,6 +76,8 @@ pub struct Outlets {
     pub evidence: rtrb::Producer<Evidence>,
     /// To the recorder: [`CONNECTION_RING`] entries, then `connections_queue_full`.
     pub connections: rtrb::Producer<NewConnection>,
+    /// To the recorder: [`FLOW_RING`] entries, then `queue_full` of the flows.
+    pub flows: rtrb::Producer<EndedFlow>,
     /// Rare news for the recorder.
     pub news: Sender<ToRecorder>,
     /// Link states.
@@ -85,6 +88,10 @@ pub struct Outlets {
 
 /// Entries of the ring for new connections between a worker and the recorder: 104 bytes each.
 pub const CONNECTION_RING: usize = 1 << 14;
+
+/// Entries of the ring for ended flows between a worker and the recorder: 144 bytes each. More than
+/// the limit of a second by default, and emptied fifty times a second.
+pub const FLOW_RING: usize = 1 << 14;
 
 /// Why a worker could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +266,8 @@ impl Worker {
                     counted,
                     connections: &mut outlets.connections,
                     connections_lost,
+                    flows: &mut outlets.flows,
+                    worker: &counters.worker,
                 };
                 slot.last_frame = slot.last_frame.max(desk.work_through(&block, &own));
             }
@@ -280,6 +289,8 @@ impl Worker {
             self.note_loss();
         }
         let worker = &self.counters.worker;
+        let flows = &mut self.outlets.flows;
+        self.analyser.end_idle_flows(until, |flow| hand_out(flows, flow, worker));
         worker.connections_queue_full.set(self.connections_lost);
         worker.heartbeat.set(health::now().0);
         // A tick says that all is told; with contacts or losses left over it would make silence of
@@ -418,7 +429,14 @@ impl Worker {
         while !self.tick(health::now().max(self.told)) && begun.elapsed() < DRAIN_LIMIT {
             std::thread::sleep(Duration::from_millis(10));
         }
+        let (flows, worker) = (&mut self.outlets.flows, &self.counters.worker);
+        self.analyser.end_all_flows(health::now(), |flow| hand_out(flows, flow, worker));
     }
+}
+
+/// Hands a flow to the recorder, or counts that there was no room.
+fn hand_out(flows: &mut rtrb::Producer<EndedFlow>, flow: EndedFlow, counted: &WorkerCounters) {
+    counted.flows.queue_full.add(u64::from(flows.push(flow).is_err()));
 }
 
 impl Slot {
@@ -445,6 +463,8 @@ struct Desk<'a> {
     counted: &'a InterfaceCounters,
     connections: &'a mut rtrb::Producer<NewConnection>,
     connections_lost: &'a mut u64,
+    flows: &'a mut rtrb::Producer<EndedFlow>,
+    worker: &'a WorkerCounters,
 }
 
 impl Desk<'_> {
@@ -471,9 +491,13 @@ impl Desk<'_> {
     fn vector(&mut self, frames: &[Frame<'_>], own: &OwnSnapshot) {
         let connections = &mut *self.connections;
         let lost = &mut *self.connections_lost;
-        let packets = self.analyser.analyse(self.interface, frames, |connection| {
-            *lost += u64::from(connections.push(connection).is_err());
-        });
+        let (flows, counted) = (&mut *self.flows, self.worker);
+        let packets = self.analyser.analyse(
+            self.interface,
+            frames,
+            |connection| *lost += u64::from(connections.push(connection).is_err()),
+            |flow| hand_out(flows, flow, counted),
+        );
         // An index of a list with one entry for each interface; it fits by far.
         let interface = self.interface as u32;
         self.exporter.take(interface, frames, packets, self.counted, |tuple| own.contains(tuple));

@@ -2,15 +2,17 @@
 //! are pressed: not even the first time.
 
 use perf::frames::{self, ACK, ARP, DOT1AD, DOT1Q, FIN, IPV4, IPV6, RST, SYN};
-use sensor::analyse::{Analyser, Settings, VECTOR};
+use sensor::analyse::{Analyser, FlowSettings, Settings, VECTOR};
 use sensor::config::{Export, ExportFrames};
 use sensor::connections::NewConnection;
 use sensor::counters::Counters;
 use sensor::detection::Evidence;
 use sensor::export::Exporter;
+use sensor::flow::{EndedFlow, State, Timeouts};
 use sensor::frame::{Frame, LinkType, VlanTag};
 use sensor::uplink::OwnConnections;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 use wire::units::{UnixNanos, WireLen};
 
 /// Numbers that look random and are the same in every run.
@@ -68,6 +70,7 @@ struct Desk {
     batches: sensor::uplink::BatchRing,
     own: OwnConnections,
     connections: (rtrb::Producer<NewConnection>, rtrb::Consumer<NewConnection>),
+    flows: (rtrb::Producer<EndedFlow>, rtrb::Consumer<EndedFlow>),
     evidence: (rtrb::Producer<Evidence>, rtrb::Consumer<Evidence>),
     clock: u64,
 }
@@ -80,6 +83,11 @@ impl Desk {
             new_connections: true,
             connections_per_second: 10_000,
             contacts: 1 << 12,
+            flows: Some(FlowSettings {
+                flows: 1024,
+                timeouts: Timeouts::new([Duration::from_millis(5); State::ALL.len()]),
+                per_second: Some(4000),
+            }),
             key: 1,
         };
         let export = Export { frames: ExportFrames::All, snaplen: 256, pool_mib: 1 };
@@ -91,6 +99,7 @@ impl Desk {
             batches,
             own: OwnConnections::default(),
             connections: rtrb::RingBuffer::new(1 << 10),
+            flows: rtrb::RingBuffer::new(1 << 10),
             evidence: rtrb::RingBuffer::new(1 << 10),
             clock: 1_700_000_000_000_000_000,
         }
@@ -107,11 +116,18 @@ impl Desk {
         }
         let frames = &frames[..vector.len()];
         let own = self.own.load();
-        let Self { analyser, connections: (connections, _), exporter, counters, .. } = self;
-        // A full ring is no reason to allocate: the connection is counted and forgotten.
-        let packets = analyser.analyse(0, frames, |connection| {
-            let _ = connections.push(connection);
-        });
+        let Self {
+            analyser,
+            connections: (connections, _),
+            flows: (flows, _),
+            exporter,
+            counters,
+            ..
+        } = self;
+        // A full ring is no reason to allocate: what finds no room is counted and forgotten.
+        let connection = |connection| connections.push(connection).unwrap_or_default();
+        let packets =
+            analyser.analyse(0, frames, connection, |flow| flows.push(flow).unwrap_or_default());
         let counted = &counters.workers()[0].interfaces[0];
         exporter.take(0, frames, packets, counted, |tuple| own.contains(tuple));
     }
@@ -120,6 +136,9 @@ impl Desk {
     fn tick(&mut self) {
         let evidence = &mut self.evidence.0;
         let _ = self.analyser.publish(|one| evidence.push(Evidence::Contact(*one)).is_ok());
+        let flows = &mut self.flows.0;
+        self.analyser
+            .end_idle_flows(UnixNanos(self.clock), |flow| flows.push(flow).unwrap_or_default());
         let _ = evidence.push(Evidence::Tick(UnixNanos(self.clock)));
         self.exporter.flush();
     }
@@ -128,6 +147,7 @@ impl Desk {
     fn take_out(&mut self) {
         while self.connections.1.pop().is_ok() {}
         while self.evidence.1.pop().is_ok() {}
+        while self.flows.1.pop().is_ok() {}
         while let Ok(mut batch) = self.batches.filled.pop() {
             batch.clear();
             assert!(self.batches.empty.push(batch).is_ok());
@@ -172,6 +192,11 @@ fn no_packet_makes_a_worker_allocate() {
         counters.connections_over_limit.read(),
         counters.contacts_published.read(),
         counters.evidence_lost.read() + counters.contacts_gated.read(),
+        counters.flows.half_open_evicted.read(),
+        counters.flows.openings_skipped.read(),
+        counters.flows.over_limit.read(),
+        counters.flows.evicted[State::New as usize].read(),
+        counters.flows.ended[0].read(),
     ];
     assert!(ways.iter().all(|count| *count > 0), "{ways:?}");
 }

@@ -49,6 +49,7 @@ fn check(validator: &Validator, events: &Events, origin: &str, seen: &mut Seen) 
         let event_type = event["event_type"].as_str().unwrap();
         let detail = match event_type {
             "alert" => format!(".{}", event["alert"]["context"]["kind"].as_str().unwrap()),
+            "flow" => format!(".{}", event["flow"]["reason"].as_str().unwrap_or("new")),
             "anomaly" => format!(".{}", event["anomaly"]["event"].as_str().unwrap()),
             _ => String::new(),
         };
@@ -76,7 +77,7 @@ fn every_line_of_every_capture_is_eve() {
         }
     });
     let seen = seen.into_inner().unwrap();
-    for kind in ["flow", "alert.vertical", "alert.horizontal", "stats"] {
+    for kind in ["flow.new", "flow.shutdown", "alert.vertical", "alert.horizontal", "stats"] {
         assert!(seen.contains_key(kind), "no {kind} in {seen:?}");
     }
     assert!(seen["stats"] >= captures.len() as u64);
@@ -110,8 +111,9 @@ fn every_line_of_a_live_sensor_is_eve() {
     sensor.wait_for("link_up", |events| !events.anomalies("link_up").is_empty());
     let mut seen = Seen::new();
     check(&validator, &sensor.stop(Signal::SIGINT), "live", &mut seen);
-    let kinds = ["flow", "alert.vertical", "anomaly.link_down", "anomaly.link_up", "stats"];
-    for kind in kinds.into_iter().chain(["anomaly.connections_summarised"]) {
+    let anomalies = ["anomaly.link_down", "anomaly.link_up"];
+    let kinds = ["flow.new", "flow.shutdown", "alert.vertical", "stats"];
+    for kind in kinds.into_iter().chain(anomalies).chain(["anomaly.connections_summarised"]) {
         assert!(seen.contains_key(kind), "no {kind} in {seen:?}");
     }
 }

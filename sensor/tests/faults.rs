@@ -74,7 +74,11 @@ fn a_disk_that_was_full_takes_whole_lines_again() {
     let Some(lab) = Lab::new() else { return };
     let folder = TempDir::new().unwrap();
     let place = folder.path().to_str().unwrap();
-    fs::write(folder.path().join("sensor.toml"), "[capture]\nring_mib = 16\n").unwrap();
+    fs::write(
+        folder.path().join("sensor.toml"),
+        "[capture]\nring_mib = 16\n[events]\nflows = false\n",
+    )
+    .unwrap();
     // The mount is seen by nobody else: `ip netns exec` gives each program mounts of its own.
     let script = format!(
         "cp {place}/sensor.toml /tmp/sensor-{pid}.toml; mount -t tmpfs -o size=128k none {place}
@@ -103,7 +107,7 @@ fn a_disk_that_was_full_takes_whole_lines_again() {
     });
     text += &fs::read_to_string(inside.join("eve.json")).unwrap();
     assert!(text.ends_with('\n'), "torn: {:?}", &text[text.len() - 80..]);
-    let written = Events::parse(&text).of_type("flow").len() as u64;
+    let written = Events::parse(&text).connections().len() as u64;
     assert_eq!(written + lost, 1100);
     assert_eq!(metric(&lab, OUTPUT_LOST), lost);
     assert!(sensor.stop(Signal::SIGINT, PATIENCE).success());
@@ -139,7 +143,7 @@ fn a_collector_that_is_away_is_said_once_and_dialled_again_while_analysis_goes_o
     wait_until("dialled three times", || dialled() >= 3.0);
     connect(&lab, 6000..6013);
     let is_found =
-        |events: &Events| events.of_type("flow").iter().any(|flow| flow["src_port"] == 6012);
+        |events: &Events| events.connections().iter().any(|flow| flow["src_port"] == 6012);
     sensor.wait_for("flow event", is_found);
     assert_eq!(metric(&lab, "ringwatch_uplink_connected"), 0);
     let ended = Instant::now();
@@ -178,7 +182,7 @@ fn an_interface_that_is_deleted_is_said_and_the_others_go_on() {
     assert_eq!(health.status, 503);
     assert_eq!(health.json()["problems"], serde_json::json!(["interface d0 was deleted"]));
     connect(&lab, 1..11);
-    wait_until("flows of s0", || read().of_type("flow").len() == 10);
+    wait_until("flows of s0", || read().connections().len() == 10);
     assert!(sensor.stop(Signal::SIGINT, PATIENCE).success());
     let events = read();
     assert_eq!(events.anomalies("link_down").len(), 1);

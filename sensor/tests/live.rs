@@ -123,7 +123,7 @@ fn tagged_scans_are_seen_with_their_vlans() {
         }
         thread::sleep(ALL_SILENT);
         let events = sensor.stop(Signal::SIGINT);
-        let flows = events.of_type("flow");
+        let flows = events.connections();
         for (source, vlan) in [("198.18.0.1", vec![0x064]), ("198.18.0.2", vec![10, 20])] {
             let vlans: Vec<_> =
                 flows.iter().filter(|flow| flow["src_ip"] == source).map(|f| &f["vlan"]).collect();
@@ -243,7 +243,7 @@ fn ordinary_traffic_raises_nothing() {
         let events = sensor.stop(Signal::SIGINT);
         assert_eq!(events.alerts(), [], "{workers} workers");
         // 150 and 40 pages, 5 streams of iperf3, the session, 5 that were refused.
-        assert_eq!(events.of_type("flow").len(), 201, "{workers} workers");
+        assert_eq!(events.connections().len(), 201, "{workers} workers");
     });
 }
 
@@ -264,7 +264,7 @@ fn each_connection_is_one_flow_event_over_both_versions_of_ip() {
             expected.push((source.map(|source| source.port()), target));
         }
         let events = sensor.stop(Signal::SIGTERM);
-        let flows = events.of_type("flow");
+        let flows = events.connections();
         assert_eq!(flows.len(), expected.len(), "{workers} workers");
         for (port, target) in expected {
             let mut found = flows.iter().filter(|flow| {
@@ -299,7 +299,7 @@ fn connections_beyond_the_limit_of_a_second_are_counted_and_summarised() {
         injector.send_all(frames, Some(500)).unwrap();
         let events = sensor.stop(Signal::SIGINT);
         let mut by_second: BTreeMap<&str, u64> = BTreeMap::new();
-        for flow in events.of_type("flow") {
+        for flow in events.connections() {
             *by_second.entry(&flow["timestamp"].as_str().unwrap()[..19]).or_default() += 1;
         }
         assert!(by_second.values().all(|count| *count <= 10), "{by_second:?}");
@@ -335,7 +335,7 @@ fn a_link_that_goes_down_and_up_is_said_and_capture_resumes() {
         let mut sensor = Sensor::start(lab.sensor(), "s0", workers, Sensor::SMALL);
         let mut injector = Injector::within(lab.generator(), "g0");
         injector.send(&syn("198.18.0.1:1", "198.19.0.2:80")).unwrap();
-        sensor.wait_for("flow", |events| events.of_type("flow").len() == 1);
+        sensor.wait_for("flow", |events| events.connections().len() == 1);
         for round in 1..=2 {
             lab.sensor().ip("link set s0 down");
             sensor.wait_for("link_down", |events| events.anomalies("link_down").len() == round);
@@ -343,7 +343,7 @@ fn a_link_that_goes_down_and_up_is_said_and_capture_resumes() {
             sensor.wait_for("link_up", |events| events.anomalies("link_up").len() == round);
             let source = format!("198.18.0.1:{}", 100 + round);
             injector.send(&syn(&source, "198.19.0.2:80")).unwrap();
-            sensor.wait_for("flow", |events| events.of_type("flow").len() == 1 + round);
+            sensor.wait_for("flow", |events| events.connections().len() == 1 + round);
         }
         let events = sensor.stop(Signal::SIGINT);
         for name in ["link_down", "link_up"] {
@@ -489,7 +489,7 @@ fn metrics_and_health_are_served_on_loopback_and_agree_with_the_last_event() {
         for port in 1..=300 {
             injector.send(&syn(&format!("198.18.0.1:{port}"), "198.19.0.2:80")).unwrap();
         }
-        sensor.wait_for("flows", |events| events.of_type("flow").len() == 300);
+        sensor.wait_for("flows", |events| events.connections().len() == 300);
         // Kernel counters are read four times a second.
         thread::sleep(Duration::from_millis(700));
         let reply = Sensor::ask(lab.sensor(), "/metrics");

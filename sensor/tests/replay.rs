@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use perf::events::{AlertLife, Events};
-use perf::frames::{self, ACK, RST, SYN};
+use perf::frames::{self, ACK, FIN, RST, SYN};
 use perf::pcap::{CaptureFile, Format, Resolution};
 use perf::programs;
 use serde_json::Value;
@@ -91,7 +91,7 @@ struct Capture(Vec<(u64, Vec<u8>)>);
 impl Capture {
     fn add(&mut self, seconds: f64, frame: Vec<u8>) {
         // Whole microseconds: every format can hold them.
-        self.0.push((((BEGIN + seconds) * 1e6) as u64 * 1000, frame));
+        self.0.push((((BEGIN + seconds) * 1e6).round() as u64 * 1000, frame));
     }
 
     fn save(&self, folder: &TempDir, format: Format) -> PathBuf {
@@ -274,7 +274,7 @@ fn an_allowed_source_raises_nothing() {
     let mut capture = Capture::default();
     scan_of_ports(&mut capture, 0.0, 100, None);
     let events = capture.events(&["--config", file.to_str().unwrap()]);
-    assert_eq!((events.alerts(), events.of_type("flow").len()), (vec![], 100));
+    assert_eq!((events.alerts(), events.connections().len()), (vec![], 100));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn nanoseconds_are_kept_and_cut_only_when_printed() {
     capture.0.push((1_700_000_000_123_456_789, frame));
     let path = capture.save(&folder, Format { resolution: Resolution::Nano, ..Format::USUAL });
     let events = events_of(&path, &[]);
-    assert_eq!(events.of_type("flow")[0]["timestamp"], "2023-11-14T22:13:20.123456+0000");
+    assert_eq!(events.connections()[0]["timestamp"], "2023-11-14T22:13:20.123456+0000");
 }
 
 #[test]
@@ -454,4 +454,120 @@ fn every_file_of_the_corpus_is_read_to_its_end_and_twice_alike() {
         }
     });
     eprintln!("{} files in {:?}", captures.len(), started.elapsed());
+}
+
+// Flows.
+
+/// What the tests look at: who, how much each way, state, reason, time of the last packet.
+fn told_flows(events: &Events) -> Vec<String> {
+    let text = |value: &Value| value.to_string().replace('"', "");
+    let mut told: Vec<String> = events
+        .ended_flows()
+        .iter()
+        .map(|event| {
+            let flow = &event["flow"];
+            let ends =
+                ["src_ip", "src_port", "dest_ip", "dest_port", "proto"].map(|k| text(&event[k]));
+            let counts = ["pkts_toserver", "pkts_toclient", "bytes_toserver", "bytes_toclient"];
+            let counts = counts.map(|name| text(&flow[name]));
+            let ended = ["state", "reason", "end"].map(|name| text(&flow[name]));
+            format!("{} | {} | {}", ends.join(" "), counts.join(" "), ended.join(" "))
+        })
+        .collect();
+    told.sort_unstable();
+    told
+}
+
+#[test]
+fn flows_have_exactly_what_their_packets_had() {
+    let (client, server) = (socket("192.0.2.1", 40_000), socket("192.0.2.2", 443));
+    let (v6, dns) = (socket("2001:db8::1", 5353), socket("2001:db8::2", 53));
+    let mut capture = Capture::default();
+    let tcp = |source, target, flags, payload: usize| {
+        frames::tcp(source, target, flags, &vec![0; payload])
+    };
+    for (time, frame) in [
+        (0.0, tcp(client, server, SYN, 0)),
+        (0.1, tcp(server, client, SYN | ACK, 0)),
+        (0.2, tcp(client, server, ACK, 0)),
+        (0.3, tcp(client, server, ACK, 100)),
+        (0.4, tcp(server, client, ACK, 1000)),
+        (0.5, frames::udp(v6, dns, &[0; 30])),
+        (0.6, frames::udp(dns, v6, &[0; 300])),
+        (0.7, tcp(server, client, FIN | ACK, 0)),
+        (0.8, tcp(client, server, FIN | ACK, 0)),
+        // Nobody answers.
+        (1.0, tcp(client, socket("192.0.2.3", 80), SYN, 0)),
+        (2.0, tcp(client, socket("192.0.2.3", 80), SYN, 0)),
+        // Long after all these are over; the same addresses again are another flow.
+        (400.0, frames::udp(v6, dns, &[0; 30])),
+    ] {
+        capture.add(time, frame);
+    }
+    let events = capture.events(&[]);
+    assert_eq!(
+        told_flows(&events),
+        [
+            "192.0.2.1 40000 192.0.2.2 443 TCP | 4 3 316 1162 | closed timeout \
+             2023-11-14T22:13:20.900000+0000",
+            "192.0.2.1 40000 192.0.2.3 80 TCP | 2 0 108 0 | new timeout \
+             2023-11-14T22:13:22.100000+0000",
+            "2001:db8::1 5353 2001:db8::2 53 UDP | 1 0 92 0 | new shutdown \
+             2023-11-14T22:20:00.100000+0000",
+            "2001:db8::1 5353 2001:db8::2 53 UDP | 1 1 92 362 | established timeout \
+             2023-11-14T22:13:20.700000+0000",
+        ]
+    );
+    // A connection and its end are two events of one flow.
+    let id_of = |events: Vec<&Value>| {
+        let mut ids = events.into_iter().filter(|event| event["dest_port"] == 443);
+        ids.next().unwrap()["flow_id"].clone()
+    };
+    assert_eq!(id_of(events.connections()), id_of(events.ended_flows()));
+}
+
+#[test]
+fn flows_are_the_same_whatever_the_number_of_workers() {
+    let folder = TempDir::new().unwrap();
+    let mut capture = Capture::default();
+    for number in 0..6000_u16 {
+        let time = f64::from(number) * 0.02;
+        let (source, target) = (socket(SCANNER, 1000 + number), socket(VICTIM, number % 7));
+        capture.add(time, frames::udp(source, target, &[0; 9]));
+        if number % 3 == 0 {
+            capture.add(time + 0.001, frames::tcp(target, source, SYN | ACK, b""));
+            capture.add(time + 0.002, frames::tcp(source, target, ACK, b""));
+        }
+    }
+    let path = capture.save(&folder, Format::USUAL);
+    let one = events_of(&path, &["--workers", "1"]);
+    assert_eq!(one.ended_flows().len(), 8000);
+    for workers in ["2", "3", "4"] {
+        let several = events_of(&path, &["--workers", workers]);
+        assert_eq!(without_workers(&several), without_workers(&one), "{workers} workers");
+    }
+}
+
+#[test]
+fn flows_beyond_the_limit_are_summarised_whatever_the_number_of_workers() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("sensor.toml");
+    std::fs::write(&config, "[events]\nfile = '-'\nflows_per_second = 10\n").unwrap();
+    let mut capture = Capture::default();
+    for number in 0..300_u16 {
+        let (source, target) = (socket(SCANNER, 1000 + number), socket(VICTIM, 53));
+        capture.add(0.0, frames::udp(source, target, b""));
+    }
+    // Time passes, so that the flows end by time, within the ten seconds of one sweep.
+    capture.add(100.0, frames::udp(socket(VICTIM, 1), socket(SCANNER, 1), b""));
+    let path = capture.save(&folder, Format::USUAL);
+    for workers in ["1", "3"] {
+        let events =
+            events_of(&path, &["--config", config.to_str().unwrap(), "--workers", workers]);
+        let summaries = events.anomalies("flows_summarised");
+        let told: u64 =
+            summaries.iter().map(|one| one["ringwatch"]["flows"].as_u64().unwrap()).sum();
+        let written = events.ended_flows().len() as u64;
+        assert_eq!((written, told), (6, 295), "{workers} workers: flows of one packet get half");
+    }
 }

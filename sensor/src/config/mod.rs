@@ -25,6 +25,8 @@ pub struct Config {
     pub capture: Capture,
     /// What counts as a scan.
     pub detect: Detect,
+    /// The table of flows.
+    pub flow: Flow,
     /// Which frames go to the collector.
     pub export: Export,
     /// Where to; `None`: local analysis only.
@@ -77,6 +79,23 @@ pub struct Detect {
     pub memory_mib: u32,
 }
 
+/// The table of flows: its size, and after how long without a packet a flow ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Flows that the tables of all workers together hold.
+    pub flows: u32,
+    /// TCP that was not acknowledged by both sides.
+    pub tcp_new: Duration,
+    /// TCP that was.
+    pub tcp_established: Duration,
+    /// TCP after FIN from both sides, or RST.
+    pub tcp_closed: Duration,
+    /// Others with packets of one side only.
+    pub new: Duration,
+    /// Others with packets of both sides.
+    pub established: Duration,
+}
+
 /// Which frames go to the collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Export {
@@ -121,6 +140,10 @@ pub struct Events {
     pub new_connections: bool,
     /// More new connections than this in a second are counted, not written.
     pub connections_per_second: u32,
+    /// One `flow` event for each flow that ends. Without them there is no table of flows.
+    pub flows: bool,
+    /// More ended flows than this in a second are counted, not written.
+    pub flows_per_second: u32,
 }
 
 /// Where event lines go on this host.
@@ -154,7 +177,21 @@ const SAMPLE_ONE_IN: (u32, u32, u32) = (2, 64, 1_000_000);
 const SNAPLEN: (u32, u32, u32) = (64, 65_535, 65_535);
 const POOL_MIB: (u32, u32, u32) = (1, 64, 4096);
 const CONNECTIONS_PER_SECOND: (u32, u32, u32) = (0, 10_000, 1_000_000);
+const FLOWS_PER_SECOND: (u32, u32, u32) = (0, 10_000, 1_000_000);
+const FLOWS: (u32, u32, u32) = (1024, 1_000_000, 100_000_000);
+const FLOW_TCP_NEW: (Duration, Duration, Duration) = flow_timeout(30);
+const FLOW_TCP_ESTABLISHED: (Duration, Duration, Duration) = flow_timeout(600);
+const FLOW_TCP_CLOSED: (Duration, Duration, Duration) = flow_timeout(10);
+const FLOW_NEW: (Duration, Duration, Duration) = flow_timeout(30);
+const FLOW_ESTABLISHED: (Duration, Duration, Duration) = flow_timeout(300);
 const API_LISTEN: &str = "127.0.0.1:8475";
+
+/// A time-out of flows: the whole table is looked at within the shortest, which costs the less the
+/// longer it is.
+const fn flow_timeout(default_seconds: u64) -> (Duration, Duration, Duration) {
+    let least_and_most = (Duration::from_secs(1), Duration::from_secs(86_400));
+    (least_and_most.0, Duration::from_secs(default_seconds), least_and_most.1)
+}
 
 impl Config {
     /// Reads and checks a configuration file.
@@ -202,6 +239,8 @@ mod tests {
         let shipped = check(include_str!("../../../config/sensor.toml")).unwrap();
         let defaults = Config::without_file();
         assert_eq!(shipped.detect, defaults.detect);
+        assert_eq!(shipped.flow, defaults.flow);
+        assert_eq!(shipped.events, defaults.events);
         assert_eq!(shipped.capture.ring_mib, defaults.capture.ring_mib);
         assert_eq!(shipped.capture.block_kib, defaults.capture.block_kib);
         assert_eq!(shipped.capture.retire_ms, defaults.capture.retire_ms);

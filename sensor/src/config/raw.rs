@@ -15,9 +15,10 @@ use crate::uplink::AddressError;
 
 use super::{
     API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
-    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, POOL_MIB,
-    RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW,
-    WORKERS,
+    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED,
+    FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, Flow,
+    POOL_MIB, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink,
+    WINDOW, WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -26,6 +27,7 @@ pub(super) struct RawConfig {
     sensor: RawSensor,
     capture: RawCapture,
     detect: RawDetect,
+    flow: RawFlow,
     export: RawExport,
     uplink: RawUplink,
     events: RawEvents,
@@ -79,6 +81,17 @@ struct RawDetect {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawFlow {
+    flows: Option<Spanned<u32>>,
+    tcp_new: Option<Spanned<String>>,
+    tcp_established: Option<Spanned<String>>,
+    tcp_closed: Option<Spanned<String>>,
+    new: Option<Spanned<String>>,
+    established: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawExport {
     frames: Option<Spanned<String>>,
     sample_one_in: Option<Spanned<u32>>,
@@ -101,6 +114,8 @@ struct RawEvents {
     file: Option<String>,
     new_connections: Option<bool>,
     connections_per_second: Option<Spanned<u32>>,
+    flows: Option<bool>,
+    flows_per_second: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,11 +127,12 @@ struct RawApi {
 /// Checks every value and fills in the defaults.
 pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, ConfigError> {
     let checker = Checker { path, text };
-    let RawConfig { sensor, capture, detect, export, uplink, events, api } = raw;
+    let RawConfig { sensor, capture, detect, flow, export, uplink, events, api } = raw;
     Ok(Config {
         sensor_name: checker.sensor_name(sensor)?,
         capture: checker.capture(capture)?,
         detect: checker.detect(detect)?,
+        flow: checker.flow(flow)?,
         export: checker.export(export, uplink.collectors.is_some())?,
         uplink: checker.uplink(uplink)?,
         events: checker.events(events)?,
@@ -220,6 +236,22 @@ impl Checker<'_> {
         })
     }
 
+    fn flow(&self, raw: RawFlow) -> Result<Flow, ConfigError> {
+        let RawFlow { flows, tcp_new, tcp_established, tcp_closed, new, established } = raw;
+        Ok(Flow {
+            flows: self.number("flow.flows", flows, FLOWS, "flows")?,
+            tcp_new: self.duration("flow.tcp_new", tcp_new, FLOW_TCP_NEW)?,
+            tcp_established: self.duration(
+                "flow.tcp_established",
+                tcp_established,
+                FLOW_TCP_ESTABLISHED,
+            )?,
+            tcp_closed: self.duration("flow.tcp_closed", tcp_closed, FLOW_TCP_CLOSED)?,
+            new: self.duration("flow.new", new, FLOW_NEW)?,
+            established: self.duration("flow.established", established, FLOW_ESTABLISHED)?,
+        })
+    }
+
     fn profile(&self, profile: Option<Spanned<String>>) -> Result<Profile, ConfigError> {
         let Some(profile) = profile else { return Ok(Profile::Default) };
         match profile.get_ref().as_str() {
@@ -291,7 +323,13 @@ impl Checker<'_> {
     }
 
     fn events(&self, raw: RawEvents) -> Result<Events, ConfigError> {
-        let RawEvents { file, new_connections, connections_per_second: limit } = raw;
+        let RawEvents {
+            file,
+            new_connections,
+            connections_per_second: limit,
+            flows,
+            flows_per_second,
+        } = raw;
         Ok(Events {
             output: match file.as_deref() {
                 None | Some("") => EventOutput::None,
@@ -304,6 +342,13 @@ impl Checker<'_> {
                 limit,
                 CONNECTIONS_PER_SECOND,
                 "connections",
+            )?,
+            flows: flows.unwrap_or(true),
+            flows_per_second: self.number(
+                "events.flows_per_second",
+                flows_per_second,
+                FLOWS_PER_SECOND,
+                "flows",
             )?,
         })
     }

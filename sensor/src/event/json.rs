@@ -74,6 +74,31 @@ impl<'a> Json<'a> {
         self.line.push(b'"');
     }
 
+    /// Two digits, as EVE has TCP flags.
+    pub(super) fn hexadecimal(&mut self, key: &str, byte: u8) {
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+        self.key(key);
+        self.line.extend_from_slice(&[b'"', digit(byte >> 4), digit(byte), b'"']);
+    }
+
+    /// A string of three digits.
+    pub(super) fn three_digits(&mut self, key: &str, number: u8) {
+        self.key(key);
+        let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit);
+        self.line.push(b'"');
+        self.line.extend_from_slice(&digits);
+        self.line.push(b'"');
+    }
+
+    /// VLAN ids, outer first, where there are any.
+    pub(super) fn vlan(&mut self, ids: [u16; 2]) {
+        match ids {
+            [0, 0] => {}
+            [outer, 0] => self.ports("vlan", &[outer]),
+            both => self.ports("vlan", &both),
+        }
+    }
+
     pub(super) fn list_of_one(&mut self, key: &str, text: &str) {
         self.enter(key, b'[');
         self.line.push(b'"');

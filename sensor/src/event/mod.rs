@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   mod      the kinds of events, and the writer that numbers them
+//!   flow     a flow that ended
 //!   json     escaping and number formatting into a reused buffer
 //! ```
 //!
 //! Everything of ours sits in one extra top-level object, `ringwatch`; the rest of every line follows
 //! the EVE schema. A line is ASCII and ends with a line feed.
 
+mod flow;
 mod json;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,7 @@ use wire::units::UnixNanos;
 
 use crate::detect::{Alert, AlertSummary, Kind};
 use crate::packet::FiveTuple;
+pub use flow::FlowEnd;
 use json::Json;
 
 /// A new TCP connection.
@@ -71,6 +74,8 @@ pub struct DecoderStats {
 pub enum Event<'a> {
     /// A connection is attempted: a `flow` event in state `new`.
     NewConnection(NewConnection<'a>),
+    /// A flow ended: a `flow` event with its counts.
+    FlowEnd(FlowEnd<'a>),
     /// A scan was found, grew, or ended: an `alert` event.
     Alert(&'a Alert),
     /// Where every frame and record went: a `stats` event.
@@ -99,6 +104,15 @@ pub enum Event<'a> {
         time: UnixNanos,
         /// Connections that have no event of their own.
         connections: u64,
+    },
+    /// Flows that ended and have no event of their own, over a span of time: an `anomaly` event.
+    FlowsSummarised {
+        /// When.
+        time: UnixNanos,
+        /// Flows beyond the limit of a second, or that found a queue full.
+        flows: u64,
+        /// Half-open flows that gave way to newer ones.
+        half_open_evicted: u64,
     },
     /// Alerts beyond the limit, over a span of time: an `anomaly` event.
     AlertsSummarised {
@@ -148,6 +162,10 @@ impl EventWriter {
         let mut json = Json::begin(line);
         match event {
             Event::NewConnection(connection) => self.new_connection(&mut json, connection),
+            Event::FlowEnd(end) => {
+                flow::write(&mut json, end);
+                self.ours(&mut json, |_| {});
+            }
             Event::Alert(alert) => self.alert(&mut json, alert),
             Event::Stats { time, uptime_seconds, decoder, ledger } => {
                 json.time("timestamp", *time);
@@ -169,6 +187,14 @@ impl EventWriter {
                 write_anomaly(&mut json, "connections_summarised");
                 self.ours(&mut json, |json| json.number("connections", *connections));
             }
+            Event::FlowsSummarised { time, flows, half_open_evicted } => {
+                json.time("timestamp", *time);
+                write_anomaly(&mut json, "flows_summarised");
+                self.ours(&mut json, |json| {
+                    json.number("flows", *flows);
+                    json.number("half_open_evicted", *half_open_evicted);
+                });
+            }
             Event::AlertsSummarised { time, summary } => {
                 json.time("timestamp", *time);
                 write_anomaly(&mut json, "alerts_summarised");
@@ -188,11 +214,7 @@ impl EventWriter {
         json.number("flow_id", connection.flow_id & FLOW_ID);
         json.string("in_iface", connection.interface);
         json.string("event_type", "flow");
-        match connection.vlan_ids {
-            [0, 0] => {}
-            [outer, 0] => json.ports("vlan", &[outer]),
-            both => json.ports("vlan", &both),
-        }
+        json.vlan(connection.vlan_ids);
         json.address("src_ip", tuple.source);
         json.number("src_port", u64::from(tuple.source_port));
         json.address("dest_ip", tuple.target);

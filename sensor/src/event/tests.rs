@@ -5,6 +5,7 @@ use wire::ledger::{InterfaceLedger, LostByReason};
 
 use super::*;
 use crate::detect::{Confidence, Phase};
+use crate::flow::{EndReason, EndedFlow, State};
 use crate::packet::{Address, protocol};
 
 const TIME: UnixNanos = UnixNanos(1_790_000_000_123_456_789);
@@ -24,6 +25,36 @@ fn connection() -> NewConnection<'static> {
         community_id: "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
         flow_id: u64::MAX,
     }
+}
+
+fn ended_flow() -> EndedFlow {
+    EndedFlow {
+        time: UnixNanos(TIME.0 + 600_000_000_000),
+        last: UnixNanos(TIME.0 + 2_900_000_000),
+        first: TIME,
+        tuple: connection().tuple,
+        vlan_ids: [7, 9],
+        interface: 0,
+        icmp: None,
+        is_fragments: false,
+        reason: EndReason::Timeout,
+        state: State::TcpEstablished,
+        flags: [0x1a, 0x12],
+        packets: [4, 3],
+        bytes: [772, 1654],
+    }
+}
+
+/// Flows of every protocol, state and reason.
+fn ended_flows() -> Vec<EndedFlow> {
+    let flow = ended_flow();
+    let tuple = |protocol| FiveTuple { protocol, ..flow.tuple };
+    let mut flows = vec![flow, EndedFlow { is_fragments: true, ..flow }];
+    flows.extend(State::ALL.map(|state| EndedFlow { state, ..flow }));
+    flows.extend(EndReason::ALL.map(|reason| EndedFlow { reason, ..flow }));
+    flows.extend((0..=255).map(|protocol| EndedFlow { tuple: tuple(protocol), ..flow }));
+    flows.push(EndedFlow { tuple: tuple(protocol::ICMP), icmp: Some((8, 0)), ..flow });
+    flows
 }
 
 fn alert(kind: Kind) -> Alert {
@@ -68,6 +99,11 @@ fn every_kind() -> Vec<Value> {
     let untagged = NewConnection { vlan_ids: [0, 0], ..connection() };
     let tagged = NewConnection { vlan_ids: [5, 0], ..connection() };
     let decoder = DecoderStats { packets: 8, bytes: 512, tcp: 7, ..Default::default() };
+    let flows = ended_flows();
+    let flow_end = |flow| {
+        let community_id = connection().community_id;
+        Event::FlowEnd(FlowEnd { flow, interface: "eth0", community_id, flow_id: u64::MAX })
+    };
     let summary = AlertSummary { delayed: 1, skipped_updates: 2, not_opened: 3 };
     let events = [
         Event::NewConnection(connection()),
@@ -80,16 +116,18 @@ fn every_kind() -> Vec<Value> {
         Event::Link { time: TIME, interface: "eth\"0", is_up: false },
         Event::ConnectionsSummarised { time: TIME, connections: 17 },
         Event::AlertsSummarised { time: TIME, summary },
+        Event::FlowsSummarised { time: TIME, flows: 17, half_open_evicted: 4096 },
     ];
+    let events = events.into_iter().chain(flows.iter().map(flow_end));
     let mut writer = EventWriter::new("web-1", 42);
-    let parse = |event: &Event<'_>| {
+    let mut parse = |event: &Event<'_>| {
         let mut line = Vec::new();
         writer.write(event, &mut line);
         assert!(line.is_ascii());
         assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1));
         serde_json::from_slice(&line).unwrap()
     };
-    events.iter().map(parse).collect()
+    events.map(|event| parse(&event)).collect()
 }
 
 /// The EVE schema, with exactly one more top-level property; `None` (said) where there is no corpus.
@@ -131,7 +169,10 @@ fn top_level_names_are_those_of_eve_and_one_of_ours() {
         "ip_v",
         "proto",
         "community_id",
+        "icmp_type",
+        "icmp_code",
         "flow",
+        "tcp",
         "alert",
         "stats",
         "anomaly",
@@ -177,6 +218,54 @@ fn a_new_connection_has_its_tuple_interface_and_tags() {
     });
     assert_eq!(events[0], expected);
     assert_eq!((&events[1]["vlan"], &events[2]["vlan"]), (&Value::Null, &json!([5])));
+}
+
+#[test]
+fn an_ended_flow_has_what_suricata_writes_of_it() {
+    let events = every_kind();
+    let ended = events.iter().find(|event| event["flow"]["reason"].is_string()).unwrap();
+    let expected = json!({
+        "timestamp": "2026-09-21T14:23:20.123456+0000",
+        "flow_id": (1_u64 << 53) - 1,
+        "in_iface": "eth0",
+        "event_type": "flow",
+        "vlan": [7, 9],
+        "src_ip": "192.0.2.1",
+        "src_port": 40_000,
+        "dest_ip": "198.51.100.2",
+        "dest_port": 443,
+        "ip_v": 4,
+        "proto": "TCP",
+        "community_id": "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+        "flow": {
+            "pkts_toserver": 4,
+            "pkts_toclient": 3,
+            "bytes_toserver": 772,
+            "bytes_toclient": 1654,
+            "start": "2026-09-21T14:13:20.123456+0000",
+            "end": "2026-09-21T14:13:23.023456+0000",
+            "age": 3,
+            "state": "established",
+            "reason": "timeout",
+            "alerted": false,
+        },
+        "tcp": {
+            "tcp_flags": "1a",
+            "tcp_flags_ts": "1a",
+            "tcp_flags_tc": "12",
+            "syn": true,
+            "psh": true,
+            "ack": true,
+            "state": "established",
+        },
+        "ringwatch": {"event_id": ended["ringwatch"]["event_id"], "sensor": "web-1"},
+    });
+    assert_eq!(*ended, expected);
+    let ping = events.iter().find(|event| event["icmp_type"].is_number()).unwrap();
+    assert_eq!((&ping["icmp_type"], &ping["icmp_code"]), (&json!(8), &json!(0)));
+    assert_eq!((&ping["src_port"], &ping["tcp"]), (&Value::Null, &Value::Null));
+    let protocols: Vec<_> = events.iter().filter_map(|event| event["proto"].as_str()).collect();
+    assert!(protocols.contains(&"GRE") && protocols.contains(&"200"), "{protocols:?}");
 }
 
 #[test]

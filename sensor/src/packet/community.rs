@@ -41,21 +41,31 @@ pub fn community_id_of_flow(tuple: &FiveTuple) -> String {
     }
 }
 
-/// Requests and their replies are one flow: the types stand in the place of ports. Messages that
-/// have no counterpart are flows of one direction.
 fn community_id_of_icmp(tuple: &FiveTuple, kind: u8, code: u8) -> String {
-    let counterpart = match tuple.protocol {
+    let (source_port, target_port) = icmp_ports(tuple.protocol, kind, code);
+    let (source, target) = ((tuple.source, source_port), (tuple.target, target_port));
+    let has_reply = icmp_reply(tuple.protocol, kind).is_some();
+    let (low, high) =
+        if source <= target || !has_reply { (source, target) } else { (target, source) };
+    name((low.0, high.0), tuple.protocol, Some((low.1, high.1)))
+}
+
+/// What stands in the place of the ports of an ICMP or ICMPv6 message. Requests and their replies are
+/// one flow: the types stand there. Messages that have no counterpart are flows of one direction: type
+/// and code.
+#[must_use]
+pub const fn icmp_ports(protocol: u8, kind: u8, code: u8) -> (u16, u16) {
+    match icmp_reply(protocol, kind) {
+        Some(counterpart) => (kind as u16, counterpart as u16),
+        None => (kind as u16, code as u16),
+    }
+}
+
+const fn icmp_reply(protocol: u8, kind: u8) -> Option<u8> {
+    match protocol {
         protocol::ICMP => icmp_counterpart(kind),
         _ => icmpv6_counterpart(kind),
-    };
-    let Some(counterpart) = counterpart else {
-        let ports = (u16::from(kind), u16::from(code));
-        return name((tuple.source, tuple.target), tuple.protocol, Some(ports));
-    };
-    let source = (tuple.source, u16::from(kind));
-    let target = (tuple.target, u16::from(counterpart));
-    let (low, high) = if source <= target { (source, target) } else { (target, source) };
-    name((low.0, high.0), tuple.protocol, Some((low.1, high.1)))
+    }
 }
 
 const fn icmp_counterpart(kind: u8) -> Option<u8> {

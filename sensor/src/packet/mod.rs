@@ -15,7 +15,7 @@ mod parse;
 mod tunnel;
 
 pub use address::Address;
-pub use community::{community_id, community_id_of_flow};
+pub use community::{community_id, community_id_of_flow, icmp_ports};
 pub use parse::{parse, parse_into};
 
 /// What analysis needs of one packet. Plain data, no borrow.

@@ -1,22 +1,28 @@
 //! What the workers learnt, merged in an order that no thread decides.
 
+use std::time::Duration;
+
 use wire::units::UnixNanos;
 
 use super::clock::{Meeting, tick_after};
 use crate::connections::NewConnection;
 use crate::detect::{Alert, Detector};
 use crate::evidence::Contact;
-use crate::recorder::Recorder;
+use crate::flow::EndedFlow;
+use crate::recorder::{Recorder, UnwrittenFlows};
 
 /// What one worker learnt since the meeting before.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) contacts: Vec<Contact>,
     pub(super) connections: Vec<NewConnection>,
+    pub(super) flows: Vec<EndedFlow>,
     /// The table had no room for some answers: silence then proves nothing.
     pub(super) answers_lost: bool,
     /// Connections over the limit of a second, since the start.
     pub(super) over_limit: u64,
+    /// Flows without an event of their own, since the start.
+    pub(super) unwritten_flows: UnwrittenFlows,
 }
 
 /// The detector, the recorder, and the time that is over for them.
@@ -26,13 +32,25 @@ pub(super) struct Merge {
     /// Connections over the limit of a second, of all workers, as last told.
     over_limit: u64,
     connections: Vec<NewConnection>,
+    flows: Vec<EndedFlow>,
+    flows_per_second: u32,
+    /// Flows without an event of their own, of all workers, as last told.
+    unwritten_flows: UnwrittenFlows,
     alerts: Vec<Alert>,
 }
 
 impl Merge {
-    pub(super) fn new(detector: Detector, recorder: Recorder) -> Self {
-        let (connections, alerts) = (Vec::new(), Vec::new());
-        Self { detector, recorder, over_limit: 0, connections, alerts }
+    pub(super) fn new(detector: Detector, recorder: Recorder, flows_per_second: u32) -> Self {
+        Self {
+            detector,
+            recorder,
+            over_limit: 0,
+            connections: Vec::new(),
+            flows: Vec::new(),
+            flows_per_second,
+            unwritten_flows: UnwrittenFlows::default(),
+            alerts: Vec::new(),
+        }
     }
 
     /// All workers have told what they learnt before a meeting: lets time pass in ticks until the
@@ -51,18 +69,22 @@ impl Merge {
                 next_tick.plus(Detector::TICK)
             };
         }
+        self.tell_flows();
     }
 
     /// Takes in what all workers learnt in the tick that ends at `tick`.
     fn take_in(&mut self, tick: UnixNanos, told: Vec<Told>) {
         let mut over_limit = 0;
+        let mut unwritten_flows = UnwrittenFlows::default();
         for (worker, told) in told.into_iter().enumerate() {
             if told.answers_lost {
                 self.detector.note_loss(tick.minus(Detector::TICK), tick);
             }
             told.contacts.iter().for_each(|contact| self.detector.merge(worker, contact));
             self.connections.extend(told.connections);
+            self.flows.extend(told.flows);
             over_limit += told.over_limit;
+            unwritten_flows.add(told.unwritten_flows);
         }
         // The order of frames at one time is not known across workers; addresses give one.
         self.connections.sort_unstable_by_key(|new| (new.time, new.tuple));
@@ -71,6 +93,16 @@ impl Merge {
         }
         self.recorder.connections_not_written(over_limit - self.over_limit);
         self.over_limit = over_limit;
+        self.recorder.flows_not_written(unwritten_flows.since(self.unwritten_flows));
+        self.unwritten_flows = unwritten_flows;
+    }
+
+    /// Writes the flows that ended until now, in an order that no thread decides.
+    fn tell_flows(&mut self) {
+        self.flows.sort_unstable();
+        for flow in self.flows.drain(..) {
+            self.recorder.flow(&flow);
+        }
     }
 
     fn tick(&mut self, now: UnixNanos) {
@@ -103,7 +135,22 @@ impl Merge {
         let now = latest.map_or(UnixNanos(0), |latest| latest.max(next_tick));
         self.detector.finish(now, &mut self.alerts);
         self.tell(now);
-        self.recorder.finish(now);
         now
+    }
+
+    /// Writes the flows that are left at `now`, and what else was not told. Each second of virtual time
+    /// from then on takes what its limit allows, however many of them had a single packet. Gives the time
+    /// when all are told.
+    pub(super) fn finish(&mut self, now: UnixNanos, told: Vec<Told>) -> UnixNanos {
+        self.take_in(now, told);
+        self.flows.sort_unstable();
+        let (mut last, share) = (now, (self.flows_per_second / 2).max(1));
+        for (place, flow) in self.flows.iter_mut().enumerate() {
+            last = now.plus(Duration::from_secs(1 + place as u64 / u64::from(share)));
+            flow.time = last;
+        }
+        self.tell_flows();
+        self.recorder.finish(last);
+        last
     }
 }

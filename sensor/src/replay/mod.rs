@@ -25,10 +25,10 @@ use std::sync::Arc;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use self::merge::{Merge, Told};
+use self::merge::Merge;
 use self::table::{Front, Table};
 use self::worker::Worker;
-use crate::analyse::{self, Analyser};
+use crate::analyse::{self, Analyser, FlowSettings};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::detect::Detector;
@@ -82,11 +82,12 @@ pub fn run(
     let counters = Counters::new(vec![name.clone()], workers);
     let recorder = recorder(config, sensor, name)?;
     let detector = Detector::new(setup::detector(&config.detect, KEY, false));
-    let table = Table::new(front, Merge::new(detector, recorder), workers);
-    let told = std::thread::scope(|scope| {
+    let merge = Merge::new(detector, recorder, config.events.flows_per_second);
+    let table = Table::new(front, merge, workers);
+    let ended = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
-                let worker = worker(config, workers, index, &counters);
+                let worker = worker(config, path, (index, workers), &counters);
                 let seat = table.seat(index);
                 scope.spawn(|| worker.run(seat))
             })
@@ -99,26 +100,47 @@ pub fn run(
         ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>, _>>()
     })?;
     let (front, merge) = table.clear()?;
-    end(*front, merge, told, &counters)
+    end(*front, merge, ended, &counters)
 }
 
-fn worker(config: &Config, workers: usize, index: usize, counters: &Counters) -> Worker {
+/// Worker `index` of `workers`.
+fn worker(
+    config: &Config,
+    path: &Path,
+    (index, workers): (usize, usize),
+    counters: &Counters,
+) -> Worker {
     let settings = analyse::Settings {
         new_connections: config.events.new_connections,
         connections_per_second: config.events.connections_per_second,
         contacts: setup::contacts(&config.detect, workers),
+        flows: flow_settings(config, path, workers),
         key: KEY,
     };
     let counters = counters.workers()[index].clone();
     let analyser = Analyser::new(&settings, counters.clone());
-    Worker { index, workers, analyser, counters, connections: Vec::new() }
+    Worker { index, workers, analyser, counters, connections: Vec::new(), flows: Vec::new() }
+}
+
+/// The table of flows of one worker: no larger than the file can need, so that a small file costs little.
+fn flow_settings(config: &Config, path: &Path, workers: usize) -> Option<FlowSettings> {
+    /// A record header of 16 bytes and a link-layer header.
+    const LEAST_RECORD: u64 = 30;
+    let packets = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    let packets = packets.and_then(|file| usize::try_from(file.len() / LEAST_RECORD).ok());
+    setup::flows(config, workers).map(|flows| FlowSettings {
+        flows: flows.flows.min(packets.unwrap_or(usize::MAX)),
+        // The limit of a second is kept where the flows of all workers are in order.
+        per_second: None,
+        ..flows
+    })
 }
 
 /// Lets time run out and writes the last events. An error in the file comes after them.
 fn end(
     front: Front,
     mut merge: Merge,
-    told: Vec<Told>,
+    mut workers: Vec<Worker>,
     counters: &Counters,
 ) -> Result<Ledger, ReplayError> {
     let Front { mut file, filter, fault, clock } = front;
@@ -128,7 +150,11 @@ fn end(
     if let Some(filter) = filter {
         tracing::info!(frames = clock.frames, skipped = filter.skipped(), "filtered the file");
     }
-    let ended_at = merge.run_out(clock.seen.map(|(_, latest)| latest), clock.next_tick, told);
+    let told = workers.iter_mut().map(|worker| worker.tell(clock.next_tick)).collect();
+    let latest = clock.seen.map(|(_, latest)| latest);
+    let now = merge.run_out(latest, clock.next_tick, told);
+    let told = workers.into_iter().map(|worker| worker.finish(now)).collect();
+    let ended_at = merge.finish(now, told);
     // What the kernel is to a ring, the file is to this run: it offered what was read.
     let counted = &counters.workers()[0].interfaces[0];
     counted.kernel_packets.set(clock.frames);
@@ -151,6 +177,7 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
         boot_epoch: 0,
         interfaces: vec![name],
         connections_per_second: config.events.connections_per_second,
+        flows_per_second: config.events.flows_per_second,
         flow_key: KEY,
     };
     Ok(Recorder::new(settings, Output::open(&config.events.output)?, None, Arc::default()))

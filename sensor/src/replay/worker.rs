@@ -2,15 +2,20 @@
 
 use std::mem;
 
+use wire::units::UnixNanos;
+
 use super::ReplayError;
-use super::clock::Meeting;
+use super::clock::{Meeting, tick_after};
 use super::merge::Told;
 use super::table::{Front, Part, Seat, Task};
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
 use crate::counters::WorkerSet;
+use crate::detect::Detector;
 use crate::evidence::Published;
+use crate::flow::EndedFlow;
 use crate::frame::Frame;
+use crate::recorder::UnwrittenFlows;
 
 /// Analyses one's share of a file.
 pub(super) struct Worker {
@@ -20,11 +25,14 @@ pub(super) struct Worker {
     pub(super) counters: WorkerSet,
     /// Found since the last meeting.
     pub(super) connections: Vec<NewConnection>,
+    /// Ended since the last meeting.
+    pub(super) flows: Vec<EndedFlow>,
 }
 
 impl Worker {
-    /// Works until the file has ended. Gives what was learnt since the last meeting.
-    pub(super) fn run(mut self, mut seat: Seat<'_>) -> Result<Told, ReplayError> {
+    /// Works until the file has ended. Gives itself back: it still has what it learnt since the last
+    /// meeting, and the flows that are alive.
+    pub(super) fn run(mut self, mut seat: Seat<'_>) -> Result<Self, ReplayError> {
         loop {
             match seat.next_task()? {
                 Task::Read(number, piece, mut part) => {
@@ -43,7 +51,7 @@ impl Worker {
                     let told = self.analyse(&part);
                     seat.hand_in(part, told)?;
                 }
-                Task::End => return Ok(self.tell()),
+                Task::End => return Ok(self),
             }
         }
     }
@@ -80,14 +88,14 @@ impl Worker {
         };
         for meeting in meetings {
             frames_until(self, meeting.frame);
-            told.push((*meeting, self.tell()));
+            told.push((*meeting, self.tell(tick_after(meeting.clock).minus(Detector::TICK))));
         }
         frames_until(self, chunk.len());
         told
     }
 
     fn analyse_frames<'a>(&mut self, mut frames: impl Iterator<Item = Frame<'a>>) {
-        let Self { analyser, connections, .. } = self;
+        let Self { analyser, connections, flows, .. } = self;
         let mut vector = [Frame::EMPTY; VECTOR];
         loop {
             let mut count = 0;
@@ -98,19 +106,33 @@ impl Worker {
             if count == 0 {
                 return;
             }
-            analyser.analyse(0, &vector[..count], |connection| connections.push(connection));
+            let connection = |connection| connections.push(connection);
+            analyser.analyse(0, &vector[..count], connection, |flow| flows.push(flow));
         }
     }
 
-    /// What was learnt since the last meeting.
-    fn tell(&mut self) -> Told {
+    /// What was learnt since the last meeting; ends the flows that are idle for too long at `now`.
+    pub(super) fn tell(&mut self, now: UnixNanos) -> Told {
+        let Self { analyser, flows, .. } = self;
+        analyser.end_idle_flows(now, |flow| flows.push(flow));
         let mut contacts = Vec::new();
         let Published { answers_lost, .. } = self.analyser.publish(|contact| {
             contacts.push(*contact);
             true
         });
         let connections = mem::take(&mut self.connections);
-        let over_limit = self.counters.worker.connections_over_limit.read();
-        Told { contacts, connections, answers_lost, over_limit }
+        let flows = mem::take(&mut self.flows);
+        let counted = &self.counters.worker;
+        let over_limit = counted.connections_over_limit.read();
+        let unwritten_flows = UnwrittenFlows::of_worker(counted);
+        Told { contacts, connections, flows, answers_lost, over_limit, unwritten_flows }
+    }
+
+    /// Ends every flow: at this time nothing more comes.
+    pub(super) fn finish(mut self, now: UnixNanos) -> Told {
+        let mut told = self.tell(now);
+        self.analyser.end_all_flows(now, |flow| told.flows.push(flow));
+        told.unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
+        told
     }
 }
