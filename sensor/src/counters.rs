@@ -48,6 +48,9 @@ pub struct InterfaceCounters {
     pub ring_freezes: Counter,
     /// Ring entries that failed the checks at the border.
     pub corrupt: Counter,
+    /// Stored in a ring that was given up before they were read: the worker panicked, or the ring
+    /// could not be drained.
+    pub unread: Counter,
     /// Taken into analysis.
     pub analysed: Counter,
     /// Bytes on the wire of the analysed frames.
@@ -68,6 +71,8 @@ pub struct InterfaceCounters {
     pub exported: Counter,
     /// Wanted by export, but no batch was free.
     pub lost_pool_empty: Counter,
+    /// Analysed, but the worker panicked before export had decided.
+    pub lost_worker_panicked: Counter,
     /// What the packets were.
     pub packets: PacketCounters,
 }
@@ -193,7 +198,7 @@ impl Counters {
         let mut ledger = self.ledger();
         for one in &mut ledger.interfaces {
             one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
-            let read = one.kernel_drops + one.corrupt + one.analysed;
+            let read = one.kernel_drops + one.corrupt + one.unread + one.analysed;
             one.kernel_packets = one.kernel_packets.max(read);
         }
         ledger
@@ -223,15 +228,16 @@ impl Counters {
     fn interface_ledger(&self, index: usize, name: &str) -> InterfaceLedger {
         let sum = |of: fn(&InterfaceCounters) -> &Counter| self.interface_sum(index, of);
         let pool_empty = sum(|c| &c.lost_pool_empty);
-        let mut lost = LostByReason::new();
-        if pool_empty > 0 {
-            lost.insert("pool_empty".into(), pool_empty);
-        }
+        let worker_panicked = sum(|c| &c.lost_worker_panicked);
+        let reasons = [("pool_empty", pool_empty), ("worker_panicked", worker_panicked)];
+        let counted = reasons.into_iter().filter(|(_, frames)| *frames > 0);
+        let lost: LostByReason = counted.map(|(why, frames)| (why.into(), frames)).collect();
         InterfaceLedger {
             name: name.to_owned(),
             kernel_packets: sum(|c| &c.kernel_packets),
             kernel_drops: sum(|c| &c.kernel_drops),
             corrupt: sum(|c| &c.corrupt),
+            unread: sum(|c| &c.unread),
             analysed: sum(|c| &c.analysed),
             not_selected: sum(|c| &c.not_selected) + sum(|c| &c.own_uplink),
             exported: sum(|c| &c.exported),
@@ -249,18 +255,22 @@ mod tests {
         let counters = Counters::new(vec!["a".into(), "b".into()], 2);
         for (index, set) in counters.workers().iter().enumerate() {
             let counted = &set.interfaces[1];
-            counted.kernel_packets.add(10 + index as u64);
+            counted.kernel_packets.add(12 + index as u64);
             counted.kernel_drops.add(3);
+            counted.unread.add(2);
             counted.analysed.add(7 + index as u64);
-            counted.not_selected.add(5 + index as u64);
+            counted.not_selected.add(4 + index as u64);
+            counted.lost_worker_panicked.add(1);
             counted.own_uplink.add(1);
             counted.lost_pool_empty.add(1);
         }
         let ledger = counters.ledger();
         assert_eq!(ledger.check(), Ok(()));
-        assert_eq!(ledger.interfaces[1].kernel_packets, 21);
-        assert_eq!(ledger.interfaces[1].not_selected, 13);
+        assert_eq!(ledger.interfaces[1].kernel_packets, 25);
+        assert_eq!(ledger.interfaces[1].unread, 4);
+        assert_eq!(ledger.interfaces[1].not_selected, 11);
         assert_eq!(ledger.interfaces[1].lost["pool_empty"], 2);
+        assert_eq!(ledger.interfaces[1].lost["worker_panicked"], 2);
         assert_eq!(ledger.interfaces[0].kernel_packets, 0);
     }
 }

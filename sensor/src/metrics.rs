@@ -120,6 +120,9 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
     }),
     ("ringwatch_ring_freezes", "Times that the ring became full", |c| &c.ring_freezes),
     ("ringwatch_ring_corrupt", "Ring entries that failed the checks at the border", |c| &c.corrupt),
+    ("ringwatch_unread_frames", "Frames in rings that were given up before they were read", |c| {
+        &c.unread
+    }),
     ("ringwatch_analysed_packets", "Frames taken into analysis", |c| &c.analysed),
     ("ringwatch_analysed_bytes", "Bytes on the wire of the frames taken into analysis", |c| {
         &c.analysed_bytes
@@ -136,6 +139,11 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
         "ringwatch_frames_lost_pool_empty",
         "Frames that export wanted while no batch was free",
         |c| &c.lost_pool_empty,
+    ),
+    (
+        "ringwatch_frames_lost_worker_panicked",
+        "Frames whose worker panicked before export had decided",
+        |c| &c.lost_worker_panicked,
     ),
 ];
 
