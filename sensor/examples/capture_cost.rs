@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use afpacket::sync::RawPacketStream;
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
-use sensor::afpacket::{Interface, Ring, RingConfig, wait};
+use sensor::afpacket::{Interface, Ring, RingConfig, Scope, Unbound, wait};
 
 const MIB: u32 = 1024 * 1024;
 
@@ -52,7 +52,7 @@ fn ring(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<
         snaplen: 65535,
         promiscuous: true,
     };
-    let mut ring = Ring::open(&config, &Interface::find(interface)?)?;
+    let mut ring = Ring::open(Unbound::new()?, &config, &Scope::One(Interface::find(interface)?))?;
     ring.begin()?;
     let before = processor_nanoseconds()?;
     let mut frames = 0;

@@ -172,10 +172,11 @@ impl From<SetupError> for Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Permission { .. } => Self::Privilege(Box::new(error)),
+            OpenError::Permission => Self::Privilege(Box::new(error)),
             OpenError::NoSuchInterface { .. }
             | OpenError::UnsupportedHardware { .. }
-            | OpenError::Setting { .. } => Self::Usage(Box::new(error)),
+            | OpenError::Setting { .. }
+            | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
             OpenError::Memory { .. } | OpenError::System { .. } => Self::Running(Box::new(error)),
         }
     }

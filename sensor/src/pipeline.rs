@@ -381,7 +381,8 @@ impl Crew {
             interfaces: interfaces.clone(),
             ring: *ring,
             groups,
-            is_shared: cpus.len() > 1,
+            // At most as many as the host has CPUs.
+            workers: u32::try_from(cpus.len()).unwrap_or(u32::MAX),
             analyser: Analyser::new(&settings, counters.clone()),
             counters,
             exporter,

@@ -14,7 +14,8 @@ use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
-    self, Block, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake,
+    self, Block, Fanout, FanoutGroup, Interface, LinkEvent, OpenError, Ring, RingConfig, Scope,
+    Unbound, Wake,
 };
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
@@ -52,8 +53,8 @@ pub struct Plan {
     pub ring: RingConfig,
     /// Fanout groups to join, one for each interface; empty: this worker makes them.
     pub groups: Vec<FanoutGroup>,
-    /// There are other workers: groups are needed.
-    pub is_shared: bool,
+    /// How many workers there are; more than one need groups.
+    pub workers: u32,
     /// Tables.
     pub analyser: Analyser,
     /// What the worker counts.
@@ -165,10 +166,12 @@ impl Worker {
         let mut slots = Vec::with_capacity(plan.interfaces.len());
         let mut groups = Vec::with_capacity(plan.interfaces.len());
         for (index, interface) in plan.interfaces.iter().enumerate() {
-            let ring = Ring::open(&plan.ring, interface)?;
+            let ring = Ring::open(Unbound::new()?, &plan.ring, &Scope::One(interface.clone()))?;
             match plan.groups.get(index) {
-                Some(group) => ring.join(*group)?,
-                None if plan.is_shared => groups.push(ring.start_group()?),
+                Some(group) => ring.join(group)?,
+                None if plan.workers > 1 => {
+                    groups.push(ring.start_group(&Fanout::Hash, plan.workers)?);
+                }
                 None => {}
             }
             slots.push(Slot {
@@ -204,7 +207,7 @@ impl Worker {
             let Some(ring) = &mut slot.ring else { continue };
             if let Err(error) = ring.begin() {
                 // Its filter still rejects everything: nothing is captured, and health says so.
-                let interface = &ring.interface().name;
+                let interface = ring.scope().name();
                 tracing::error!(interface, error = %error_chain(&error), "cannot begin to capture");
                 self.outlets.health.set_link(slot.interface, Link::Down);
             }
@@ -353,7 +356,7 @@ impl Worker {
                 LinkEvent::Gone => Link::Gone,
             };
             if let Some(before) = self.outlets.health.set_link(slot.interface, link) {
-                say(&ring.interface().name, event);
+                say(ring.scope().name(), event);
                 let is_up = link == Link::Up;
                 if is_up != (before == Link::Up) {
                     // 1 024 news wait at most; what finds no room is in health and in the next event.
@@ -383,8 +386,8 @@ impl Worker {
 
     /// Lets no further frame in and works through what the kernel took.
     fn drain(&mut self) {
-        for slot in &self.slots {
-            if let Some(Err(error)) = slot.ring.as_ref().map(Ring::reject_all) {
+        for slot in &mut self.slots {
+            if let Some(Err(error)) = slot.ring.as_mut().map(Ring::reject_all) {
                 tracing::warn!(%error, "cannot stop the ring; the last frames may be missing");
             }
         }

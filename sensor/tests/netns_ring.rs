@@ -11,7 +11,8 @@ use perf::frames;
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
 use sensor::afpacket::{
-    Captured, Direction, Interface, LinkEvent, OpenError, Ring, RingConfig, Wake, wait,
+    Captured, Direction, Fanout, Interface, LinkEvent, OpenError, Ring, RingConfig, Scope, Unbound,
+    Wake, wait,
 };
 use sensor::frame::VlanTag;
 
@@ -40,7 +41,8 @@ fn probe() -> Vec<u8> {
 }
 
 fn open(config: &RingConfig, interface: &str) -> Ring {
-    Ring::open(config, &Interface::find(interface).unwrap()).unwrap()
+    let scope = Scope::One(Interface::find(interface).unwrap());
+    Ring::open(Unbound::new().unwrap(), config, &scope).unwrap()
 }
 
 fn started(config: &RingConfig, interface: &str) -> Ring {
@@ -52,9 +54,9 @@ fn started(config: &RingConfig, interface: &str) -> Ring {
 /// A group of rings on one interface, all started.
 fn group(interface: &str, count: usize) -> Vec<Ring> {
     let mut rings: Vec<_> = (0..count).map(|_| open(&CONFIG, interface)).collect();
-    let group = rings[0].start_group().unwrap();
+    let group = rings[0].start_group(&Fanout::Hash, 2).unwrap();
     for ring in &rings[1..] {
-        ring.join(group).unwrap();
+        ring.join(&group).unwrap();
     }
     for ring in &mut rings {
         ring.begin().unwrap();
@@ -424,11 +426,9 @@ fn unknown_interface_names_those_that_exist() {
 #[test]
 fn missing_capability_is_named() {
     let Some(lab) = Lab::new() else { return };
-    let error = without_net_raw(lab.sensor(), || {
-        Ring::open(&CONFIG, &Interface::find("s0").unwrap()).unwrap_err()
-    });
-    assert!(matches!(error, OpenError::Permission { .. }), "{error:?}");
-    assert_eq!(error.to_string(), "cannot capture on s0: CAP_NET_RAW is missing");
+    let error = without_net_raw(lab.sensor(), || Unbound::new().unwrap_err());
+    assert!(matches!(error, OpenError::Permission), "{error:?}");
+    assert_eq!(error.to_string(), "cannot open a packet socket: CAP_NET_RAW is missing");
 }
 
 fn without_net_raw<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
@@ -444,8 +444,8 @@ fn ring_of_another_interface_cannot_join() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
         let first = open(&CONFIG, "s0");
-        let group = first.start_group().unwrap();
-        let error = open(&CONFIG, "lo").join(group).unwrap_err();
+        let group = first.start_group(&Fanout::Hash, 2).unwrap();
+        let error = open(&CONFIG, "lo").join(&group).unwrap_err();
         assert_eq!(error.to_string(), "cannot join a fanout group on lo");
     });
 }

@@ -5,7 +5,7 @@
 //!          │ tpacket_block_desc  status, num_pkts, offset_to_first_pkt
 //!          ├──────────────────┤ offset_to_first_pkt
 //!          │ tpacket3_hdr     │ tp_next_offset to the next one, tp_mac, tp_snaplen
-//!          │ sockaddr_ll      │ direction
+//!          │ sockaddr_ll      │ interface, hardware, direction
 //!          │ (gap)            │
 //!          │ frame            │ at tp_mac, tp_snaplen bytes
 //!          ├──────────────────┤ + tp_next_offset
@@ -24,7 +24,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket3_hdr};
 use wire::units::{UnixNanos, WireLen};
 
-use crate::frame::{Frame, LinkType, VlanTag};
+use super::interface;
+use crate::frame::{Frame, VlanTag};
 
 /// Where `sockaddr_ll` lies behind a frame's header.
 const ADDRESS_OFFSET: usize = 48;
@@ -66,7 +67,6 @@ pub struct Block<'ring> {
     start: NonNull<u8>,
     bytes: usize,
     claimed: u32,
-    link: LinkType,
     /// Set by the walk that met something unreadable; added to the tally on drop.
     corrupt: Cell<u32>,
     tally: &'ring mut Tally,
@@ -83,7 +83,6 @@ impl<'ring> Block<'ring> {
     pub(super) unsafe fn take(
         start: NonNull<u8>,
         bytes: usize,
-        link: LinkType,
         tally: &'ring mut Tally,
     ) -> Option<Self> {
         // SAFETY: the caller promises an aligned, valid block header.
@@ -97,7 +96,7 @@ impl<'ring> Block<'ring> {
         // SAFETY: valid for reads by the caller's promise, and ours since the load above.
         let claimed = unsafe { (&raw const (*header).num_pkts).read() };
         tally.claimed += u64::from(claimed);
-        Some(Self { start, bytes, claimed, link, corrupt: Cell::new(0), tally })
+        Some(Self { start, bytes, claimed, corrupt: Cell::new(0), tally })
     }
 
     /// How many frames the block claims to hold.
@@ -119,7 +118,6 @@ impl<'ring> Block<'ring> {
             bytes: self.bytes,
             offset: first,
             left: self.claimed,
-            link: self.link,
             corrupt: &self.corrupt,
             block: PhantomData,
         };
@@ -150,7 +148,6 @@ pub struct Frames<'block> {
     bytes: usize,
     offset: usize,
     left: u32,
-    link: LinkType,
     corrupt: &'block Cell<u32>,
     block: PhantomData<&'block [u8]>,
 }
@@ -179,10 +176,10 @@ impl<'block> Iterator for Frames<'block> {
         }
         // SAFETY: `offset` + FRAME_HEADER_BYTES lies in the block (checked above), which is valid for
         // reads while the `Block` behind 'block lives; read_unaligned asks for no alignment.
-        let (header, packet_type) = unsafe {
+        let (header, address) = unsafe {
             let at = self.start.add(self.offset);
-            let packet_type = at.add(ADDRESS_OFFSET + offset_of!(sockaddr_ll, sll_pkttype));
-            (at.cast::<tpacket3_hdr>().read_unaligned(), packet_type.read())
+            let address = at.add(ADDRESS_OFFSET).cast::<sockaddr_ll>();
+            (at.cast::<tpacket3_hdr>().read_unaligned(), address.read_unaligned())
         };
         let mac = usize::from(header.tp_mac);
         let captured = header.tp_snaplen as usize;
@@ -199,7 +196,11 @@ impl<'block> Iterator for Frames<'block> {
         let data =
             unsafe { slice::from_raw_parts(self.start.add(self.offset + mac).as_ptr(), captured) };
         self.advance(header.tp_next_offset as usize);
-        Some(Captured { frame: frame(data, &header, self.link), packet_type })
+        Some(Captured {
+            frame: frame(data, &header, &address),
+            packet_type: address.sll_pkttype,
+            interface_index: address.sll_ifindex.cast_unsigned(),
+        })
     }
 
     #[inline]
@@ -257,13 +258,18 @@ fn prefetch_line(address: *const u8) {
 }
 
 #[inline]
-fn frame<'block>(data: &'block [u8], header: &tpacket3_hdr, link: LinkType) -> Frame<'block> {
+fn frame<'block>(
+    data: &'block [u8],
+    header: &tpacket3_hdr,
+    address: &sockaddr_ll,
+) -> Frame<'block> {
     Frame {
         data,
         wire_len: WireLen(header.tp_len),
         time: UnixNanos(u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec)),
         vlan: vlan(header),
-        link,
+        // A type of hardware that `Interface::find` refuses has a link type that no parser knows.
+        link: interface::link_type(address.sll_hatype).unwrap_or(interface::UNKNOWN_LINK),
     }
 }
 
@@ -285,7 +291,10 @@ fn vlan(header: &tpacket3_hdr) -> Option<VlanTag> {
 pub struct Captured<'block> {
     /// The frame, borrowed from the block.
     pub frame: Frame<'block>,
-    packet_type: u8,
+    /// What the kernel says of its destination and direction: a `PACKET_` number.
+    pub packet_type: u8,
+    /// Index of the interface that it passed.
+    pub interface_index: u32,
 }
 
 impl Captured<'_> {
@@ -333,6 +342,7 @@ fn header_of(start: NonNull<u8>) -> *mut tpacket_hdr_v1 {
 mod tests {
     use super::*;
     use crate::afpacket::fake::{FakeFrame, FakeRing, MAC_OFFSET};
+    use crate::frame::LinkType;
     use proptest::prelude::*;
 
     const BYTES: usize = 4096;
@@ -340,7 +350,7 @@ mod tests {
     fn take<'a>(ring: &'a FakeRing, tally: &'a mut Tally) -> Option<Block<'a>> {
         // SAFETY: the fake ring is aligned memory of whole blocks that outlives the result, and no
         // test writes to a block that it handed over, or takes one twice.
-        unsafe { Block::take(ring.block(0), BYTES, LinkType::ETHERNET, tally) }
+        unsafe { Block::take(ring.block(0), BYTES, tally) }
     }
 
     fn three_frames() -> (FakeRing, Vec<usize>) {
@@ -361,6 +371,7 @@ mod tests {
             status: libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID,
             vlan: (0x88a8, 0),
             packet_type: libc::PACKET_OUTGOING,
+            interface: (7, libc::ARPHRD_CAN),
         };
         ring.fill(0, &[FakeFrame::whole(b"first"), tagged]);
         ring.hand_over(0);
@@ -373,11 +384,13 @@ mod tests {
         let Frame { data, wire_len, time, vlan, link } = frames[1].frame;
         assert_eq!(
             (data, wire_len, link),
-            (b"second".as_slice(), WireLen(900), LinkType::ETHERNET)
+            (b"second".as_slice(), WireLen(900), interface::UNKNOWN_LINK)
         );
         assert_eq!(time, UnixNanos(4_294_967_295_999_999_999));
         assert_eq!(vlan, Some(VlanTag { protocol: 0x88a8, control: 0 }));
         assert_eq!(frames[1].direction(), Direction::Outgoing);
+        assert_eq!((frames[0].interface_index, frames[1].interface_index), (3, 7));
+        assert_eq!(frames[0].frame.link, LinkType::ETHERNET);
         drop(block);
         assert_eq!(tally, Tally { claimed: 2, corrupt: 0 });
     }

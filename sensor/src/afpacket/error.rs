@@ -7,11 +7,8 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The thread lacks the capability to open packet sockets.
-    #[error("cannot capture on {interface}: CAP_NET_RAW is missing")]
-    Permission {
-        /// Name of the interface.
-        interface: String,
-    },
+    #[error("cannot open a packet socket: CAP_NET_RAW is missing")]
+    Permission,
     /// There is no interface of this name.
     #[error("there is no interface {name:?}; there are {}", existing.join(", "))]
     NoSuchInterface {
@@ -46,6 +43,17 @@ pub enum OpenError {
         /// Size of the ring.
         bytes: u64,
     },
+    /// The packet filter is longer than the kernel takes.
+    #[error(
+        "packet filter on {interface} has {instructions} instructions; the kernel takes 4096 at \
+         most, and less where net.core.optmem_max is small: exclude fewer interfaces"
+    )]
+    FilterTooLong {
+        /// Name of the interface.
+        interface: String,
+        /// Instructions of the filter.
+        instructions: usize,
+    },
     /// Another step failed.
     #[error("cannot {step} on {interface}")]
     System {
@@ -71,8 +79,6 @@ pub enum Step {
     Reserve,
     /// `PACKET_TIMESTAMP`.
     Timestamp,
-    /// `PACKET_IGNORE_OUTGOING`.
-    IgnoreOutgoing,
     /// `SO_ATTACH_FILTER`.
     Filter,
     /// `PACKET_RX_RING`.
@@ -97,7 +103,6 @@ impl fmt::Display for Step {
             Self::Version => "choose TPACKET_V3",
             Self::Reserve => "reserve room for a VLAN tag",
             Self::Timestamp => "choose the time stamps",
-            Self::IgnoreOutgoing => "leave out outgoing frames",
             Self::Filter => "attach a packet filter",
             Self::RxRing => "make a receive ring",
             Self::Map => "map the receive ring",
@@ -110,12 +115,8 @@ impl fmt::Display for Step {
 }
 
 impl OpenError {
-    /// The error of `step`, told apart by what the caller can do about it.
+    /// The error of `step`.
     pub(super) fn at(step: Step, interface: &str, source: io::Error) -> Self {
-        let interface = interface.to_owned();
-        match (step, source.raw_os_error()) {
-            (Step::Socket, Some(libc::EPERM | libc::EACCES)) => Self::Permission { interface },
-            _ => Self::System { step, interface, source },
-        }
+        Self::System { step, interface: interface.to_owned(), source }
     }
 }

@@ -33,12 +33,15 @@ pub(super) struct FakeFrame {
     pub(super) status: u32,
     pub(super) vlan: (u16, u16),
     pub(super) packet_type: u8,
+    /// Index and ARPHRD_ number.
+    pub(super) interface: (u32, u16),
 }
 
 impl FakeFrame {
     pub(super) fn whole(data: &[u8]) -> Self {
         let wire_len = u32::try_from(data.len()).unwrap();
-        Self { data: data.to_vec(), wire_len, ..Self::default() }
+        let interface = (3, libc::ARPHRD_ETHER);
+        Self { data: data.to_vec(), wire_len, interface, ..Self::default() }
     }
 }
 
@@ -109,7 +112,12 @@ impl FakeRing {
         for (field, value) in fields {
             self.put(index, at + field, value);
         }
-        let packet_type = at + 48 + offset_of!(sockaddr_ll, sll_pkttype);
+        let address = at + 48;
+        let (interface, hardware) = frame.interface;
+        self.put(index, address + offset_of!(sockaddr_ll, sll_ifindex), interface);
+        let hardware_at = address + offset_of!(sockaddr_ll, sll_hatype);
+        self.overwrite(index, hardware_at, &hardware.to_ne_bytes());
+        let packet_type = address + offset_of!(sockaddr_ll, sll_pkttype);
         self.overwrite(index, packet_type, &[frame.packet_type]);
     }
 

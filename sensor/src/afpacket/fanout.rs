@@ -1,36 +1,66 @@
-//! Fanout groups: rings that share the frames of one interface. The kernel deals by a symmetric hash
-//! of the flow, so both directions of a flow reach the same ring.
+//! Fanout groups: rings that share the frames of one interface, or of all.
 
-use libc::{PACKET_FANOUT_FLAG_IGNORE_OUTGOING, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_HASH};
+use libc::{
+    PACKET_FANOUT_CPU, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_HASH, PACKET_FANOUT_QM,
+    fanout_args,
+};
 
-/// A fanout group of one interface and network namespace. Made by the first ring that joins
-/// ([`Ring::start_group`](super::Ring::start_group)); the others join it.
+/// How the kernel deals frames to the rings of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fanout {
+    /// By a symmetric hash of addresses and ports: both directions of a flow reach the same ring.
+    /// Fragments go by the addresses alone.
+    Hash,
+    /// By the CPU that took the frame from the interface, modulo the number of rings. Join in CPU
+    /// order, and make the sockets in that order: after the link was down the kernel links them anew,
+    /// in the order in which they were made.
+    Cpu,
+    /// By the interface's receive queue, modulo the number of rings. Order as with [`Fanout::Cpu`].
+    Queue,
+}
+
+impl Fanout {
+    fn kind(&self) -> u32 {
+        match self {
+            Self::Hash => PACKET_FANOUT_HASH,
+            Self::Cpu => PACKET_FANOUT_CPU,
+            Self::Queue => PACKET_FANOUT_QM,
+        }
+    }
+}
+
+/// A fanout group of one interface, or of all, and of one network namespace. Made by the first ring
+/// that joins ([`Ring::start_group`](super::Ring::start_group)); the others join it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FanoutGroup {
     id: u16,
-    ignores_outgoing: bool,
+    kind: u16,
+    members: u32,
 }
 
+/// Members that a group may have if nothing else is asked for, which kernels before 5.15 cannot.
+pub(super) const USUAL_MEMBERS: u32 = 256;
+
 impl FanoutGroup {
-    /// The group that the kernel gave `id` to.
-    pub(super) fn new(id: u16, ignores_outgoing: bool) -> Self {
-        Self { id, ignores_outgoing }
+    /// A group of up to `members` rings that has no id yet.
+    pub(super) fn new(fanout: &Fanout, members: u32) -> Self {
+        // The numbers of the types are below 256.
+        Self { id: 0, kind: fanout.kind() as u16, members }
     }
 
-    /// The argument of `PACKET_FANOUT` with which a further ring joins: type and flags above the id.
-    pub(super) fn join_argument(self) -> u32 {
-        u32::from(self.id) | kind(self.ignores_outgoing) << 16
+    /// The same group, with the id that the kernel gave it.
+    pub(super) fn with_id(self, id: u16) -> Self {
+        Self { id, ..self }
     }
 
     /// The argument of `PACKET_FANOUT` with which the first ring asks for an id that nobody has.
-    pub(super) fn start_argument(ignores_outgoing: bool) -> u32 {
-        (kind(ignores_outgoing) | PACKET_FANOUT_FLAG_UNIQUEID) << 16
+    pub(super) fn start_argument(self) -> fanout_args {
+        let type_flags = self.kind | PACKET_FANOUT_FLAG_UNIQUEID as u16;
+        fanout_args { id: 0, type_flags, max_num_members: self.members }
     }
-}
 
-/// Type and flags, which must be the same for all members. The option `PACKET_IGNORE_OUTGOING` of a
-/// member has no effect (the kernel's hook is the group's), so the group carries the flag.
-fn kind(ignores_outgoing: bool) -> u32 {
-    let flag = if ignores_outgoing { PACKET_FANOUT_FLAG_IGNORE_OUTGOING } else { 0 };
-    PACKET_FANOUT_HASH | flag
+    /// The argument of `PACKET_FANOUT` with which a further ring joins.
+    pub(super) fn join_argument(self) -> fanout_args {
+        fanout_args { id: self.id, type_flags: self.kind, max_num_members: self.members }
+    }
 }

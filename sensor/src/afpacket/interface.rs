@@ -64,10 +64,14 @@ impl Interface {
     }
 }
 
+/// The link type of frames that begin in a way that is not analysed. No capture file has this number.
+pub(super) const UNKNOWN_LINK: LinkType = LinkType(u16::MAX);
+
 /// How frames of this hardware begin; `None` where that is neither Ethernet nor IP.
 ///
 /// Source: Linux `include/uapi/linux/if_arp.h`.
-fn link_type(hardware: u16) -> Option<LinkType> {
+#[inline]
+pub(super) fn link_type(hardware: u16) -> Option<LinkType> {
     const ARPHRD_RAWIP: u16 = 519;
     const ARPHRD_TUNNEL6: u16 = 769;
     match hardware {

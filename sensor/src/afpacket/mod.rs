@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   interface   what the system says about an interface: index, link type, MTU
+//!   scope       what a ring listens to: one interface, or all
 //!   sys         one system call per safe function
 //!   socket      the packet socket: options in the one order that leaks no foreign frame
-//!   filter      classic BPF programs: reject everything, accept up to a snap length
-//!   fanout      a group of rings that share the frames of one interface
+//!   filter      classic BPF programs: reject everything, or accept what is wanted
+//!   fanout      a group of rings that share the frames of one scope
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
 //!   stats       the kernel's clear-on-read counters, summed
@@ -40,13 +41,16 @@ mod fanout;
 mod filter;
 mod interface;
 mod ring;
+mod scope;
 mod socket;
 mod stats;
 mod sys;
 
 pub use block::{Block, Captured, Direction, Frames};
 pub use error::{OpenError, Step};
-pub use fanout::FanoutGroup;
+pub use fanout::{Fanout, FanoutGroup};
 pub use interface::Interface;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
+pub use scope::Scope;
+pub use socket::{Rejector, Reserve, Unbound};
 pub use stats::Statistics;

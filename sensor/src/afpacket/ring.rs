@@ -5,14 +5,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use libc::sock_filter;
+
 use super::block::{Block, Tally};
 use super::error::{OpenError, Step};
-use super::fanout::FanoutGroup;
-use super::interface::Interface;
-use super::socket::PacketSocket;
+use super::fanout::{Fanout, FanoutGroup};
+use super::filter::Filter;
+use super::scope::Scope;
+use super::socket::{PacketSocket, Rejector, Unbound};
 use super::stats::Statistics;
 use super::sys::{self, Mapping};
-use crate::frame::LinkType;
 
 /// Sizes and habits of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,8 @@ pub struct RingConfig {
     pub retire_ms: u32,
     /// Bytes kept of each frame, at least 1.
     pub snaplen: u32,
-    /// See frames that are for other hosts. Without effect on loopback.
+    /// See frames that are for other hosts, on the interfaces that exist when the ring is opened
+    /// ([`Ring::be_promiscuous`] for those that come later). Without effect on loopback.
     pub promiscuous: bool,
 }
 
@@ -55,7 +58,7 @@ impl RingConfig {
     }
 }
 
-/// A ring on one interface. Made and read by one thread (it is not `Send`): the kernel takes its
+/// A ring on one interface, or on all. Made and read by one thread (it is not `Send`): the kernel takes its
 /// memory from that thread's NUMA node.
 ///
 /// Life: [`open`](Ring::open), [`start_group`](Ring::start_group) or [`join`](Ring::join) if there
@@ -67,8 +70,10 @@ pub struct Ring {
     blocks: Blocks,
     _mapping: Mapping,
     socket: PacketSocket,
-    interface: Interface,
-    snaplen: u32,
+    scope: Scope,
+    filter: Filter,
+    /// Frames were let in, and not shut out again.
+    is_open: bool,
     statistics: Statistics,
     link: Link,
 }
@@ -82,59 +87,124 @@ enum Link {
 }
 
 impl Ring {
-    /// Opens a ring that rejects every frame until [`begin`](Ring::begin).
+    /// Makes a ring of `socket`; it rejects every frame until [`begin`](Ring::begin). Needs no
+    /// capability.
     ///
     /// # Errors
     /// See [`OpenError`]; each names its step.
-    pub fn open(config: &RingConfig, interface: &Interface) -> Result<Self, OpenError> {
+    pub fn open(socket: Unbound, config: &RingConfig, scope: &Scope) -> Result<Self, OpenError> {
         config.check()?;
-        let (socket, mapping) = PacketSocket::open(config, interface)?;
+        let (socket, mapping) = PacketSocket::open(socket, config, scope)?;
         let blocks = Blocks {
             start: mapping.start(),
             block_bytes: config.block_bytes as usize,
             block_count: config.block_count as usize,
             next: 0,
-            link: interface.link,
             tally: Tally::default(),
+        };
+        let filter = Filter {
+            snaplen: config.snaplen,
+            has_loopback: scope.has_loopback(),
+            excluded: scope.excluded().to_vec(),
+            user: Vec::new(),
         };
         Ok(Self {
             blocks,
             _mapping: mapping,
             socket,
-            interface: interface.clone(),
-            snaplen: config.snaplen,
+            scope: scope.clone(),
+            filter,
+            is_open: false,
             statistics: Statistics::default(),
             link: Link::Up,
         })
     }
 
-    /// Makes a fanout group with this ring as its first member.
+    /// Makes a fanout group for up to `members` rings with this ring as its first member.
     ///
     /// # Errors
     /// [`OpenError::System`] at [`Step::Fanout`].
-    pub fn start_group(&self) -> Result<FanoutGroup, OpenError> {
-        self.socket.start_group(self.interface.is_loopback).map_err(self.failed(Step::Fanout))
+    pub fn start_group(&self, fanout: &Fanout, members: u32) -> Result<FanoutGroup, OpenError> {
+        let group = FanoutGroup::new(fanout, members);
+        self.socket.start_group(group).map_err(self.failed(Step::Fanout))
     }
 
-    /// Joins a fanout group of the same interface.
+    /// Joins a fanout group of the same scope.
     ///
     /// # Errors
     /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one.
-    pub fn join(&self, group: FanoutGroup) -> Result<(), OpenError> {
-        self.socket.join(group).map_err(self.failed(Step::Fanout))
+    pub fn join(&self, group: &FanoutGroup) -> Result<(), OpenError> {
+        self.socket.join(*group).map_err(self.failed(Step::Fanout))
     }
 
     /// Lets frames in. Call once, after the last member has joined: members that join later would
     /// take flows over from this ring.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Statistics`] or [`Step::Filter`].
+    /// [`OpenError::System`] at [`Step::Statistics`] or [`Step::Filter`];
+    /// [`OpenError::FilterTooLong`].
     pub fn begin(&mut self) -> Result<(), OpenError> {
         while self.next_block().is_some() {}
         self.socket.take_statistics().map_err(self.failed(Step::Statistics))?;
         self.statistics = Statistics::default();
         self.blocks.tally = Tally::default();
-        self.socket.accept(self.snaplen).map_err(self.failed(Step::Filter))
+        self.accept()?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Puts a classic BPF program in front of the ring, in place of the one before; an empty one
+    /// lets everything in. Before [`begin`](Ring::begin) it is kept until then. A return of more than
+    /// the ring's `snaplen` is cut to that.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] at [`Step::Filter`] if the kernel refuses the program;
+    /// [`OpenError::FilterTooLong`]. The filter before stays then.
+    pub fn set_filter(&mut self, program: &[sock_filter]) -> Result<(), OpenError> {
+        let before = std::mem::replace(&mut self.filter.user, program.to_vec());
+        self.renew_filter().inspect_err(|_| self.filter.user = before)
+    }
+
+    /// Rejects the frames of these interfaces, in place of those before: [`Scope::All`]'s list.
+    ///
+    /// # Errors
+    /// As [`set_filter`](Ring::set_filter). The list before stays then.
+    pub fn set_excluded(&mut self, indexes: &[u32]) -> Result<(), OpenError> {
+        let before = std::mem::replace(&mut self.filter.excluded, indexes.to_vec());
+        self.renew_filter().inspect_err(|_| self.filter.excluded = before)
+    }
+
+    fn renew_filter(&mut self) -> Result<(), OpenError> {
+        if self.is_open { self.accept() } else { Ok(()) }
+    }
+
+    fn accept(&self) -> Result<(), OpenError> {
+        const MOST_INSTRUCTIONS: usize = libc::BPF_MAXINSNS as usize;
+        let program = self.filter.program();
+        let instructions = program.len();
+        let interface = self.scope.name().to_owned();
+        if instructions > MOST_INSTRUCTIONS {
+            return Err(OpenError::FilterTooLong { interface, instructions });
+        }
+        self.socket.accept(&program).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => OpenError::FilterTooLong { interface, instructions },
+            _ => OpenError::at(Step::Filter, &interface, error),
+        })
+    }
+
+    /// A way to silence this ring from another thread.
+    #[must_use]
+    pub fn rejector(&self) -> Rejector {
+        self.socket.rejector()
+    }
+
+    /// Sees all frames of the interface `index` from now on: for one that appeared after a ring on
+    /// all interfaces was opened.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn be_promiscuous(&self, index: u32) -> io::Result<()> {
+        self.socket.be_promiscuous(index)
     }
 
     /// The next block in ring order, if the kernel has released it. Never waits.
@@ -179,7 +249,8 @@ impl Ring {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn reject_all(&self) -> io::Result<()> {
+    pub fn reject_all(&mut self) -> io::Result<()> {
+        self.is_open = false;
         self.socket.reject_all()
     }
 
@@ -188,6 +259,8 @@ impl Ring {
     /// [`LinkEvent::Up`], which the kernel does not announce.
     pub fn link_event(&mut self) -> Option<LinkEvent> {
         let error = self.socket.take_error().unwrap_or(libc::EBADF);
+        // The kernel tells a ring on all interfaces of none of them.
+        let Scope::One(interface) = &self.scope else { return None };
         if error == 0 && self.link != Link::Down {
             return None;
         }
@@ -203,20 +276,20 @@ impl Ring {
                 other => LinkEvent::Failed(other),
             });
         }
-        self.socket.is_up(&self.interface.name).then(|| {
+        self.socket.is_up(&interface.name).then(|| {
             self.link = Link::Up;
             LinkEvent::Up
         })
     }
 
-    /// The interface, as it was when the ring was opened.
+    /// What the ring listens to, as it was when the ring was opened.
     #[must_use]
-    pub fn interface(&self) -> &Interface {
-        &self.interface
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     fn failed(&self, step: Step) -> impl Fn(io::Error) -> OpenError {
-        let name = self.interface.name.clone();
+        let name = self.scope.name().to_owned();
         move |error| OpenError::at(step, &name, error)
     }
 }
@@ -282,7 +355,6 @@ struct Blocks {
     block_bytes: usize,
     block_count: usize,
     next: usize,
-    link: LinkType,
     tally: Tally,
 }
 
@@ -296,7 +368,7 @@ impl Blocks {
         let start = unsafe { self.start.add(self.next * self.block_bytes) };
         // SAFETY: the caller's promise; `block_bytes` is a multiple of a page; the borrow of `self` in
         // the result keeps a second `Block` from being made.
-        let block = unsafe { Block::take(start, self.block_bytes, self.link, &mut self.tally) }?;
+        let block = unsafe { Block::take(start, self.block_bytes, &mut self.tally) }?;
         self.next += 1;
         if self.next == self.block_count {
             self.next = 0;
@@ -320,7 +392,6 @@ mod tests {
             block_bytes: BLOCK_BYTES,
             block_count,
             next: 0,
-            link: LinkType::ETHERNET,
             tally: Tally::default(),
         }
     }

@@ -19,6 +19,8 @@ unsafe impl PlainData for c_int {}
 unsafe impl PlainData for libc::tpacket_req3 {}
 // SAFETY: three integers without padding.
 unsafe impl PlainData for libc::tpacket_stats_v3 {}
+// SAFETY: three integers without padding.
+unsafe impl PlainData for libc::fanout_args {}
 // SAFETY: integers and an array of bytes without padding.
 unsafe impl PlainData for libc::packet_mreq {}
 
