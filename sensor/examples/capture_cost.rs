@@ -48,9 +48,11 @@ fn ring(interface: &str, until: Instant) -> Result<(u64, Option<u64>, i64), Box<
     let config = RingConfig {
         block_bytes: MIB,
         block_count: 128,
+        least_blocks: 1,
         retire_ms: 10,
         snaplen: 65535,
         promiscuous: true,
+        busy_poll_us: 0,
     };
     let mut ring = Ring::open(Unbound::new()?, &config, &Scope::One(Interface::find(interface)?))?;
     ring.begin()?;

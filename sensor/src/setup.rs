@@ -138,7 +138,15 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
         return Err(SetupError::RingTooSmall { ring_mib, rings, least_kib, least_mib });
     }
     let block_bytes = block_kib * 1024;
-    Ok(RingConfig { block_bytes, block_count, retire_ms, snaplen: WHOLE_FRAME, promiscuous })
+    Ok(RingConfig {
+        block_bytes,
+        block_count,
+        least_blocks: LEAST_BLOCKS,
+        retire_ms,
+        snaplen: WHOLE_FRAME,
+        promiscuous,
+        busy_poll_us: 0,
+    })
 }
 
 /// Memory that this process may use: that of the host, or less if its control group has a limit.

@@ -20,9 +20,11 @@ use sensor::frame::VlanTag;
 const CONFIG: RingConfig = RingConfig {
     block_bytes: 64 * 1024,
     block_count: 256,
+    least_blocks: 1,
     retire_ms: 5,
     snaplen: 65535,
     promiscuous: true,
+    busy_poll_us: 0,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -285,7 +287,8 @@ fn loopback_frames_come_once() {
 fn smallest_ring_under_overload_has_an_exact_ledger() {
     const SENT: u64 = 50_000;
     let Some(lab) = Lab::new() else { return };
-    let config = RingConfig { block_bytes: 4096, block_count: 2, retire_ms: 1, ..CONFIG };
+    let config =
+        RingConfig { block_bytes: 4096, block_count: 2, least_blocks: 2, retire_ms: 1, ..CONFIG };
     lab.sensor().within(|| {
         let mut ring = started(&config, "s0");
         let is_sending = AtomicBool::new(true);

@@ -21,7 +21,10 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use libc::{sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket3_hdr};
+use libc::{
+    sockaddr_ll, tpacket_bd_ts, tpacket_block_desc, tpacket_hdr_v1, tpacket_hdr_variant1,
+    tpacket3_hdr,
+};
 use wire::units::{UnixNanos, WireLen};
 
 use super::interface;
@@ -38,20 +41,49 @@ const BLOCK_HEADER_BYTES: usize = size_of::<tpacket_block_desc>();
 const _: () = {
     assert!(usize::BITS >= 64, "sums of offsets, which have 32 bits, must not overflow");
     assert!(size_of::<tpacket3_hdr>() == ADDRESS_OFFSET);
+    assert!(offset_of!(tpacket3_hdr, tp_next_offset) == 0 && offset_of!(tpacket3_hdr, tp_sec) == 4);
+    assert!(offset_of!(tpacket3_hdr, tp_nsec) == 8 && offset_of!(tpacket3_hdr, tp_len) == 16);
+    assert!(offset_of!(tpacket3_hdr, tp_status) == 20);
     assert!(offset_of!(tpacket3_hdr, tp_snaplen) == 12 && offset_of!(tpacket3_hdr, tp_mac) == 24);
     assert!(offset_of!(tpacket3_hdr, hv1) == 28);
+    assert!(offset_of!(tpacket_hdr_variant1, tp_vlan_tci) == 4);
+    assert!(offset_of!(tpacket_hdr_variant1, tp_vlan_tpid) == 8);
     assert!(BLOCK_HEADER_BYTES == 48 && offset_of!(tpacket_block_desc, hdr) == 8);
     assert!(offset_of!(tpacket_hdr_v1, block_status) == 0);
+    assert!(offset_of!(tpacket_hdr_v1, num_pkts) == 4);
     assert!(offset_of!(tpacket_hdr_v1, offset_to_first_pkt) == 8);
+    assert!(offset_of!(tpacket_hdr_v1, blk_len) == 12);
+    assert!(offset_of!(tpacket_hdr_v1, seq_num) == 16);
+    assert!(offset_of!(tpacket_hdr_v1, ts_last_pkt) == 32 && size_of::<tpacket_bd_ts>() == 8);
+    assert!(size_of::<sockaddr_ll>() == 20 && offset_of!(sockaddr_ll, sll_ifindex) == 4);
+    assert!(offset_of!(sockaddr_ll, sll_hatype) == 8);
+    assert!(offset_of!(sockaddr_ll, sll_pkttype) == 10);
 };
 
-/// What the blocks of a ring claimed and what of it could not be read. Unit: frames.
+/// What the blocks of a ring brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// Frames in the blocks that were granted, by the blocks' own count.
+    /// Frames in the blocks that were granted, by the blocks' own count where that is possible.
     pub(super) claimed: u64,
     /// Of those: frames that could not be read.
     pub(super) corrupt: u64,
+    /// Blocks in which something could not be read.
+    pub(super) corrupt_blocks: u64,
+    /// Blocks that the kernel handed over because no further frame had room.
+    pub(super) full: u64,
+    /// Blocks that the kernel handed over because their time was up.
+    pub(super) timed_out: u64,
+    /// Frames that were cut.
+    pub(super) cut: Cut,
+}
+
+/// Frames that were longer than a block, and lost their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// How many.
+    pub frames: u64,
+    /// Length of the longest on the wire, in bytes.
+    pub longest_bytes: u32,
 }
 
 /// The right to read one block. Dropping it gives the block back to the kernel.
@@ -67,9 +99,17 @@ pub struct Block<'ring> {
     start: NonNull<u8>,
     bytes: usize,
     claimed: u32,
-    /// Set by the walk that met something unreadable; added to the tally on drop.
-    corrupt: Cell<u32>,
+    /// Set by the last walk; added to the tally on drop.
+    walk: Cell<Walk>,
     tally: &'ring mut Tally,
+}
+
+/// What a walk over a block met.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walk {
+    /// Frames that could not be read.
+    corrupt: u32,
+    cut: Cut,
 }
 
 impl<'ring> Block<'ring> {
@@ -89,14 +129,48 @@ impl<'ring> Block<'ring> {
         let status = unsafe { status_of(start) };
         // Acquire pairs with the write barrier before the status in the kernel's prb_flush_block():
         // whoever sees USER sees the frames that were written before it.
-        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+        let status = status.load(Ordering::Acquire);
+        if status & libc::TP_STATUS_USER == 0 {
             return None;
         }
         let header = header_of(start);
         // SAFETY: valid for reads by the caller's promise, and ours since the load above.
-        let claimed = unsafe { (&raw const (*header).num_pkts).read() };
+        let mut claimed = unsafe { (&raw const (*header).num_pkts).read() };
+        if claimed as usize > (bytes - BLOCK_HEADER_BYTES) / FRAME_HEADER_BYTES {
+            // More than any block can hold: nothing in it is believed. How many frames are lost with
+            // it, the kernel's counters tell at the end (`Ring::settle`).
+            claimed = 0;
+            tally.corrupt_blocks += 1;
+        }
+        let has_timed_out = status & libc::TP_STATUS_BLK_TMO != 0;
+        tally.timed_out += u64::from(has_timed_out);
+        tally.full += u64::from(!has_timed_out);
         tally.claimed += u64::from(claimed);
-        Some(Self { start, bytes, claimed, corrupt: Cell::new(0), tally })
+        Some(Self { start, bytes, claimed, walk: Cell::default(), tally })
+    }
+
+    /// The kernel has released the block at `start`, and may be about to take it back.
+    ///
+    /// # Safety
+    /// `start` is aligned to 8 and valid for reads and writes of a block header.
+    #[inline]
+    pub(super) unsafe fn is_released(start: NonNull<u8>) -> bool {
+        // SAFETY: the caller promises an aligned, valid block header.
+        let status = unsafe { status_of(start) };
+        // Relaxed: nothing is read on the strength of it.
+        status.load(Ordering::Relaxed) & libc::TP_STATUS_USER != 0
+    }
+
+    /// When the newest frame of the block was seen: the time that passes until now is the delay of
+    /// the ring. In a block without frames: when it was closed.
+    #[inline]
+    #[must_use]
+    pub fn last_frame(&self) -> UnixNanos {
+        let header = header_of(self.start);
+        // SAFETY: valid for reads by the promise of `take`, and ours while `self` lives.
+        let time = unsafe { (&raw const (*header).ts_last_pkt).read() };
+        // The kernel's structure calls the member ts_usec or ts_nsec; TPACKET_V3 has nanoseconds.
+        UnixNanos(u64::from(time.ts_sec) * 1_000_000_000 + u64::from(time.ts_usec))
     }
 
     /// How many frames the block claims to hold.
@@ -113,15 +187,16 @@ impl<'ring> Block<'ring> {
         let header = header_of(self.start);
         // SAFETY: valid for reads by the promise of `take`, and ours while `self` lives.
         let first = unsafe { (&raw const (*header).offset_to_first_pkt).read() } as usize;
+        self.walk.set(Walk::default());
         let mut frames = Frames {
             start: self.start,
             bytes: self.bytes,
             offset: first,
             left: self.claimed,
-            corrupt: &self.corrupt,
+            walk: &self.walk,
             block: PhantomData,
         };
-        if first < BLOCK_HEADER_BYTES {
+        if first < BLOCK_HEADER_BYTES && frames.left > 0 {
             frames.give_up();
         }
         frames
@@ -132,7 +207,11 @@ impl Drop for Block<'_> {
     /// Gives the block back to the kernel.
     #[inline]
     fn drop(&mut self) {
-        self.tally.corrupt += u64::from(self.corrupt.get());
+        let Walk { corrupt, cut } = self.walk.get();
+        self.tally.corrupt += u64::from(corrupt);
+        self.tally.corrupt_blocks += u64::from(corrupt > 0);
+        self.tally.cut.frames += cut.frames;
+        self.tally.cut.longest_bytes = self.tally.cut.longest_bytes.max(cut.longest_bytes);
         // SAFETY: the promise of `take` holds while `self` lives.
         let status = unsafe { status_of(self.start) };
         // Release: all our reads of the block come before this store, which the kernel's
@@ -148,7 +227,7 @@ pub struct Frames<'block> {
     bytes: usize,
     offset: usize,
     left: u32,
-    corrupt: &'block Cell<u32>,
+    walk: &'block Cell<Walk>,
     block: PhantomData<&'block [u8]>,
 }
 
@@ -156,8 +235,17 @@ impl Frames<'_> {
     /// Nothing behind this point can be found.
     #[cold]
     fn give_up(&mut self) {
-        self.corrupt.set(self.left);
+        self.walk.set(Walk { corrupt: self.left, ..self.walk.get() });
         self.left = 0;
+    }
+
+    /// The frame was longer than a block.
+    #[cold]
+    fn note_cut(&self, wire_bytes: u32) {
+        let mut walk = self.walk.get();
+        walk.cut.frames += 1;
+        walk.cut.longest_bytes = walk.cut.longest_bytes.max(wire_bytes);
+        self.walk.set(walk);
     }
 }
 
@@ -195,6 +283,10 @@ impl<'block> Iterator for Frames<'block> {
         // nobody writes to the block while the `Block` behind 'block lives.
         let data =
             unsafe { slice::from_raw_parts(self.start.add(self.offset + mac).as_ptr(), captured) };
+        // The kernel cuts what is longer than a block at exactly this length, and says so nowhere.
+        if mac + captured == self.bytes - BLOCK_HEADER_BYTES && header.tp_snaplen < header.tp_len {
+            self.note_cut(header.tp_len);
+        }
         self.advance(header.tp_next_offset as usize);
         Some(Captured {
             frame: frame(data, &header, &address),
@@ -392,7 +484,7 @@ mod tests {
         assert_eq!((frames[0].interface_index, frames[1].interface_index), (3, 7));
         assert_eq!(frames[0].frame.link, LinkType::ETHERNET);
         drop(block);
-        assert_eq!(tally, Tally { claimed: 2, corrupt: 0 });
+        assert_eq!(tally, Tally { claimed: 2, full: 1, ..Tally::default() });
     }
 
     #[test]
@@ -430,7 +522,8 @@ mod tests {
         let cases = [
             (COUNT, 0, 0, 0),
             (COUNT, 4, 3, 1),
-            (COUNT, u32::MAX, 3, u64::from(u32::MAX) - 3),
+            (COUNT, 60, 0, 0),
+            (COUNT, u32::MAX, 0, 0),
             (FIRST, 0, 0, 3),
             (FIRST, 47, 0, 3),
             (FIRST, 4096 - 67, 0, 3),
@@ -455,6 +548,8 @@ mod tests {
             assert_eq!(block.frames().count(), readable, "walked again: {value} at {offset}");
             drop(block);
             assert_eq!(tally.corrupt, corrupt, "{value} at {offset}");
+            let is_impossible = offset == COUNT && value > 59;
+            assert_eq!(tally.corrupt_blocks, u64::from(corrupt > 0 || is_impossible));
             assert_eq!(tally.claimed, readable as u64 + corrupt);
         }
     }

@@ -33,20 +33,25 @@ pub enum OpenError {
         /// Its value.
         value: u32,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
     },
     /// The kernel has no memory for the ring.
-    #[error("no memory for a ring of {bytes} bytes on {interface}")]
+    #[error(
+        "no memory for a ring of {bytes} bytes on {interface}, nor for the least, {least_bytes} bytes"
+    )]
     Memory {
         /// Name of the interface.
         interface: String,
-        /// Size of the ring.
+        /// Size of the ring that was asked for.
         bytes: u64,
+        /// Size of the smallest ring that would have done.
+        least_bytes: u64,
     },
     /// The packet filter is longer than the kernel takes.
     #[error(
         "packet filter on {interface} has {instructions} instructions; the kernel takes 4096 at \
-         most, and less where net.core.optmem_max is small: exclude fewer interfaces"
+         most, and less where net.core.optmem_max is small: exclude fewer interfaces, name \
+         fewer home networks"
     )]
     FilterTooLong {
         /// Name of the interface.
@@ -91,8 +96,12 @@ pub enum Step {
     Bind,
     /// `PACKET_FANOUT`.
     Fanout,
+    /// `PACKET_FANOUT_DATA`.
+    FanoutProgram,
     /// `PACKET_STATISTICS`.
     Statistics,
+    /// `SO_BUSY_POLL`, `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`.
+    BusyPoll,
 }
 
 impl fmt::Display for Step {
@@ -109,7 +118,9 @@ impl fmt::Display for Step {
             Self::Promiscuous => "set promiscuous mode",
             Self::Bind => "bind a packet socket",
             Self::Fanout => "join a fanout group",
+            Self::FanoutProgram => "set the program of a fanout group",
             Self::Statistics => "read the packet statistics",
+            Self::BusyPoll => "poll the interface instead of waiting for interrupts",
         })
     }
 }

@@ -1,9 +1,13 @@
 //! Fanout groups: rings that share the frames of one interface, or of all.
 
+use std::net::IpAddr;
+
 use libc::{
-    PACKET_FANOUT_CPU, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_HASH, PACKET_FANOUT_QM,
-    fanout_args,
+    PACKET_FANOUT_CBPF, PACKET_FANOUT_CPU, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_FANOUT_HASH,
+    PACKET_FANOUT_QM, fanout_args, sock_filter,
 };
+
+use super::peer;
 
 /// How the kernel deals frames to the rings of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,20 @@ pub enum Fanout {
     Cpu,
     /// By the interface's receive queue, modulo the number of rings. Order as with [`Fanout::Cpu`].
     Queue,
+    /// By the address of the peer, so that all frames of one source reach one ring. What is not IP
+    /// goes to the first ring.
+    Peer(PeerRule),
+}
+
+/// Which of the two addresses of a frame is the peer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerRule {
+    /// On a host's own interface: the source of incoming frames, the target of outgoing ones. On a
+    /// tap, where all frames come in, the two directions of a flow would part.
+    Direction,
+    /// On a tap: the address that is in none of these networks (address and prefix length). If both
+    /// are, or neither, the pair of addresses decides.
+    Outside(Vec<(IpAddr, u8)>),
 }
 
 impl Fanout {
@@ -25,6 +43,15 @@ impl Fanout {
             Self::Hash => PACKET_FANOUT_HASH,
             Self::Cpu => PACKET_FANOUT_CPU,
             Self::Queue => PACKET_FANOUT_QM,
+            Self::Peer(_) => PACKET_FANOUT_CBPF,
+        }
+    }
+
+    /// The program that deals, where it is ours.
+    pub(super) fn program(&self) -> Option<Vec<sock_filter>> {
+        match self {
+            Self::Peer(rule) => Some(peer::program(rule)),
+            Self::Hash | Self::Cpu | Self::Queue => None,
         }
     }
 }

@@ -12,10 +12,9 @@
 //!
 //! Source: Linux `Documentation/networking/filter.rst`.
 
-use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SKF_AD_HATYPE, SKF_AD_IFINDEX,
-    SKF_AD_OFF, SKF_AD_PKTTYPE, c_int, sock_filter,
-};
+use libc::{SKF_AD_HATYPE, SKF_AD_IFINDEX, SKF_AD_PKTTYPE, sock_filter};
+
+use super::program::Program;
 
 /// What a ring lets in after [`begin`](super::Ring::begin).
 #[derive(Clone, Debug)]
@@ -34,56 +33,44 @@ impl Filter {
     /// The whole program.
     pub(super) fn program(&self) -> Vec<sock_filter> {
         let Self { snaplen, has_loopback, excluded, user } = self;
-        let mut program = Vec::new();
-        if *has_loopback {
-            // The option PACKET_IGNORE_OUTGOING would hide what other interfaces send as well, and
-            // has no effect in a fanout group.
-            program.extend([
-                load(SKF_AD_HATYPE),
-                skip_unless(u32::from(libc::ARPHRD_LOOPBACK), 3),
-                load(SKF_AD_PKTTYPE),
-                skip_unless(u32::from(libc::PACKET_OUTGOING), 1),
-                keep(0),
-            ]);
-        }
-        if !excluded.is_empty() {
-            program.push(load(SKF_AD_IFINDEX));
-            // A return behind each comparison: jumps over a list would reach 255 instructions only.
-            program.extend(excluded.iter().flat_map(|index| [skip_unless(*index, 1), keep(0)]));
+        let mut program = Program::default();
+        if *has_loopback || !excluded.is_empty() {
+            let [reject, foreign, pass] = std::array::from_fn(|_| program.label());
+            if *has_loopback {
+                // The option PACKET_IGNORE_OUTGOING would hide what other interfaces send as well,
+                // and has no effect in a fanout group.
+                program.load(SKF_AD_HATYPE);
+                program.jump_unless(u32::from(libc::ARPHRD_LOOPBACK), foreign);
+                program.load(SKF_AD_PKTTYPE);
+                program.jump_if(u32::from(libc::PACKET_OUTGOING), reject);
+                program.place(foreign);
+            }
+            program.load(SKF_AD_IFINDEX);
+            excluded.iter().for_each(|index| program.jump_if(*index, reject));
+            program.jump(pass);
+            program.place(reject);
+            program.give(0);
+            program.place(pass);
         }
         if user.is_empty() {
-            program.push(keep(*snaplen));
+            program.give(*snaplen);
         }
-        program.extend(user.iter().map(|instruction| cut(*instruction, *snaplen)));
-        program
+        program.append(user.iter().map(|instruction| cut(*instruction, *snaplen)));
+        program.finish()
     }
 }
 
 /// Rejects every frame.
-pub(super) fn reject_all() -> [sock_filter; 1] {
-    [keep(0)]
+pub(super) fn reject_all() -> Vec<sock_filter> {
+    let mut program = Program::default();
+    program.give(0);
+    program.finish()
 }
-
-const RETURN_CONSTANT: u16 = (BPF_RET | BPF_K) as u16;
 
 /// A return of more than `snaplen` bytes becomes one of `snaplen`.
 fn cut(instruction: sock_filter, snaplen: u32) -> sock_filter {
+    const RETURN_CONSTANT: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let sock_filter { code, jt, jf, k } = instruction;
     let k = if code == RETURN_CONSTANT { k.min(snaplen) } else { k };
     sock_filter { code, jt, jf, k }
-}
-
-fn keep(bytes: u32) -> sock_filter {
-    sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: bytes }
-}
-
-/// Loads what the kernel knows of the frame.
-fn load(what: c_int) -> sock_filter {
-    let k = (SKF_AD_OFF + what).cast_unsigned();
-    sock_filter { code: (BPF_LD | BPF_W | BPF_ABS) as u16, jt: 0, jf: 0, k }
-}
-
-/// Skips `count` instructions unless the loaded word is `value`.
-fn skip_unless(value: u32, count: u8) -> sock_filter {
-    sock_filter { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jt: 0, jf: count, k: value }
 }

@@ -6,6 +6,8 @@
 //!   sys         one system call per safe function
 //!   socket      the packet socket: options in the one order that leaks no foreign frame
 //!   filter      classic BPF programs: reject everything, or accept what is wanted
+//!   program     classic BPF out of instructions and labels
+//!   peer        the program that deals frames by the peer's address
 //!   fanout      a group of rings that share the frames of one scope
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
@@ -40,15 +42,17 @@ mod fake;
 mod fanout;
 mod filter;
 mod interface;
+mod peer;
+mod program;
 mod ring;
 mod scope;
 mod socket;
 mod stats;
 mod sys;
 
-pub use block::{Block, Captured, Direction, Frames};
+pub use block::{Block, Captured, Cut, Direction, Frames};
 pub use error::{OpenError, Step};
-pub use fanout::{Fanout, FanoutGroup};
+pub use fanout::{Fanout, FanoutGroup, PeerRule};
 pub use interface::Interface;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use scope::Scope;

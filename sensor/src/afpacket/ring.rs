@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libc::sock_filter;
 
-use super::block::{Block, Tally};
+use super::block::{Block, Cut, Tally};
 use super::error::{OpenError, Step};
 use super::fanout::{Fanout, FanoutGroup};
 use super::filter::Filter;
@@ -24,6 +24,8 @@ pub struct RingConfig {
     pub block_bytes: u32,
     /// Blocks of the ring. At low rates a block is used up per `retire_ms`, however empty.
     pub block_count: u32,
+    /// Blocks to make do with if there is no memory for `block_count`: at least 1, at most that.
+    pub least_blocks: u32,
     /// Milliseconds after which a partly filled block is handed over.
     pub retire_ms: u32,
     /// Bytes kept of each frame, at least 1.
@@ -31,6 +33,10 @@ pub struct RingConfig {
     /// See frames that are for other hosts, on the interfaces that exist when the ring is opened
     /// ([`Ring::be_promiscuous`] for those that come later). Without effect on loopback.
     pub promiscuous: bool,
+    /// Microseconds for which [`wait`] polls the interface's queue before it sleeps; 0: off. Needs
+    /// CAP_NET_ADMIN and the kernel parameter `net.core.busy_poll`; what is refused is in
+    /// [`Ring::warnings`].
+    pub busy_poll_us: u32,
 }
 
 impl RingConfig {
@@ -41,18 +47,26 @@ impl RingConfig {
     }
 
     fn check(&self) -> Result<(), OpenError> {
-        const PAGE_BYTES: u32 = 4096; // the smallest of any machine; the kernel checks the real one
-        let Self { block_bytes, block_count, retire_ms, snaplen, promiscuous: _ } = *self;
-        let refuse = |key, value, reason| Err(OpenError::Setting { key, value, reason });
-        if block_bytes == 0 || block_bytes % PAGE_BYTES != 0 {
-            return refuse("block_bytes", block_bytes, "it must be a multiple of the page size");
+        let Self { block_bytes, block_count, least_blocks, retire_ms, snaplen, .. } = *self;
+        let page = sys::page_bytes();
+        let refuse = |key, value, reason: String| Err(OpenError::Setting { key, value, reason });
+        if block_bytes == 0 || block_bytes % page != 0 {
+            let reason = format!("it must be a multiple of this machine's page size, {page}");
+            return refuse("block_bytes", block_bytes, reason);
         }
-        for (key, value) in
-            [("block_count", block_count), ("retire_ms", retire_ms), ("snaplen", snaplen)]
-        {
+        for (key, value) in [
+            ("block_count", block_count),
+            ("least_blocks", least_blocks),
+            ("retire_ms", retire_ms),
+            ("snaplen", snaplen),
+        ] {
             if value == 0 {
-                return refuse(key, value, "it must be at least 1");
+                return refuse(key, value, "it must be at least 1".to_owned());
             }
+        }
+        if least_blocks > block_count {
+            let reason = format!("it must be at most block_count, {block_count}");
+            return refuse("least_blocks", least_blocks, reason);
         }
         Ok(())
     }
@@ -70,6 +84,8 @@ pub struct Ring {
     blocks: Blocks,
     _mapping: Mapping,
     socket: PacketSocket,
+    config: RingConfig,
+    warnings: Vec<OpenError>,
     scope: Scope,
     filter: Filter,
     /// Frames were let in, and not shut out again.
@@ -91,15 +107,21 @@ impl Ring {
     /// capability.
     ///
     /// # Errors
-    /// See [`OpenError`]; each names its step.
+    /// See [`OpenError`]; each names its step. If there is no memory for all blocks, the ring has
+    /// fewer, see [`config`](Ring::config).
     pub fn open(socket: Unbound, config: &RingConfig, scope: &Scope) -> Result<Self, OpenError> {
         config.check()?;
-        let (socket, mapping) = PacketSocket::open(socket, config, scope)?;
+        let (socket, mapping, block_count) = PacketSocket::open(socket, config, scope)?;
+        let busy_poll = socket.busy_poll(config.busy_poll_us);
+        let busy_poll =
+            busy_poll.map_err(|error| OpenError::at(Step::BusyPoll, scope.name(), error));
+        let config = RingConfig { block_count, ..*config };
         let blocks = Blocks {
             start: mapping.start(),
             block_bytes: config.block_bytes as usize,
             block_count: config.block_count as usize,
             next: 0,
+            high_water: 0,
             tally: Tally::default(),
         };
         let filter = Filter {
@@ -112,6 +134,8 @@ impl Ring {
             blocks,
             _mapping: mapping,
             socket,
+            config,
+            warnings: busy_poll.err().into_iter().collect(),
             scope: scope.clone(),
             filter,
             is_open: false,
@@ -123,10 +147,20 @@ impl Ring {
     /// Makes a fanout group for up to `members` rings with this ring as its first member.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`].
+    /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`];
+    /// [`OpenError::FilterTooLong`] for too many home networks.
     pub fn start_group(&self, fanout: &Fanout, members: u32) -> Result<FanoutGroup, OpenError> {
-        let group = FanoutGroup::new(fanout, members);
-        self.socket.start_group(group).map_err(self.failed(Step::Fanout))
+        let program = fanout.program();
+        if let Some(program) = &program {
+            self.check_length(program)?;
+        }
+        let group = self.socket.start_group(FanoutGroup::new(fanout, members));
+        let group = group.map_err(self.failed(Step::Fanout))?;
+        if let Some(program) = &program {
+            let set = self.socket.set_fanout_program(program);
+            set.map_err(self.failed(Step::FanoutProgram))?;
+        }
+        Ok(group)
     }
 
     /// Joins a fanout group of the same scope.
@@ -148,6 +182,7 @@ impl Ring {
         self.socket.take_statistics().map_err(self.failed(Step::Statistics))?;
         self.statistics = Statistics::default();
         self.blocks.tally = Tally::default();
+        self.blocks.high_water = 0;
         self.accept()?;
         self.is_open = true;
         Ok(())
@@ -179,17 +214,23 @@ impl Ring {
     }
 
     fn accept(&self) -> Result<(), OpenError> {
-        const MOST_INSTRUCTIONS: usize = libc::BPF_MAXINSNS as usize;
         let program = self.filter.program();
-        let instructions = program.len();
-        let interface = self.scope.name().to_owned();
-        if instructions > MOST_INSTRUCTIONS {
-            return Err(OpenError::FilterTooLong { interface, instructions });
-        }
+        self.check_length(&program)?;
         self.socket.accept(&program).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOMEM) => OpenError::FilterTooLong { interface, instructions },
-            _ => OpenError::at(Step::Filter, &interface, error),
+            // The memory for options of a socket has a limit of its own.
+            Some(libc::ENOMEM) => self.too_long(&program),
+            _ => OpenError::at(Step::Filter, self.scope.name(), error),
         })
+    }
+
+    fn check_length(&self, program: &[sock_filter]) -> Result<(), OpenError> {
+        const MOST_INSTRUCTIONS: usize = libc::BPF_MAXINSNS as usize;
+        if program.len() > MOST_INSTRUCTIONS { Err(self.too_long(program)) } else { Ok(()) }
+    }
+
+    fn too_long(&self, program: &[sock_filter]) -> OpenError {
+        let interface = self.scope.name().to_owned();
+        OpenError::FilterTooLong { interface, instructions: program.len() }
     }
 
     /// A way to silence this ring from another thread.
@@ -222,13 +263,14 @@ impl Ring {
     pub fn refresh_statistics(&mut self) -> io::Result<Statistics> {
         let delta = self.socket.take_statistics()?;
         self.statistics.add(delta);
-        Ok(self.statistics)
+        Ok(self.statistics())
     }
 
-    /// The counters as of the last [`refresh_statistics`](Ring::refresh_statistics).
+    /// The counters: the kernel's as of the last [`refresh_statistics`](Ring::refresh_statistics).
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        let Tally { full, timed_out, .. } = self.blocks.tally;
+        Statistics { blocks_full: full, blocks_timed_out: timed_out, ..self.statistics }
     }
 
     /// Frames that blocks claimed to hold and that could not be read, since [`begin`](Ring::begin).
@@ -237,12 +279,45 @@ impl Ring {
         self.blocks.tally.corrupt
     }
 
+    /// Blocks in which something could not be read, since [`begin`](Ring::begin). What could be read
+    /// in front of it was.
+    #[must_use]
+    pub fn corrupt_blocks(&self) -> u64 {
+        self.blocks.tally.corrupt_blocks
+    }
+
+    /// Frames that were longer than a block, since [`begin`](Ring::begin).
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.blocks.tally.cut
+    }
+
+    /// The most blocks that were in our hands at once since the last call, or are: how close the
+    /// ring came to dropping frames.
+    pub fn take_high_water(&mut self) -> u32 {
+        // SAFETY: as in `next_block`.
+        unsafe { self.blocks.note_occupancy() };
+        // No more than `block_count`, which is a u32.
+        u32::try_from(std::mem::take(&mut self.blocks.high_water)).unwrap_or(u32::MAX)
+    }
+
+    /// Closes the account: every frame that the kernel put into the ring and no block brought counts
+    /// as corrupt. Call at the end, when frames are rejected and no further block comes; only a block
+    /// that lied about its frames makes a difference.
+    ///
+    /// # Errors
+    /// The kernel's, if it does not give the last statistics.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let stored = self.refresh_statistics()?.stored();
+        self.blocks.tally.settle(stored);
+        Ok(())
+    }
+
     /// Frames that the kernel put into the ring, by the last
     /// [`refresh_statistics`](Ring::refresh_statistics), and that no block has brought yet.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        let stored = self.statistics.packets.saturating_sub(self.statistics.drops);
-        stored.saturating_sub(self.blocks.tally.claimed)
+        self.statistics.stored().saturating_sub(self.blocks.tally.claimed)
     }
 
     /// Lets no further frame in. What lies in a partly filled block comes within `retire_ms`.
@@ -280,6 +355,18 @@ impl Ring {
             self.link = Link::Up;
             LinkEvent::Up
         })
+    }
+
+    /// The sizes of the ring; `block_count` is what there was memory for.
+    #[must_use]
+    pub fn config(&self) -> &RingConfig {
+        &self.config
+    }
+
+    /// Settings that the kernel refused, and without which the ring works as well.
+    #[must_use]
+    pub fn warnings(&self) -> &[OpenError] {
+        &self.warnings
     }
 
     /// What the ring listens to, as it was when the ring was opened.
@@ -355,6 +442,8 @@ struct Blocks {
     block_bytes: usize,
     block_count: usize,
     next: usize,
+    /// Most blocks from `next` on that were ours at once.
+    high_water: usize,
     tally: Tally,
 }
 
@@ -364,6 +453,8 @@ impl Blocks {
     /// returned value lives, and every block follows the rule of [`Block::take`].
     #[inline]
     unsafe fn next(&mut self) -> Option<Block<'_>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.note_occupancy() };
         // SAFETY: `next` < `block_count`, so the block lies in the memory that the caller promises.
         let start = unsafe { self.start.add(self.next * self.block_bytes) };
         // SAFETY: the caller's promise; `block_bytes` is a multiple of a page; the borrow of `self` in
@@ -374,6 +465,33 @@ impl Blocks {
             self.next = 0;
         }
         Some(block)
+    }
+
+    /// Raises the high-water mark. The kernel releases blocks in ring order, so one look at the first
+    /// block that would raise it is enough: one load for each block that is read.
+    ///
+    /// # Safety
+    /// As [`Blocks::next`].
+    #[inline]
+    unsafe fn note_occupancy(&mut self) {
+        while self.high_water < self.block_count {
+            let index = (self.next + self.high_water) % self.block_count;
+            // SAFETY: `index` < `block_count`, so the block lies in the memory of the caller's promise.
+            let is_ours = unsafe { Block::is_released(self.start.add(index * self.block_bytes)) };
+            if !is_ours {
+                break;
+            }
+            self.high_water += 1;
+        }
+    }
+}
+
+impl Tally {
+    /// What was stored and not read is corrupt.
+    fn settle(&mut self, stored: u64) {
+        let read = self.claimed.saturating_sub(self.corrupt);
+        self.corrupt = stored.saturating_sub(read);
+        self.claimed = stored;
     }
 }
 
@@ -392,6 +510,7 @@ mod tests {
             block_bytes: BLOCK_BYTES,
             block_count,
             next: 0,
+            high_water: 0,
             tally: Tally::default(),
         }
     }
@@ -421,6 +540,43 @@ mod tests {
         assert_eq!(first_frame(&mut blocks), Some(vec![2]));
         assert_eq!(first_frame(&mut blocks), Some(vec![0]));
         assert_eq!(blocks.tally.claimed, 4);
+    }
+
+    #[test]
+    fn high_water_is_the_most_blocks_that_waited() {
+        let ring = FakeRing::new(BLOCK_BYTES, 3);
+        let mut blocks = blocks(&ring, 3);
+        let hand_over = |indexes: &[usize]| {
+            for index in indexes {
+                ring.fill(*index, &[FakeFrame::whole(b"frame")]);
+                ring.hand_over(*index);
+            }
+        };
+        assert_eq!((first_frame(&mut blocks), blocks.high_water), (None, 0));
+        hand_over(&[0]);
+        assert!(first_frame(&mut blocks).is_some());
+        assert_eq!(blocks.high_water, 1);
+        hand_over(&[1, 2, 0]);
+        while first_frame(&mut blocks).is_some() {}
+        assert_eq!(blocks.high_water, 3);
+        blocks.high_water = 0;
+        hand_over(&[1, 2]);
+        // SAFETY: as in `first_frame`.
+        unsafe { blocks.note_occupancy() };
+        assert_eq!(blocks.high_water, 2);
+    }
+
+    #[test]
+    fn account_is_exact_though_blocks_lied() {
+        // Stored, claimed, corrupt by the blocks' own word; corrupt in the end.
+        for (stored, claimed, corrupt, settled) in
+            [(10, 10, 0, 0), (10, 10, 3, 3), (10, 7, 0, 3), (10, 12, 2, 0), (10, 12, 4, 2)]
+        {
+            let mut tally = Tally { claimed, corrupt, ..Tally::default() };
+            tally.settle(stored);
+            assert_eq!(tally.corrupt, settled);
+            assert_eq!(tally.claimed, stored);
+        }
     }
 
     #[test]
@@ -460,17 +616,21 @@ mod tests {
     #[test]
     fn sizes_that_no_kernel_takes_are_refused_by_name() {
         let good = RingConfig {
-            block_bytes: 4096,
+            block_bytes: sys::page_bytes(),
             block_count: 2,
+            least_blocks: 1,
             retire_ms: 1,
             snaplen: 1,
             promiscuous: false,
+            busy_poll_us: 0,
         };
         assert!(good.check().is_ok());
         let cases = [
-            ("block_bytes", RingConfig { block_bytes: 5000, ..good }),
+            ("block_bytes", RingConfig { block_bytes: good.block_bytes + 1000, ..good }),
             ("block_bytes", RingConfig { block_bytes: 0, ..good }),
             ("block_count", RingConfig { block_count: 0, ..good }),
+            ("least_blocks", RingConfig { least_blocks: 0, ..good }),
+            ("least_blocks", RingConfig { least_blocks: 3, ..good }),
             ("retire_ms", RingConfig { retire_ms: 0, ..good }),
             ("snaplen", RingConfig { snaplen: 0, ..good }),
         ];

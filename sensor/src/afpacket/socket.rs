@@ -9,7 +9,10 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use libc::{SOL_PACKET, c_int, fanout_args, sock_filter, sockaddr_ll, tpacket_req3};
+use libc::{
+    SOL_PACKET, c_int, fanout_args, packet_mreq, sock_filter, sock_fprog, sockaddr_ll,
+    tpacket_req3, tpacket_stats_v3,
+};
 
 use super::error::{OpenError, Step};
 use super::fanout::{FanoutGroup, USUAL_MEMBERS};
@@ -24,8 +27,19 @@ const VLAN_TAG_BYTES: c_int = 4;
 /// Frames have no fixed size in TPACKET_V3; the kernel only checks that this divides a block.
 const NOMINAL_FRAME_BYTES: u32 = 2048;
 
-const _: () = assert!(size_of::<tpacket_req3>() == 28 && size_of::<sockaddr_ll>() == 20);
-const _: () = assert!(offset_of!(sockaddr_ll, sll_pkttype) == 10);
+// The layouts of include/uapi/linux/{if_packet,filter}.h, which are stable interfaces of the kernel.
+const _: () = {
+    assert!(size_of::<tpacket_req3>() == 28 && offset_of!(tpacket_req3, tp_retire_blk_tov) == 16);
+    assert!(size_of::<tpacket_stats_v3>() == 12);
+    assert!(offset_of!(tpacket_stats_v3, tp_drops) == 4);
+    assert!(offset_of!(tpacket_stats_v3, tp_freeze_q_cnt) == 8);
+    assert!(size_of::<sockaddr_ll>() == 20 && offset_of!(sockaddr_ll, sll_protocol) == 2);
+    assert!(offset_of!(sockaddr_ll, sll_ifindex) == 4);
+    assert!(size_of::<packet_mreq>() == 16 && offset_of!(packet_mreq, mr_type) == 4);
+    assert!(size_of::<fanout_args>() == 8 && offset_of!(fanout_args, max_num_members) == 4);
+    assert!(size_of::<sock_filter>() == 8 && offset_of!(sock_filter, k) == 4);
+    assert!(size_of::<sock_fprog>() == 16 && offset_of!(sock_fprog, filter) == 8);
+};
 
 /// A packet socket that belongs to no interface yet (protocol 0), and so receives nothing. To make
 /// one needs CAP_NET_RAW; to make a ring of it needs no capability.
@@ -94,12 +108,13 @@ pub(super) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Sets up, maps and binds. Nothing is received before [`PacketSocket::accept`].
+    /// Sets up, maps and binds; gives the number of blocks that there was memory for. Nothing is
+    /// received before [`PacketSocket::accept`].
     pub(super) fn open(
         socket: Unbound,
         config: &RingConfig,
         scope: &Scope,
-    ) -> Result<(Self, Mapping), OpenError> {
+    ) -> Result<(Self, Mapping, u32), OpenError> {
         let failed = |step| move |error| OpenError::at(step, scope.name(), error);
         let socket = Self { fd: Arc::new(socket.fd) };
         let set = |name, value: c_int| sys::set_option(socket.as_fd(), SOL_PACKET, name, &value);
@@ -109,7 +124,7 @@ impl PacketSocket {
         set(libc::PACKET_TIMESTAMP, libc::SOF_TIMESTAMPING_SOFTWARE as c_int)
             .map_err(failed(Step::Timestamp))?;
         reject_all(&socket.fd).map_err(failed(Step::Filter))?;
-        let mapping = socket.make_ring(config, scope)?;
+        let (mapping, block_count) = socket.make_ring(config, scope)?;
         if config.promiscuous {
             for index in scope.to_be_promiscuous() {
                 match socket.be_promiscuous(index) {
@@ -122,37 +137,65 @@ impl PacketSocket {
             }
         }
         socket.bind(scope.index()).map_err(failed(Step::Bind))?;
-        Ok((socket, mapping))
+        Ok((socket, mapping, block_count))
     }
 
-    fn make_ring(&self, config: &RingConfig, scope: &Scope) -> Result<Mapping, OpenError> {
+    /// Makes and maps the ring, with fewer blocks if there is no memory for all.
+    fn make_ring(&self, config: &RingConfig, scope: &Scope) -> Result<(Mapping, u32), OpenError> {
+        let made = shrinking(config.block_count, config.least_blocks, |block_count| {
+            self.request_ring(config, block_count).map_err(|error| (Step::RxRing, error))?;
+            let bytes = u64::from(config.block_bytes) * u64::from(block_count);
+            let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+            Mapping::new(self.as_fd(), length).map_err(|error| {
+                // The kernel takes the next size only after the ring before is gone.
+                match self.request_ring(config, 0) {
+                    Ok(()) => (Step::Map, error),
+                    Err(error) => (Step::RxRing, error),
+                }
+            })
+        });
+        made.map_err(|(step, error)| {
+            let block = u64::from(config.block_bytes);
+            let (bytes, least_bytes) =
+                (config.ring_bytes(), block * u64::from(config.least_blocks));
+            match is_memory(&error) {
+                true => {
+                    OpenError::Memory { interface: scope.name().to_owned(), bytes, least_bytes }
+                }
+                false => OpenError::at(step, scope.name(), error),
+            }
+        })
+    }
+
+    /// Makes a ring of `block_count` blocks; of none: gives it back.
+    fn request_ring(&self, config: &RingConfig, block_count: u32) -> io::Result<()> {
         let request = tpacket_req3 {
             tp_block_size: config.block_bytes,
-            tp_block_nr: config.block_count,
+            tp_block_nr: block_count,
             tp_frame_size: NOMINAL_FRAME_BYTES,
-            tp_frame_nr: (config.block_bytes / NOMINAL_FRAME_BYTES)
-                .saturating_mul(config.block_count),
+            tp_frame_nr: (config.block_bytes / NOMINAL_FRAME_BYTES).saturating_mul(block_count),
             tp_retire_blk_tov: config.retire_ms,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
-        let name = scope.name();
-        let bytes = config.ring_bytes();
-        let failed = |step, error: io::Error| match error.raw_os_error() {
-            Some(libc::ENOMEM | libc::EAGAIN) => {
-                OpenError::Memory { interface: name.to_owned(), bytes }
-            }
-            _ => OpenError::at(step, name, error),
-        };
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
-            .map_err(|error| failed(Step::RxRing, error))?;
-        let length = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Mapping::new(self.as_fd(), length).map_err(|error| failed(Step::Map, error))
+    }
+
+    /// Lets a waiting reader poll the interface's queue for so long. Zero leaves everything as it is.
+    pub(super) fn busy_poll(&self, microseconds: u32) -> io::Result<()> {
+        const FRAMES_PER_POLL: c_int = 64; // what a driver hands over per interrupt
+        if microseconds == 0 {
+            return Ok(());
+        }
+        let set = |name, value| sys::set_option(self.as_fd(), libc::SOL_SOCKET, name, &value);
+        set(libc::SO_BUSY_POLL, c_int::try_from(microseconds).unwrap_or(c_int::MAX))?;
+        set(libc::SO_PREFER_BUSY_POLL, 1)?;
+        set(libc::SO_BUSY_POLL_BUDGET, FRAMES_PER_POLL)
     }
 
     /// Sees all frames of the interface from now on, until the socket is closed or it is deleted.
     pub(super) fn be_promiscuous(&self, index: u32) -> io::Result<()> {
-        let membership = libc::packet_mreq {
+        let membership = packet_mreq {
             mr_ifindex: signed(index),
             mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
             mr_alen: 0,
@@ -180,6 +223,11 @@ impl PacketSocket {
         let answer: c_int = sys::option(self.as_fd(), SOL_PACKET, libc::PACKET_FANOUT)?;
         // The id stands in the lower half.
         Ok(group.with_id((answer.cast_unsigned() & 0xffff) as u16))
+    }
+
+    /// Sets the program by which the group deals that this socket is a member of.
+    pub(super) fn set_fanout_program(&self, program: &[sock_filter]) -> io::Result<()> {
+        sys::set_fanout_program(self.as_fd(), program)
     }
 
     /// Joins a group.
@@ -213,7 +261,7 @@ impl PacketSocket {
     }
 
     /// Counters since the last call, which this one clears.
-    pub(super) fn take_statistics(&self) -> io::Result<libc::tpacket_stats_v3> {
+    pub(super) fn take_statistics(&self) -> io::Result<tpacket_stats_v3> {
         sys::option(self.as_fd(), SOL_PACKET, libc::PACKET_STATISTICS)
     }
 
@@ -262,7 +310,72 @@ fn reject_all(fd: &OwnedFd) -> io::Result<()> {
     sys::attach_filter(fd.as_fd(), &filter::reject_all())
 }
 
+/// Tries sizes from `most` down to `least`, a sixteenth less each time, until there is memory.
+fn shrinking<T>(
+    most: u32,
+    least: u32,
+    mut attempt: impl FnMut(u32) -> Result<T, (Step, io::Error)>,
+) -> Result<(T, u32), (Step, io::Error)> {
+    let mut count = most;
+    loop {
+        match attempt(count) {
+            Ok(made) => return Ok((made, count)),
+            Err((_, error)) if is_memory(&error) && count > least => {
+                count = (count - (count / 16).max(1)).max(least);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EAGAIN))
+}
+
 /// An interface index as the kernel's calls take it. Indexes are positive `int`s.
 fn signed(index: u32) -> c_int {
     c_int::try_from(index).unwrap_or(c_int::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempts(most: u32, least: u32, room: u32) -> (Option<u32>, Vec<u32>) {
+        let mut tried = Vec::new();
+        let made = shrinking(most, least, |count| {
+            tried.push(count);
+            let full = io::Error::from_raw_os_error(libc::ENOMEM);
+            if count > room { Err((Step::RxRing, full)) } else { Ok(()) }
+        });
+        (made.ok().map(|((), count)| count), tried)
+    }
+
+    #[test]
+    fn ring_shrinks_step_by_step_and_not_below_its_floor() {
+        assert_eq!(attempts(256, 16, 256), (Some(256), vec![256]));
+        let (got, tried) = attempts(256, 16, 200);
+        assert_eq!((got, tried), (Some(198), vec![256, 240, 225, 211, 198]));
+        assert_eq!(attempts(3, 1, 1), (Some(1), vec![3, 2, 1]));
+        assert_eq!(attempts(20, 18, 1), (None, vec![20, 19, 18]));
+        let (got, tried) = attempts(64, 64, 1);
+        assert_eq!((got, tried), (None, vec![64]));
+    }
+
+    #[test]
+    fn other_errors_end_the_attempts() {
+        let mut count = 0;
+        let refused = shrinking(9, 1, |_| -> Result<(), _> {
+            count += 1;
+            Err((Step::RxRing, io::Error::from_raw_os_error(libc::EINVAL)))
+        });
+        assert!(refused.is_err());
+        assert_eq!(count, 1);
+    }
+
+    #[test]
+    fn empty_reserve_gives_nothing() {
+        let reserve = Reserve::default();
+        assert_eq!((reserve.take().is_none(), reserve.left()), (true, 0));
+    }
 }

@@ -1,6 +1,6 @@
-//! The kernel's counters of one ring. Reading clears them and they have 32 bits: one reader sums them.
+//! Counters of one ring. Reading the kernel's clears them and they have 32 bits: one reader sums them.
 
-/// What the kernel counted on one ring since [`Ring::begin`](super::Ring::begin). Only grows.
+/// What one ring brought since [`Ring::begin`](super::Ring::begin). Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Frames that the filter accepted, those dropped for want of room included.
@@ -9,9 +9,19 @@ pub struct Statistics {
     pub drops: u64,
     /// How often the kernel stopped because the next block was in our hands: events, not frames.
     pub freezes: u64,
+    /// Blocks that were handed to us full.
+    pub blocks_full: u64,
+    /// Blocks that were handed to us because their retire time was up, however empty.
+    pub blocks_timed_out: u64,
 }
 
 impl Statistics {
+    /// Frames that the kernel put into the ring.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.packets.saturating_sub(self.drops)
+    }
+
     /// Adds what one reading of `PACKET_STATISTICS` gave.
     pub(super) fn add(&mut self, delta: libc::tpacket_stats_v3) {
         self.packets += u64::from(delta.tp_packets);

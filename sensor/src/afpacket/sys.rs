@@ -68,21 +68,39 @@ pub(super) fn option<T: PlainData>(fd: BorrowedFd<'_>, level: c_int, name: c_int
 
 /// `setsockopt(SO_ATTACH_FILTER)`: replaces the socket's classic BPF program at once.
 pub(super) fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+/// `setsockopt(PACKET_FANOUT_DATA)`: replaces the program of a group that deals by classic BPF.
+pub(super) fn set_fanout_program(
+    fd: BorrowedFd<'_>,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
+    set_program(fd, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, program)
+}
+
+/// `setsockopt(2)` of an option that takes a classic BPF program.
+fn set_program(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    program: &[libc::sock_filter],
+) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     let pointer = ptr::from_ref(&program).cast::<c_void>();
+    let bytes = length_of::<libc::sock_fprog>();
     // SAFETY: `pointer` is valid for reads of a sock_fprog; its `filter` points to `len` instructions
     // that outlive the call (a borrow), and the kernel only reads them.
-    checked(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            pointer,
-            length_of::<libc::sock_fprog>(),
-        )
-    })?;
+    checked(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer, bytes) })?;
     Ok(())
+}
+
+/// Size of a memory page.
+pub(super) fn page_bytes() -> u32 {
+    // SAFETY: sysconf(3) takes no pointer.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u32::try_from(bytes).unwrap_or(4096)
 }
 
 /// `bind(2)` of a packet socket.
