@@ -8,7 +8,7 @@ use wire::units::UnixNanos;
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
-    self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
+    self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
 };
 use crate::frame::Frame;
 use crate::packet::{self, Kind, Packet, protocol};
@@ -34,6 +34,8 @@ pub struct Analyser {
     contacts: ContactTable,
     connections: Option<ConnectionLog>,
     counters: WorkerSet,
+    /// What tables before these had counted: a worker makes new ones after a panic.
+    before: EvidenceCounters,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
 }
@@ -62,6 +64,12 @@ impl Analyser {
             connections: settings
                 .new_connections
                 .then(|| ConnectionLog::new(settings.connections_per_second, settings.key)),
+            before: EvidenceCounters {
+                published: counters.worker.contacts_published.read(),
+                gated: counters.worker.contacts_gated.read(),
+                evicted_unpublished: counters.worker.evidence_lost.read(),
+                ..EvidenceCounters::default()
+            },
             counters,
             packets: [Packet::default(); VECTOR],
             observed: [nothing; VECTOR],
@@ -154,9 +162,11 @@ impl Analyser {
         let published = self.contacts.publish(sink);
         let counted = self.contacts.counters();
         let worker = &self.counters.worker;
-        worker.contacts_published.set(counted.published);
-        worker.contacts_gated.set(counted.gated);
-        worker.evidence_lost.set(counted.evicted_unpublished + counted.answers_dropped);
+        let before = &self.before;
+        worker.contacts_published.set(before.published + counted.published);
+        worker.contacts_gated.set(before.gated + counted.gated);
+        let lost = counted.evicted_unpublished + counted.answers_dropped;
+        worker.evidence_lost.set(before.evicted_unpublished + lost);
         published
     }
 }

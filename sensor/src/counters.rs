@@ -77,6 +77,20 @@ pub struct InterfaceCounters {
     pub packets: PacketCounters,
 }
 
+impl InterfaceCounters {
+    /// After a panic of the worker that writes these counters, and after its rings were closed: what is
+    /// missing in the sums was lost with it. To be called by that worker.
+    pub fn settle_after_panic(&self) {
+        let [seen, drops, corrupt, analysed] =
+            [&self.kernel_packets, &self.kernel_drops, &self.corrupt, &self.analysed]
+                .map(Counter::read);
+        self.unread.set(seen.saturating_sub(drops + corrupt + analysed));
+        let decided = [&self.not_selected, &self.own_uplink, &self.exported, &self.lost_pool_empty];
+        let decided: u64 = decided.map(Counter::read).iter().sum();
+        self.lost_worker_panicked.set(analysed.saturating_sub(decided));
+    }
+}
+
 /// What the analysed packets of one interface were. Each packet counts once.
 #[derive(Debug, Default)]
 pub struct PacketCounters {

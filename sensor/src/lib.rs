@@ -11,15 +11,17 @@
 //!               packet     headers parsed in place
 //!               evidence   its contacts: attempted, answered, refused
 //!               connections, export, counters
+//!   watched     supervisor the thread that calls workers to open rings; gathering: how they join
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
-//!   seen        ledger, metrics, health, api
+//!   seen        announce, ledger, metrics, health, api
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
 pub mod afpacket;
 pub mod analyse;
+pub mod announce;
 pub mod api;
 pub mod args;
 pub mod config;
@@ -32,6 +34,7 @@ pub mod evidence;
 pub mod export;
 pub mod file;
 pub mod frame;
+pub mod gathering;
 pub mod hardware;
 pub mod health;
 pub mod ledger;
@@ -45,6 +48,7 @@ pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;
+pub mod supervisor;
 pub mod uplink;
 pub mod uplink_thread;
 pub mod worker;

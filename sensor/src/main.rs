@@ -185,7 +185,9 @@ impl From<OpenError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Worker(WorkerError::Open(error)) => error.into(),
+            StartError::Worker(WorkerError::Open(error)) | StartError::Reserve(error) => {
+                error.into()
+            }
             error => Self::Running(Box::new(error)),
         }
     }

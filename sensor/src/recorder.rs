@@ -15,7 +15,7 @@ use wire::units::UnixNanos;
 
 use crate::connections::{NewConnection, begins_second};
 use crate::detect::{Alert, AlertSummary};
-use crate::event::{self, DecoderStats, Event, EventWriter};
+use crate::event::{self, DecoderStats, Event, EventWriter, InterfaceChange, WorkerChange};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
@@ -140,10 +140,15 @@ impl Recorder {
         self.anomaly(&Event::AlertsSummarised { time, summary });
     }
 
-    /// The link of an interface went down or came up.
-    pub fn link(&mut self, time: UnixNanos, interface: usize, is_up: bool) {
+    /// Something happened to an interface.
+    pub fn interface(&mut self, time: UnixNanos, interface: usize, change: InterfaceChange) {
         let name = self.interfaces.get(interface).cloned().unwrap_or_default();
-        self.anomaly(&Event::Link { time, interface: &name, is_up });
+        self.anomaly(&Event::Interface { time, interface: &name, change });
+    }
+
+    /// Something happened to a worker.
+    pub fn worker(&mut self, time: UnixNanos, worker: usize, change: WorkerChange) {
+        self.anomaly(&Event::Worker { time, worker, change });
     }
 
     /// Where every frame and record went.

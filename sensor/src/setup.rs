@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::afpacket::{Interface, OpenError, RingConfig};
-use crate::config::{Capture, Config, Detect, Uplink};
+use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, RingConfig};
+use crate::config::{Capture, Config, Detect, FanoutMode, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::packet::Address;
@@ -75,6 +75,8 @@ const LEAST_BLOCKS: u32 = 4;
 /// At low rates every retire time uses up a block, however empty: a reader that is held up for half
 /// a second must find blocks left.
 const STALL_TOLERANCE_MS: u32 = 500;
+/// Sockets that are reserved at most: each is a file descriptor.
+const MOST_RESERVED: usize = 4096;
 /// Smallest block: it holds the largest frame that the kernel puts together, 64 KiB and headers.
 const LEAST_BLOCK_KIB: u32 = 128;
 
@@ -147,6 +149,30 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
         promiscuous,
         busy_poll_us: 0,
     })
+}
+
+/// How frames are dealt to so many workers; one gets them all.
+#[must_use]
+pub fn fanout(config: &Config, workers: usize) -> Option<Fanout> {
+    let mode = match config.capture.fanout {
+        FanoutMode::Hash => Fanout::Hash,
+        FanoutMode::Cpu => Fanout::Cpu,
+        FanoutMode::Queue => Fanout::Queue,
+        FanoutMode::Peer if config.detect.home_networks.is_empty() => {
+            Fanout::Peer(PeerRule::Direction)
+        }
+        FanoutMode::Peer => {
+            let home = config.detect.home_networks.iter().map(|network| network.parts());
+            Fanout::Peer(PeerRule::Outside(home.collect()))
+        }
+    };
+    (workers > 1).then_some(mode)
+}
+
+/// Packet sockets to make at the start: those of the first rings, and a reserve for later ones.
+#[must_use]
+pub fn reserve_sockets(capture: &Capture, rings: usize) -> usize {
+    rings + capture.reserve_sockets.unwrap_or(rings + 4).min(MOST_RESERVED)
 }
 
 /// Memory that this process may use: that of the host, or less if its control group has a limit.
@@ -275,6 +301,27 @@ mod tests {
         let memory = u32::try_from(memory_mib().unwrap()).unwrap();
         let said = ring(&capture(memory / 4 + 1), 1).unwrap_err().to_string();
         assert!(said.contains("is more than a quarter of this host's memory"), "{said}");
+    }
+
+    #[test]
+    fn one_worker_needs_no_group_and_home_networks_make_the_peer_the_other_side() {
+        let mut config = Config::without_file();
+        assert_eq!((fanout(&config, 1), fanout(&config, 2)), (None, Some(Fanout::Hash)));
+        config.capture.fanout = FanoutMode::Peer;
+        assert_eq!(fanout(&config, 2), Some(Fanout::Peer(PeerRule::Direction)));
+        config.detect.home_networks =
+            vec!["10.0.0.0/8".parse().unwrap(), "fd00::/7".parse().unwrap()];
+        let home = [("10.0.0.0", 8), ("fc00::", 7)]
+            .map(|(address, length)| (address.parse::<IpAddr>().unwrap(), length));
+        let expected = Fanout::Peer(PeerRule::Outside(home.to_vec()));
+        assert_eq!(fanout(&config, 2), Some(expected));
+    }
+
+    #[test]
+    fn the_reserve_bears_a_new_ring_for_each_and_more() {
+        assert_eq!(reserve_sockets(&capture(64), 4), 12);
+        let none = Capture { reserve_sockets: Some(0), ..capture(64) };
+        assert_eq!(reserve_sockets(&none, 4), 4);
     }
 
     #[test]

@@ -76,8 +76,9 @@ fn every_kind() -> Vec<Value> {
         Event::Alert(&vertical),
         Event::Alert(&horizontal),
         Event::Stats { time: TIME, uptime_seconds: 60, decoder, ledger: &ledger },
-        Event::Link { time: TIME, interface: "eth0", is_up: true },
-        Event::Link { time: TIME, interface: "eth\"0", is_up: false },
+        Event::Interface { time: TIME, interface: "eth0", change: InterfaceChange::LinkUp },
+        Event::Interface { time: TIME, interface: "eth\"0", change: InterfaceChange::Gone },
+        Event::Worker { time: TIME, worker: 1, change: WorkerChange::Stalled },
         Event::ConnectionsSummarised { time: TIME, connections: 17 },
         Event::AlertsSummarised { time: TIME, summary },
     ];
