@@ -172,7 +172,7 @@ pub fn fanout(config: &Config, workers: usize) -> Option<Fanout> {
 /// Packet sockets to make at the start: those of the first rings, and a reserve for later ones.
 #[must_use]
 pub fn reserve_sockets(capture: &Capture, rings: usize) -> usize {
-    rings + capture.reserve_sockets.unwrap_or(rings + 4).min(MOST_RESERVED)
+    rings + capture.reserve_sockets.unwrap_or((rings + 4).min(MOST_RESERVED))
 }
 
 /// Memory that this process may use: that of the host, or less if its control group has a limit.
@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn the_reserve_bears_a_new_ring_for_each_and_more() {
         assert_eq!(reserve_sockets(&capture(64), 4), 12);
-        let none = Capture { reserve_sockets: Some(0), ..capture(64) };
-        assert_eq!(reserve_sockets(&none, 4), 4);
+        let one = Capture { reserve_sockets: Some(1), ..capture(64) };
+        assert_eq!(reserve_sockets(&one, 4), 5);
     }
 
     #[test]

@@ -503,7 +503,9 @@ impl Watched {
         } else if !self.live().is_empty() {
             self.retry = Retry::default();
         }
-        if self.presence == Presence::Returning && !self.live().is_empty() {
+        // Rings of the interface before may not have noticed yet that it is gone.
+        let is_back = self.presence == Presence::Returning && !self.is_other;
+        if is_back && !self.live().is_empty() {
             self.presence = Presence::There;
             announcer.interface(interface, InterfaceChange::Back);
         }

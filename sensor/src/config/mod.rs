@@ -160,7 +160,7 @@ const RING_MIB: (u32, u32, u32) = (1, 256, 65_536);
 /// A ring block must hold a 64 KiB super-frame and its header.
 const BLOCK_KIB: (u32, u32, u32) = (128, 1024, 65_536);
 const BUSY_POLL_US: (u32, u32, u32) = (0, 0, 10_000);
-const RESERVE_SOCKETS: (u32, u32) = (0, 4096);
+const RESERVE_SOCKETS: (u32, u32) = (1, 4096);
 const RETIRE_MS: (u32, u32, u32) = (1, 10, 1000);
 const WORKERS: (u32, u32) = (1, 256);
 const SCAN_THRESHOLD: (u32, u32, u32) = (2, 10, 10_000);
@@ -256,7 +256,7 @@ mod tests {
         );
         assert_eq!(
             check("[capture]\nreserve_sockets = 5000").unwrap_err(),
-            "sensor.toml:2: capture.reserve_sockets = 5000 is out of range: 0 to 4096 sockets"
+            "sensor.toml:2: capture.reserve_sockets = 5000 is out of range: 1 to 4096 sockets"
         );
         assert_eq!(check("").unwrap().capture.reserve_sockets, None);
     }

@@ -164,7 +164,7 @@ impl Checker<'_> {
         let reserve = match reserve {
             Some(sockets) => {
                 let (least, most) = RESERVE_SOCKETS;
-                let limits = (least, 0, most);
+                let limits = (least, least, most);
                 Some(self.number("capture.reserve_sockets", Some(sockets), limits, "sockets")?)
             }
             None => None,

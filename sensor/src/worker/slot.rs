@@ -242,8 +242,8 @@ impl Slot {
                 reading.call.leave(self.worker, Stage::Left);
                 reading.close();
             }
-            // What an old ring says of the interface is not said twice.
-            said = said.or(event);
+            // The newest ring is the last, and knows best.
+            said = event.or(said);
         }
         said
     }
