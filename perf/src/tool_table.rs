@@ -22,6 +22,7 @@ pub const TOOLS: &[Tool] = &[
     tool("capinfos", "wireshark-common", "counts what the collector stored"),
     tool("nmap", "nmap", "scans and sweeps"),
     tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
+    tool("socat", "socat", "makes an interface without link headers"),
     tool("curl", "curl", "makes ordinary web traffic"),
 ];
 

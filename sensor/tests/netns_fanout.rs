@@ -1,11 +1,13 @@
 //! Fanout groups against the real kernel, in network namespaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[expect(dead_code, reason = "each test uses a part")]
 mod rings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -13,13 +15,16 @@ use perf::frames;
 use perf::inject::Injector;
 use perf::lab::Lab;
 use rings::{CONFIG, assert_ledger, drain, group, is_ours, open_on, send_all, udp};
-use sensor::afpacket::{Fanout, PeerRule, Ring, Scope};
+use sensor::afpacket::{
+    Fanout, OpenError, PeerRule, Ring, Scope, Symmetry, Unbound, creation_order, probe_symmetry,
+};
 
 /// Where each of our frames came out: the ring, and the frame.
 fn deal(rings: &mut [Ring]) -> Vec<(usize, Vec<u8>)> {
     let mut dealt = Vec::new();
+    rings::stop(rings);
     for (number, ring) in rings.iter_mut().enumerate() {
-        let analysed = drain(ring, |captured| {
+        let analysed = rings::read_the_rest(ring, |captured| {
             if is_ours(captured) {
                 dealt.push((number, captured.frame.data.to_vec()));
             }
@@ -171,6 +176,22 @@ fn peers_are_found_behind_vlan_tags() {
 }
 
 #[test]
+fn more_home_networks_than_a_program_holds_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let home = |count: u16| {
+            let network = |number: u16| IpAddr::from([10, (number >> 8) as u8, number as u8, 0]);
+            Fanout::Peer(PeerRule::Outside((0..count).map(|one| (network(one), 24)).collect()))
+        };
+        let ring = open_on(&CONFIG, "s0");
+        let error = ring.start_group(&home(1000), 2).unwrap_err();
+        assert!(matches!(error, OpenError::FilterTooLong { .. }), "{error:?}");
+        assert!(error.to_string().contains("fewer home networks"), "{error}");
+        ring.start_group(&home(250), 2).unwrap();
+    });
+}
+
+#[test]
 fn flows_within_home_and_beyond_it_stay_together() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
@@ -279,21 +300,17 @@ fn cpu_deals_by_the_cpu_that_took_the_frame() {
 }
 
 #[test]
-fn group_of_more_than_256_rings_works() {
-    const MEMBERS: u32 = 257;
+fn group_with_room_for_more_than_256_rings_is_made_and_joined() {
     let Some(lab) = Lab::new() else { return };
-    let config = sensor::afpacket::RingConfig { block_bytes: 4096, block_count: 8, ..CONFIG };
     lab.sensor().within(|| {
-        let mut rings: Vec<_> = (0..MEMBERS).map(|_| open_on(&config, "s0")).collect();
-        let group = rings[0].start_group(&Fanout::Hash, MEMBERS).unwrap();
+        let mut rings: Vec<_> = (0..3).map(|_| open_on(&CONFIG, "s0")).collect();
+        let group = rings[0].start_group(&Fanout::Hash, 300).unwrap();
         rings[1..].iter().for_each(|ring| ring.join(&group).unwrap());
         rings.iter_mut().for_each(|ring| ring.begin().unwrap());
-        send_all(&lab, both_ways("198.18.0.1", "198.19.0.1", 300));
+        send_all(&lab, both_ways("198.18.0.1", "198.19.0.1", 64));
         let dealt = deal(&mut rings);
-        assert_eq!(dealt.len(), 600);
-        let found = rings_by(&dealt, mark);
-        assert!(found.values().all(|rings| rings.len() == 1), "{found:?}");
-        assert!(found.values().flatten().any(|ring| *ring > 128));
+        assert_eq!(dealt.len(), 128);
+        assert_each_on_one_ring(&rings_by(&dealt, mark), 3);
     });
 }
 
@@ -339,5 +356,61 @@ fn loopback_comes_once_in_every_kind_of_group() {
             }
             assert_eq!(seen, 5, "{fanout:?} on {}", scope.name());
         }
+    });
+}
+
+#[test]
+fn this_kernel_deals_flows_symmetrically_and_the_probe_finds_out_quickly() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let probe = || probe_symmetry([Unbound::new().unwrap(), Unbound::new().unwrap()]);
+        // Traffic of others on loopback must not matter, and the probe must not be seen by them.
+        let own = UdpSocket::bind("127.0.0.1:0").unwrap();
+        own.send_to(b"somebody else's", own.local_addr().unwrap()).unwrap();
+        let begin = Instant::now();
+        assert_eq!(probe(), Symmetry::Symmetric { flows: 32 });
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+        eprintln!("symmetry was found out in {:?}", begin.elapsed());
+        lab.sensor().ip("link set lo down");
+        assert!(matches!(probe(), Symmetry::NotTested { .. }), "{:?}", probe());
+    });
+}
+
+#[test]
+fn creation_order_is_found_and_is_what_a_link_flap_restores() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let mut rings: Vec<_> = (0..2).map(|_| open_on(&CONFIG, "s0")).collect();
+        let inodes: Vec<_> = rings.iter().map(|ring| ring.inode().unwrap()).collect();
+        assert_eq!(creation_order(&inodes).unwrap(), [0, 1]);
+        // Made in one order, joined in the other.
+        rings.swap(0, 1);
+        let inodes: Vec<_> = rings.iter().map(|ring| ring.inode().unwrap()).collect();
+        assert_eq!(creation_order(&inodes).unwrap(), [1, 0]);
+        let group = rings[0].start_group(&Fanout::Queue, 2).unwrap();
+        rings[1].join(&group).unwrap();
+        rings.iter_mut().for_each(|ring| ring.begin().unwrap());
+        // One queue: every frame is dealt to whoever stands in the first place.
+        let first_place = |rings: &mut [Ring]| {
+            send_all(&lab, both_ways("198.18.0.1", "198.19.0.1", 5));
+            let is_ours_there = |ring: &mut Ring| {
+                let mut ours = 0;
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_millis(50) {
+                    let Some(block) = ring.next_block() else {
+                        thread::sleep(Duration::from_millis(1));
+                        continue;
+                    };
+                    ours += block.frames().filter(is_ours).count();
+                }
+                ours == 10
+            };
+            rings.iter_mut().position(is_ours_there)
+        };
+        assert_eq!(first_place(&mut rings), Some(0));
+        lab.sensor().ip("link set s0 down");
+        lab.sensor().ip("link set s0 up");
+        rings::wait_for_carrier(&lab);
+        assert_eq!(first_place(&mut rings), Some(1));
     });
 }

@@ -1,130 +1,31 @@
 //! The ring against the real kernel, in network namespaces.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod rings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use perf::frames;
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
+use rings::{
+    CONFIG, PATIENCE, assert_ledger, drain, group, is_ours, open_on, probe, read_ours, send,
+    send_all, started_on, udp,
+};
 use sensor::afpacket::{
-    Captured, Direction, Fanout, Interface, LinkEvent, OpenError, Ring, RingConfig, Scope, Unbound,
-    Wake, wait,
+    Direction, Fanout, Interface, LinkEvent, OpenError, RingConfig, Unbound, Wake, wait,
 };
 use sensor::frame::VlanTag;
-
-/// Room for 16 MiB, or for more than a second of few frames that nobody reads.
-const CONFIG: RingConfig = RingConfig {
-    block_bytes: 64 * 1024,
-    block_count: 256,
-    least_blocks: 1,
-    retire_ms: 5,
-    snaplen: 65535,
-    promiscuous: true,
-    busy_poll_us: 0,
-};
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A frame of the tests. Interfaces also carry what the IP stacks say on their own account.
-fn is_ours(captured: &Captured<'_>) -> bool {
-    captured.frame.data.starts_with(&frames::TARGET_MAC)
-}
-
-fn udp(source: &str, target: &str, payload: &[u8]) -> Vec<u8> {
-    frames::udp(source.parse().unwrap(), target.parse().unwrap(), payload)
-}
-
-fn probe() -> Vec<u8> {
-    udp("198.18.0.1:1000", "198.19.0.1:2000", b"ringwatch")
-}
-
-fn open(config: &RingConfig, interface: &str) -> Ring {
-    let scope = Scope::One(Interface::find(interface).unwrap());
-    Ring::open(Unbound::new().unwrap(), config, &scope).unwrap()
-}
-
-fn started(config: &RingConfig, interface: &str) -> Ring {
-    let mut ring = open(config, interface);
-    ring.begin().unwrap();
-    ring
-}
-
-/// A group of rings on one interface, all started.
-fn group(interface: &str, count: usize) -> Vec<Ring> {
-    let mut rings: Vec<_> = (0..count).map(|_| open(&CONFIG, interface)).collect();
-    let group = rings[0].start_group(&Fanout::Hash, 2).unwrap();
-    for ring in &rings[1..] {
-        ring.join(&group).unwrap();
-    }
-    for ring in &mut rings {
-        ring.begin().unwrap();
-    }
-    rings
-}
-
-/// Stops the ring and reads what is left, as a worker does at its end. Returns the frames read.
-fn drain(ring: &mut Ring, mut each: impl FnMut(&Captured<'_>)) -> u64 {
-    ring.reject_all().unwrap();
-    let mut analysed = 0;
-    let begin = Instant::now();
-    loop {
-        while let Some(block) = ring.next_block() {
-            for captured in block.frames() {
-                analysed += 1;
-                each(&captured);
-            }
-        }
-        ring.refresh_statistics().unwrap();
-        // A frame that was on its way when the filter changed is counted soon after.
-        if ring.waiting() == 0 && begin.elapsed() > Duration::from_millis(20) {
-            return analysed;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{} frames never came", ring.waiting());
-        wait([&*ring], Duration::from_millis(5)).unwrap();
-    }
-}
-
-/// Reads until `count` of our frames came, and gives each to `each`.
-fn read_ours(ring: &mut Ring, count: u64, mut each: impl FnMut(&Captured<'_>)) {
-    let begin = Instant::now();
-    let mut seen = 0;
-    while seen < count {
-        assert!(begin.elapsed() < PATIENCE, "{seen} of {count} frames came");
-        wait([&*ring], Duration::from_millis(10)).unwrap();
-        while let Some(block) = ring.next_block() {
-            for captured in block.frames().filter(is_ours) {
-                seen += 1;
-                each(&captured);
-            }
-        }
-    }
-    assert_eq!(seen, count);
-}
-
-#[track_caller]
-fn assert_ledger(ring: &Ring, analysed: u64) {
-    let statistics = ring.statistics();
-    assert_eq!(statistics.packets, statistics.drops + analysed + ring.corrupt(), "{statistics:?}");
-}
-
-fn send(lab: &Lab, frame: &[u8], count: usize) {
-    send_all(lab, std::iter::repeat_n(frame, count));
-}
-
-/// Sends without a pause: each `retire_ms` with a frame in it uses up a block while nobody reads.
-fn send_all<F: AsRef<[u8]>>(lab: &Lab, frames: impl IntoIterator<Item = F>) {
-    Injector::within(lab.generator(), "g0").send_all(frames, None).unwrap();
-}
 
 #[test]
 fn every_frame_sent_is_read_once_and_counted_once() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut ring = started(&CONFIG, "s0");
+        let mut ring = started_on(&CONFIG, "s0");
         send(&lab, &probe(), 20_000);
         let mut ours = 0;
         let analysed = drain(&mut ring, |captured| ours += u64::from(is_ours(captured)));
@@ -138,7 +39,7 @@ fn every_frame_sent_is_read_once_and_counted_once() {
 fn nothing_enters_before_begin() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut ring = open(&CONFIG, "s0");
+        let mut ring = open_on(&CONFIG, "s0");
         send(&lab, &probe(), 100);
         thread::sleep(Duration::from_millis(20));
         assert!(ring.next_block().is_none());
@@ -156,7 +57,7 @@ fn frame_has_its_bytes_time_and_direction() {
     let Some(lab) = Lab::new() else { return };
     let before = jiff::Timestamp::now().as_nanosecond();
     lab.sensor().within(|| {
-        let mut ring = started(&CONFIG, "s0");
+        let mut ring = started_on(&CONFIG, "s0");
         send(&lab, &probe(), 1);
         Injector::open("s0").unwrap().send(&probe()).unwrap();
         let mut directions = Vec::new();
@@ -182,7 +83,7 @@ fn outer_vlan_tag_comes_beside_the_bytes() {
         (&[(0x88a8, 10), (0x8100, 20)], tag(0x88a8, 10)),
     ];
     lab.sensor().within(|| {
-        let mut ring = started(&CONFIG, "s0");
+        let mut ring = started_on(&CONFIG, "s0");
         for (tags, outer) in cases {
             send(&lab, &frames::tagged(&probe(), tags), 1);
             read_ours(&mut ring, 1, |captured| {
@@ -201,7 +102,7 @@ fn snaplen_cuts_the_bytes_and_not_the_length() {
     let Some(lab) = Lab::new() else { return };
     let long = udp("198.18.0.1:1000", "198.19.0.1:2000", &[7; 1000]);
     lab.sensor().within(|| {
-        let mut ring = started(&RingConfig { snaplen: 64, ..CONFIG }, "s0");
+        let mut ring = started_on(&RingConfig { snaplen: 64, ..CONFIG }, "s0");
         send(&lab, &long, 1);
         read_ours(&mut ring, 1, |captured| {
             assert_eq!(captured.frame.data, &long[..64]);
@@ -215,7 +116,7 @@ fn group_keeps_both_directions_of_a_flow_together() {
     const FLOWS: u16 = 64;
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut rings = group("s0", 2);
+        let mut rings = group("s0", &Fanout::Hash, 2);
         let both_ways = (1..=FLOWS).flat_map(|port| {
             let (client, server) = (format!("198.18.0.1:{port}"), "198.19.0.1:443");
             [udp(&client, server, b"question"), udp(server, &client, b"answer")]
@@ -246,7 +147,7 @@ fn group_keeps_both_directions_of_a_flow_together() {
 fn two_groups_on_one_interface_see_everything_each() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut groups = [group("s0", 2), group("s0", 2)];
+        let mut groups = [group("s0", &Fanout::Hash, 2), group("s0", &Fanout::Hash, 2)];
         send(&lab, &probe(), 50);
         for rings in &mut groups {
             let mut ours = 0;
@@ -263,8 +164,11 @@ fn loopback_frames_come_once() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
         for count in [1, 2] {
-            let mut rings =
-                if count == 1 { vec![started(&CONFIG, "lo")] } else { group("lo", count) };
+            let mut rings = if count == 1 {
+                vec![started_on(&CONFIG, "lo")]
+            } else {
+                group("lo", &Fanout::Hash, count)
+            };
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let target: SocketAddr = socket.local_addr().unwrap();
             for _ in 0..5 {
@@ -290,7 +194,7 @@ fn smallest_ring_under_overload_has_an_exact_ledger() {
     let config =
         RingConfig { block_bytes: 4096, block_count: 2, least_blocks: 2, retire_ms: 1, ..CONFIG };
     lab.sensor().within(|| {
-        let mut ring = started(&config, "s0");
+        let mut ring = started_on(&config, "s0");
         let is_sending = AtomicBool::new(true);
         let mut analysed = 0;
         thread::scope(|scope| {
@@ -327,7 +231,7 @@ fn ledger_is_exact_when_the_ring_is_stopped_under_load() {
                 }
             });
             for _ in 0..10 {
-                let mut ring = started(&CONFIG, "s0");
+                let mut ring = started_on(&CONFIG, "s0");
                 thread::sleep(Duration::from_millis(5));
                 let analysed = drain(&mut ring, |_| {});
                 assert_ledger(&ring, analysed);
@@ -343,7 +247,7 @@ fn ledger_is_exact_when_the_ring_is_stopped_under_load() {
 fn ring_goes_on_when_the_link_comes_up_again() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut rings = group("s0", 2);
+        let mut rings = group("s0", &Fanout::Hash, 2);
         assert!(rings.iter_mut().all(|ring| ring.link_event().is_none()));
         lab.sensor().ip("link set s0 down");
         assert_eq!(wait(&rings, PATIENCE).unwrap(), Wake::Link);
@@ -367,14 +271,8 @@ fn ring_goes_on_when_the_link_comes_up_again() {
     });
 }
 
-/// The far side of a veth pair learns a little later that its carrier is back.
 fn send_when_up(lab: &Lab) {
-    let carrier = || lab.generator().run("cat", &["/sys/class/net/g0/carrier"]).stdout;
-    let begin = Instant::now();
-    while carrier() != b"1\n" {
-        assert!(begin.elapsed() < PATIENCE);
-        thread::sleep(Duration::from_millis(10));
-    }
+    rings::wait_for_carrier(lab);
     send(lab, &probe(), 10);
 }
 
@@ -383,9 +281,28 @@ fn ring_on_an_interface_that_is_down_says_so_and_starts_when_it_comes_up() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
         lab.sensor().ip("link set s0 down");
-        let mut ring = started(&CONFIG, "s0");
+        let mut ring = started_on(&CONFIG, "s0");
         assert_eq!(ring.link_event(), Some(LinkEvent::Down));
         lab.sensor().ip("link set s0 up");
+        assert_eq!(ring.link_event(), Some(LinkEvent::Up));
+        send_when_up(&lab);
+        read_ours(&mut ring, 10, |_| {});
+    });
+}
+
+#[test]
+fn ring_follows_an_interface_that_was_renamed() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let mut ring = started_on(&CONFIG, "s0");
+        lab.sensor().ip("link set s0 down");
+        assert_eq!(ring.link_event(), Some(LinkEvent::Down));
+        lab.sensor().ip("link set s0 name other0");
+        // The name that it had belongs to another interface now.
+        lab.sensor().ip("link add s0 type veth peer name s1");
+        lab.sensor().ip("link set s0 up");
+        assert_eq!(ring.link_event(), None);
+        lab.sensor().ip("link set other0 up");
         assert_eq!(ring.link_event(), Some(LinkEvent::Up));
         send_when_up(&lab);
         read_ours(&mut ring, 10, |_| {});
@@ -396,7 +313,7 @@ fn ring_on_an_interface_that_is_down_says_so_and_starts_when_it_comes_up() {
 fn deleted_interface_is_told() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut ring = started(&CONFIG, "s0");
+        let mut ring = started_on(&CONFIG, "s0");
         lab.sensor().ip("link delete s0");
         assert_eq!(wait([&ring], PATIENCE).unwrap(), Wake::Link);
         assert_eq!(ring.link_event(), Some(LinkEvent::Gone));
@@ -411,7 +328,7 @@ fn deleted_interface_is_told() {
 fn ring_leaves_its_group_when_dropped() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let mut rings = group("s0", 3);
+        let mut rings = group("s0", &Fanout::Hash, 3);
         rings.truncate(1);
         let flow = |port| udp(&format!("198.18.0.1:{port}"), "198.19.0.1:443", b"flow");
         send_all(&lab, (1..=32).map(flow));
@@ -446,9 +363,9 @@ fn without_net_raw<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Se
 fn ring_of_another_interface_cannot_join() {
     let Some(lab) = Lab::new() else { return };
     lab.sensor().within(|| {
-        let first = open(&CONFIG, "s0");
+        let first = open_on(&CONFIG, "s0");
         let group = first.start_group(&Fanout::Hash, 2).unwrap();
-        let error = open(&CONFIG, "lo").join(&group).unwrap_err();
+        let error = open_on(&CONFIG, "lo").join(&group).unwrap_err();
         assert_eq!(error.to_string(), "cannot join a fanout group on lo");
     });
 }

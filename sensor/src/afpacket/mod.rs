@@ -9,6 +9,8 @@
 //!   program     classic BPF out of instructions and labels
 //!   peer        the program that deals frames by the peer's address
 //!   fanout      a group of rings that share the frames of one scope
+//!   order       the order of the members of a group, before and after the link was down
+//!   symmetry    does this kernel deal both directions of a flow to the same ring?
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
 //!   stats       the kernel's clear-on-read counters, summed
@@ -42,19 +44,23 @@ mod fake;
 mod fanout;
 mod filter;
 mod interface;
+mod order;
 mod peer;
 mod program;
 mod ring;
 mod scope;
 mod socket;
 mod stats;
+mod symmetry;
 mod sys;
 
 pub use block::{Block, Captured, Cut, Direction, Frames};
 pub use error::{OpenError, Step};
 pub use fanout::{Fanout, FanoutGroup, PeerRule};
 pub use interface::Interface;
+pub use order::creation_order;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use scope::Scope;
 pub use socket::{Rejector, Reserve, Unbound};
 pub use stats::Statistics;
+pub use symmetry::{Symmetry, probe_symmetry};

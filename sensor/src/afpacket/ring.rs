@@ -35,7 +35,8 @@ pub struct RingConfig {
     pub promiscuous: bool,
     /// Microseconds for which [`wait`] polls the interface's queue before it sleeps; 0: off. Needs
     /// CAP_NET_ADMIN and the kernel parameter `net.core.busy_poll`; what is refused is in
-    /// [`Ring::warnings`].
+    /// [`Ring::warnings`]. A kernel whose packet sockets do not note the queue of their frames
+    /// (5.17, by its source) has nothing to poll: without a measured gain leave it off.
     pub busy_poll_us: u32,
 }
 
@@ -189,8 +190,8 @@ impl Ring {
     }
 
     /// Puts a classic BPF program in front of the ring, in place of the one before; an empty one
-    /// lets everything in. Before [`begin`](Ring::begin) it is kept until then. A return of more than
-    /// the ring's `snaplen` is cut to that.
+    /// lets everything in. Before [`begin`](Ring::begin) it is kept until then. Where it returns a
+    /// constant above the ring's `snaplen`, that counts instead; what it computes is left as it is.
     ///
     /// # Errors
     /// [`OpenError::System`] at [`Step::Filter`] if the kernel refuses the program;
@@ -233,10 +234,19 @@ impl Ring {
         OpenError::FilterTooLong { interface, instructions: program.len() }
     }
 
-    /// A way to silence this ring from another thread.
+    /// A way to silence this ring from another thread. A later change of the filter, by the thread of
+    /// the ring, lets frames in again.
     #[must_use]
     pub fn rejector(&self) -> Rejector {
         self.socket.rejector()
+    }
+
+    /// The inode number of the socket, by which [`creation_order`](super::creation_order) knows it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(self.as_fd())?.st_ino)
     }
 
     /// Sees all frames of the interface `index` from now on: for one that appeared after a ring on
@@ -325,8 +335,9 @@ impl Ring {
     /// # Errors
     /// The kernel's.
     pub fn reject_all(&mut self) -> io::Result<()> {
+        self.socket.reject_all()?;
         self.is_open = false;
-        self.socket.reject_all()
+        Ok(())
     }
 
     /// What happened to the link since the last call. Clears the error that makes [`wait`] return at
@@ -351,7 +362,7 @@ impl Ring {
                 other => LinkEvent::Failed(other),
             });
         }
-        self.socket.is_up(&interface.name).then(|| {
+        self.socket.is_up(interface.index).then(|| {
             self.link = Link::Up;
             LinkEvent::Up
         })
@@ -564,6 +575,32 @@ mod tests {
         // SAFETY: as in `first_frame`.
         unsafe { blocks.note_occupancy() };
         assert_eq!(blocks.high_water, 2);
+    }
+
+    #[test]
+    fn capture_goes_on_behind_blocks_that_cannot_be_read() {
+        const COUNT: usize = 8 + std::mem::offset_of!(libc::tpacket_hdr_v1, num_pkts);
+        const FIRST: usize = 8 + std::mem::offset_of!(libc::tpacket_hdr_v1, offset_to_first_pkt);
+        let ring = FakeRing::new(BLOCK_BYTES, 3);
+        let mut blocks = blocks(&ring, 3);
+        for index in 0..3 {
+            ring.fill(index, &[FakeFrame::whole(b"first"), FakeFrame::whole(b"second")]);
+        }
+        ring.put(0, COUNT, u32::MAX);
+        ring.put(1, FIRST, u32::MAX);
+        (0..3).for_each(|index| ring.hand_over(index));
+        let mut read = 0;
+        for _ in 0..3 {
+            // SAFETY: as in `first_frame`.
+            read += unsafe { blocks.next() }.unwrap().frames().count() as u64;
+        }
+        assert_eq!((read, blocks.tally.corrupt, blocks.tally.corrupt_blocks), (2, 2, 2));
+        // The kernel stored six frames: what is not read is corrupt, no more and no less.
+        blocks.tally.settle(6);
+        assert_eq!(read + blocks.tally.corrupt, 6);
+        (0..3).for_each(|index| {
+            assert_eq!(ring.status(index).load(Ordering::Acquire), libc::TP_STATUS_KERNEL);
+        });
     }
 
     #[test]

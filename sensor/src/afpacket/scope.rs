@@ -1,5 +1,7 @@
 //! What a ring listens to.
 
+use std::io;
+
 use super::interface::Interface;
 
 /// What a ring listens to.
@@ -50,16 +52,16 @@ impl Scope {
     }
 
     /// Indexes of the interfaces that a promiscuous ring changes. On loopback it has no effect.
-    pub(super) fn to_be_promiscuous(&self) -> Vec<u32> {
-        match self {
+    pub(super) fn to_be_promiscuous(&self) -> io::Result<Vec<u32>> {
+        Ok(match self {
             Self::One(interface) if interface.is_loopback => Vec::new(),
             Self::One(interface) => vec![interface.index],
             Self::All { excluded } => {
-                let all = nix::net::if_::if_nameindex();
-                let all = all.iter().flat_map(|list| list.iter().map(|one| one.index()));
+                let all = nix::net::if_::if_nameindex()?;
+                let all = all.iter().map(|one| one.index());
                 all.filter(|index| *index != LOOPBACK_INDEX && !excluded.contains(index)).collect()
             }
-        }
+        })
     }
 }
 

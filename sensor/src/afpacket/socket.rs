@@ -126,18 +126,24 @@ impl PacketSocket {
         reject_all(&socket.fd).map_err(failed(Step::Filter))?;
         let (mapping, block_count) = socket.make_ring(config, scope)?;
         if config.promiscuous {
-            for index in scope.to_be_promiscuous() {
-                match socket.be_promiscuous(index) {
-                    // Of all interfaces, one may be deleted meanwhile.
-                    Err(error)
-                        if matches!(scope, Scope::All { .. })
-                            && error.raw_os_error() == Some(libc::ENODEV) => {}
-                    other => other.map_err(failed(Step::Promiscuous))?,
-                }
-            }
+            socket.make_promiscuous(scope).map_err(failed(Step::Promiscuous))?;
         }
         socket.bind(scope.index()).map_err(failed(Step::Bind))?;
         Ok((socket, mapping, block_count))
+    }
+
+    fn make_promiscuous(&self, scope: &Scope) -> io::Result<()> {
+        for index in scope.to_be_promiscuous()? {
+            let made = self.be_promiscuous(index);
+            let is_gone = made.as_ref().is_err_and(|error| {
+                // Of all interfaces, one may have been deleted since they were listed.
+                matches!(scope, Scope::All { .. }) && error.raw_os_error() == Some(libc::ENODEV)
+            });
+            if !is_gone {
+                made?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes and maps the ring, with fewer blocks if there is no memory for all.
@@ -276,10 +282,11 @@ impl PacketSocket {
         sys::bound_address(self.as_fd()).is_ok_and(|address| address.sll_ifindex > 0)
     }
 
-    /// The interface `name` is administratively up.
-    pub(super) fn is_up(&self, name: &str) -> bool {
-        sys::interface(self.as_fd(), name, InterfaceRequest::Flags)
-            .is_ok_and(|flags| flags & libc::IFF_UP != 0)
+    /// The interface `index` is administratively up, under whatever name it has now.
+    pub(super) fn is_up(&self, index: u32) -> bool {
+        let flags = sys::interface_name(self.as_fd(), signed(index))
+            .and_then(|name| sys::interface(self.as_fd(), &name, InterfaceRequest::Flags));
+        flags.is_ok_and(|flags| flags & libc::IFF_UP != 0)
     }
 }
 

@@ -169,6 +169,20 @@ pub(super) fn interface(
     })
 }
 
+/// `ioctl(SIOCGIFNAME)`: the name that the interface `index` has now.
+pub(super) fn interface_name(fd: BorrowedFd<'_>, index: c_int) -> io::Result<String> {
+    let mut request = MaybeUninit::<libc::ifreq>::zeroed();
+    // SAFETY: an ifreq is a name and a union of plain data, for all of which zero is a value.
+    let request = unsafe { request.assume_init_mut() };
+    request.ifr_ifru.ifru_ifindex = index;
+    let pointer = ptr::from_mut(request);
+    // SAFETY: the request reads and writes one ifreq, for which the pointer is valid.
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFNAME, pointer) })?;
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// `poll(2)`. An interrupting signal is an ordinary early return. The timeout is rounded up: rounded
 /// down, a short one would spin.
 pub(super) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> io::Result<()> {

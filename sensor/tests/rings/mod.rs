@@ -1,10 +1,7 @@
 //! What the tests of rings against the real kernel share.
-#![expect(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "each test uses a part; it fails if it cannot go on"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use perf::frames;
@@ -78,8 +75,19 @@ pub fn group(name: &str, fanout: &Fanout, count: u32) -> Vec<Ring> {
 }
 
 /// Stops the ring and reads what is left, as a worker does at its end. Returns the frames read.
-pub fn drain(ring: &mut Ring, mut each: impl FnMut(&Captured<'_>)) -> u64 {
-    ring.reject_all().unwrap();
+pub fn drain(ring: &mut Ring, each: impl FnMut(&Captured<'_>)) -> u64 {
+    stop(std::slice::from_mut(ring));
+    read_the_rest(ring, each)
+}
+
+/// Lets no further frame in. One that was on its way is in the ring soon after, and so here.
+pub fn stop(rings: &mut [Ring]) {
+    rings.iter_mut().for_each(|ring| ring.reject_all().unwrap());
+    thread::sleep(Duration::from_millis(20));
+}
+
+/// Reads what is left in a ring that was stopped. Returns the frames read.
+pub fn read_the_rest(ring: &mut Ring, mut each: impl FnMut(&Captured<'_>)) -> u64 {
     let mut analysed = 0;
     let begin = Instant::now();
     loop {
@@ -90,12 +98,21 @@ pub fn drain(ring: &mut Ring, mut each: impl FnMut(&Captured<'_>)) -> u64 {
             }
         }
         ring.refresh_statistics().unwrap();
-        // A frame that was on its way when the filter changed is counted soon after.
-        if ring.waiting() == 0 && begin.elapsed() > Duration::from_millis(20) {
+        if ring.waiting() == 0 {
             return analysed;
         }
         assert!(begin.elapsed() < PATIENCE, "{} frames never came", ring.waiting());
         wait([&*ring], Duration::from_millis(5)).unwrap();
+    }
+}
+
+/// The far side of a veth pair learns a little later that its carrier is back.
+pub fn wait_for_carrier(lab: &Lab) {
+    let carrier = || lab.generator().run("cat", &["/sys/class/net/g0/carrier"]).stdout;
+    let begin = Instant::now();
+    while carrier() != b"1\n" {
+        assert!(begin.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
