@@ -63,6 +63,8 @@ struct Member {
     socket: Mutex<Option<Unbound>>,
     /// Silences the ring while it exists.
     rejector: OnceLock<Rejector>,
+    /// Inode number of the ring's socket.
+    inode: OnceLock<u64>,
     failure: OnceLock<String>,
 }
 
@@ -72,6 +74,7 @@ impl Member {
             stage: AtomicU8::new(stage as u8),
             socket: Mutex::new(socket),
             rejector: OnceLock::new(),
+            inode: OnceLock::new(),
             failure: OnceLock::new(),
         }
     }
@@ -229,6 +232,19 @@ impl Gathering {
             // A worker opens one ring in a gathering.
             let _ = member.rejector.set(rejector);
         }
+    }
+
+    /// Keeps the inode number of the socket of a worker's ring; the first is kept.
+    pub fn keep_inode(&self, worker: usize, inode: u64) {
+        if let Some(member) = self.members.get(worker) {
+            let _ = member.inode.set(inode);
+        }
+    }
+
+    /// The inode number of the socket of a worker's ring.
+    #[must_use]
+    pub fn inode(&self, worker: usize) -> Option<u64> {
+        self.members.get(worker)?.inode.get().copied()
     }
 
     /// What silences a worker's ring, once it is open. It keeps no ring from being closed.

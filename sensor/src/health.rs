@@ -47,6 +47,14 @@ impl Health {
         (before != link).then_some(before)
     }
 
+    /// The link of an interface, as it was noted last.
+    #[must_use]
+    pub fn link(&self, interface: usize) -> Link {
+        let link =
+            self.links.get(interface).map_or(Link::Gone as u8, |it| it.load(Ordering::Relaxed));
+        Link::read(link)
+    }
+
     /// Replaces what the supervisor says is wrong.
     pub fn set_watch(&self, problems: Vec<String>) {
         if **self.watch.load() != problems {

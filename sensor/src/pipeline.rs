@@ -32,7 +32,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{Interface, OpenError, Reserve, RingConfig};
+use crate::afpacket::{self, Fanout, Interface, OpenError, Reserve, RingConfig, Symmetry, Unbound};
 use crate::analyse;
 use crate::announce::Announcer;
 use crate::api::{Api, ApiError};
@@ -164,10 +164,11 @@ impl Pipeline {
         let output = Output::open(&start.config.events.output)?;
         let rings = start.interfaces.len() * start.cpus.len();
         let reserve = Reserve::fill(setup::reserve_sockets(&start.config.capture, rings))?;
+        let symmetry = test_symmetry(&start)?;
         // Threads inherit what this one has: from here on nobody has any privilege.
         sandbox::give_up_privileges()?;
         let (to_recorder, news) = bounded(NEWS_QUEUE);
-        let common = Common::new(&start, &to_recorder);
+        let common = Common::new(&start, &to_recorder, symmetry.as_ref());
         let crew = Crew::hire(&start, &common)?;
         let stop_supervisor = Arc::new(AtomicBool::new(false));
         let supervisor = common.start_supervisor(&start, reserve, &stop_supervisor)?;
@@ -281,7 +282,7 @@ struct Common {
 }
 
 impl Common {
-    fn new(start: &Start, news: &Sender<ToRecorder>) -> Self {
+    fn new(start: &Start, news: &Sender<ToRecorder>, symmetry: Option<&Symmetry>) -> Self {
         let names: Vec<String> = start.interfaces.iter().map(|one| one.name.clone()).collect();
         let workers = start.cpus.len();
         let counters = Arc::new(Counters::new(names.clone(), workers));
@@ -304,7 +305,7 @@ impl Common {
             boot_epoch: health::now().0,
             board: Arc::new(Board::new(workers, names.len())),
             announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
-            supervision: Arc::new(SupervisorStatus::new(names)),
+            supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
     }
 
@@ -393,6 +394,27 @@ impl Common {
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
         Ok(Some(Api::start(address, registry, Arc::clone(&self.health))?))
     }
+}
+
+/// Where frames are dealt by hash: does this kernel keep both directions of a flow together?
+fn test_symmetry(start: &Start) -> Result<Option<Symmetry>, OpenError> {
+    if setup::fanout(&start.config, start.cpus.len()) != Some(Fanout::Hash) {
+        return Ok(None);
+    }
+    let symmetry = afpacket::probe_symmetry([Unbound::new()?, Unbound::new()?]);
+    match &symmetry {
+        Symmetry::Symmetric { flows } => tracing::debug!(flows, "the fanout hash is symmetric"),
+        Symmetry::Asymmetric { flows, split } => tracing::warn!(
+            flows,
+            split,
+            "this kernel deals the two directions of a flow to different workers; alerts are the \
+             same; set capture.fanout = \"peer\" to keep them together"
+        ),
+        Symmetry::NotTested { reason } => {
+            tracing::info!(reason, "whether the fanout hash is symmetric is not known");
+        }
+    }
+    Ok(Some(symmetry))
 }
 
 /// What a worker says of its start.

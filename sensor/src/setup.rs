@@ -198,6 +198,22 @@ pub const fn stall_tolerance_ms(ring: &RingConfig) -> u32 {
     ring.block_count * ring.retire_ms
 }
 
+/// For how many milliseconds the rings of an interface take in what comes at a rate, before a frame is
+/// read. `bytes` is that of all of them together.
+#[must_use]
+pub const fn line_rate_ms(bytes: u64, megabits_per_second: u64) -> u64 {
+    // Millions of bits a second are thousands of bits a millisecond.
+    bytes.saturating_mul(8)
+        / (if megabits_per_second == 0 { 1 } else { megabits_per_second * 1000 })
+}
+
+/// The speed that an interface says it has, in Mbit/s; many virtual ones say none.
+#[must_use]
+pub fn link_speed(interface: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    text.trim().parse().ok().filter(|speed| *speed > 0)
+}
+
 /// What the detector is made with: half the memory of evidence. A live sensor does not suspect its
 /// own host; a file has none.
 #[must_use]
@@ -322,6 +338,15 @@ mod tests {
         assert_eq!(reserve_sockets(&capture(64), 4), 12);
         let one = Capture { reserve_sockets: Some(1), ..capture(64) };
         assert_eq!(reserve_sockets(&one, 4), 5);
+    }
+
+    #[test]
+    fn a_ring_of_125_megabytes_holds_a_second_of_a_gigabit() {
+        assert_eq!(
+            (line_rate_ms(125_000_000, 1000), line_rate_ms(125_000_000, 10_000)),
+            (1000, 100)
+        );
+        assert_eq!(link_speed("lo"), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::{fmt, thread};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_;
 
-use crate::afpacket::{Fanout, Interface, Reserve, Scope, Unbound};
+use crate::afpacket::{self, Fanout, Interface, Reserve, Scope, Symmetry, Unbound};
 use crate::announce::Announcer;
 use crate::counters::Counters;
 use crate::event::{InterfaceChange, WorkerChange};
@@ -93,6 +93,8 @@ pub struct SupervisorStatus {
     /// Time in which frames of the interface, or of a part of its flows, were not read. Nanoseconds.
     uncaptured: Vec<AtomicU64>,
     reserve_left: AtomicU64,
+    /// Both directions of a flow reach one worker; `None` where that was not tested.
+    is_symmetric: Option<bool>,
 }
 
 /// An interface under watch.
@@ -106,8 +108,10 @@ struct Watched {
     calls: Vec<Option<Arc<Gathering>>>,
     /// Rings of workers that stand still, to be silenced when the others begin.
     left_behind: Vec<(usize, Arc<Gathering>)>,
-    /// The rings are those of an interface that is not there any more.
+    /// The rings are those of an interface that is not there any more, or their order is wrong.
     is_other: bool,
+    /// Its link was down when it was looked at last.
+    was_down: bool,
     retry: Retry,
     /// The failure of the newest gathering was taken into account.
     is_failure_noted: bool,
@@ -161,6 +165,7 @@ impl Supervisor {
             calls: vec![None; workers],
             left_behind: Vec::new(),
             is_other: false,
+            was_down: false,
             retry: Retry::default(),
             is_failure_noted: false,
             has_begun: false,
@@ -217,6 +222,7 @@ impl Supervisor {
         }
         let mut is_gathering = false;
         for interface in 0..self.interfaces.len() {
+            self.check_order_after_flap(interface);
             is_gathering |= self.gather(interface, now);
             self.count_unread(interface, now);
         }
@@ -323,6 +329,23 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// After its link was down, the kernel has linked the members of a group in the order in which
+    /// their sockets were made, whatever the order in which they had joined.
+    fn check_order_after_flap(&mut self, interface: usize) {
+        let watched = &mut self.interfaces[interface];
+        let is_down = self.health.link(interface) == Link::Down;
+        let is_up_again = std::mem::replace(&mut watched.was_down, is_down) && !is_down;
+        let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
+        if is_up_again && is_ordered && !watched.is_in_order() {
+            tracing::warn!(
+                name = watched.interface.name,
+                "the link came up with the rings in another order than that of the workers; \
+                 a new group is made"
+            );
+            watched.is_other = true;
         }
     }
 
@@ -465,6 +488,13 @@ impl Watched {
         self.is_other || !self.left_behind.is_empty()
     }
 
+    /// The sockets of its rings were made in the order of the workers, as far as that can be read.
+    fn is_in_order(&self) -> bool {
+        let inode = |worker: usize| self.calls[worker].as_ref()?.inode(worker);
+        let inodes: Vec<u64> = self.live().into_iter().filter_map(inode).collect();
+        afpacket::creation_order(&inodes).is_ok_and(|order| order.is_sorted())
+    }
+
     /// The interface is still what it was when it was looked up. Rings may notice earlier than this
     /// thread that it is gone; to call for new ones then would waste sockets.
     fn is_current(&self) -> bool {
@@ -571,10 +601,16 @@ fn hardware_addresses() -> BTreeMap<String, [u8; 6]> {
 }
 
 impl SupervisorStatus {
-    /// Counts of these interfaces, at zero.
+    /// Counts of these interfaces, at zero, and what the test of the kernel's hash gave.
     #[must_use]
-    pub fn new(interfaces: Vec<String>) -> Self {
+    pub fn new(interfaces: Vec<String>, symmetry: Option<&Symmetry>) -> Self {
+        let is_symmetric = match symmetry {
+            Some(Symmetry::Symmetric { .. }) => Some(true),
+            Some(Symmetry::Asymmetric { .. }) => Some(false),
+            Some(Symmetry::NotTested { .. }) | None => None,
+        };
         Self {
+            is_symmetric,
             uncaptured: interfaces.iter().map(|_| AtomicU64::new(0)).collect(),
             interfaces,
             reserve_left: AtomicU64::new(0),
@@ -599,6 +635,11 @@ impl Source for SupervisorStatus {
             "ringwatch_reserve_sockets",
             "Packet sockets left for rings that are opened later",
             [(vec![], read(&self.reserve_left) as f64)],
+        )?;
+        families.gauge(
+            "ringwatch_fanout_symmetric",
+            "1 if the kernel's hash keeps both directions of a flow together, 0 if not",
+            self.is_symmetric.map(|is_so| (vec![], f64::from(u8::from(is_so)))),
         )
     }
 }

@@ -116,6 +116,9 @@ impl Slot {
             );
         }
         call.keep_rejector(self.worker, ring.rejector());
+        if let Ok(inode) = ring.inode() {
+            call.keep_inode(self.worker, inode);
+        }
         if call.advance(self.worker, Stage::Called, Stage::Opened) {
             self.next = Some(ring);
         }
