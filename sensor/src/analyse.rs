@@ -8,9 +8,9 @@ use wire::units::UnixNanos;
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
-    self, Contact, ContactHash, ContactKey, ContactTable, Observation, Published,
+    self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
 };
-use crate::flow::{EndedFlow, FlowKey, FlowLimit, FlowTable, Timeouts};
+use crate::flow::{EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
 use crate::packet::{self, Kind, Packet, protocol};
 
@@ -49,6 +49,8 @@ pub struct Analyser {
     connections: Option<ConnectionLog>,
     flows: Option<Flows>,
     counters: WorkerSet,
+    /// What tables before these had counted: a worker makes new ones after a panic.
+    before: EvidenceCounters,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
 }
@@ -58,6 +60,8 @@ struct Flows {
     table: FlowTable,
     limit: FlowLimit,
     keys: [Option<FlowKey>; VECTOR],
+    /// What tables before this one had counted.
+    before: FlowCounters,
 }
 
 /// What one packet of a vector says about a contact.
@@ -88,7 +92,14 @@ impl Analyser {
                 table: FlowTable::new(flows.flows, flows.timeouts, settings.key),
                 limit: FlowLimit::new(flows.per_second.unwrap_or(u32::MAX)),
                 keys: [None; VECTOR],
+                before: counters.worker.flows.begin_anew(),
             }),
+            before: EvidenceCounters {
+                published: counters.worker.contacts_published.read(),
+                gated: counters.worker.contacts_gated.read(),
+                evicted_unpublished: counters.worker.evidence_lost.read(),
+                ..EvidenceCounters::default()
+            },
             counters,
             packets: [Packet::default(); VECTOR],
             observed: [nothing; VECTOR],
@@ -202,7 +213,7 @@ impl Analyser {
         frames: &[Frame<'_>],
         ended: &mut impl FnMut(EndedFlow),
     ) {
-        let Some(Flows { table, limit, keys }) = &mut self.flows else { return };
+        let Some(Flows { table, limit, keys, .. }) = &mut self.flows else { return };
         let mut ended = limit.apply(&self.counters.worker.flows, ended);
         for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
             if let Some(key) = key {
@@ -215,16 +226,16 @@ impl Analyser {
     /// Ends the flows that had no packet for too long; a share of the table each time. `now` is the
     /// time up to which all packets were seen.
     pub fn end_idle_flows(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
-        let Some(Flows { table, limit, .. }) = &mut self.flows else { return };
+        let Some(Flows { table, limit, before, .. }) = &mut self.flows else { return };
         table.sweep(now, &mut limit.apply(&self.counters.worker.flows, &mut ended));
-        self.counters.worker.flows.show(table);
+        self.counters.worker.flows.show(table, before);
     }
 
     /// Ends every flow: no further packet comes. The limit of a second does not hold here.
     pub fn end_all_flows(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
-        let Some(Flows { table, .. }) = &mut self.flows else { return };
+        let Some(Flows { table, before, .. }) = &mut self.flows else { return };
         table.finish(now, &mut ended);
-        self.counters.worker.flows.show(table);
+        self.counters.worker.flows.show(table, before);
     }
 
     /// Hands out the evidence that is new since the last call. `sink` gives `false` when it is full.
@@ -232,9 +243,11 @@ impl Analyser {
         let published = self.contacts.publish(sink);
         let counted = self.contacts.counters();
         let worker = &self.counters.worker;
-        worker.contacts_published.set(counted.published);
-        worker.contacts_gated.set(counted.gated);
-        worker.evidence_lost.set(counted.evicted_unpublished + counted.answers_dropped);
+        let before = &self.before;
+        worker.contacts_published.set(before.published + counted.published);
+        worker.contacts_gated.set(before.gated + counted.gated);
+        let lost = counted.evicted_unpublished + counted.answers_dropped;
+        worker.evidence_lost.set(before.evicted_unpublished + lost);
         published
     }
 }

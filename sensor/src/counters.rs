@@ -49,6 +49,9 @@ pub struct InterfaceCounters {
     pub ring_freezes: Counter,
     /// Ring entries that failed the checks at the border.
     pub corrupt: Counter,
+    /// Stored in a ring that was given up before they were read: the worker panicked, or the ring
+    /// could not be drained.
+    pub unread: Counter,
     /// Taken into analysis.
     pub analysed: Counter,
     /// Bytes on the wire of the analysed frames.
@@ -73,8 +76,24 @@ pub struct InterfaceCounters {
     pub exported: Counter,
     /// Wanted by export, but no batch was free.
     pub lost_pool_empty: Counter,
+    /// Analysed, but the worker panicked before export had decided.
+    pub lost_worker_panicked: Counter,
     /// What the packets were.
     pub packets: PacketCounters,
+}
+
+impl InterfaceCounters {
+    /// After a panic of the worker that writes these counters, and after its rings were closed: what is
+    /// missing in the sums was lost with it. To be called by that worker.
+    pub fn settle_after_panic(&self) {
+        let [seen, drops, corrupt, analysed] =
+            [&self.kernel_packets, &self.kernel_drops, &self.corrupt, &self.analysed]
+                .map(Counter::read);
+        self.unread.set(seen.saturating_sub(drops + corrupt + analysed));
+        let decided = [&self.not_selected, &self.own_uplink, &self.exported, &self.lost_pool_empty];
+        let decided: u64 = decided.map(Counter::read).iter().sum();
+        self.lost_worker_panicked.set(analysed.saturating_sub(decided));
+    }
 }
 
 /// What the analysed packets of one interface were. Each packet counts once.
@@ -146,20 +165,40 @@ pub struct WorkerFlows {
     pub over_limit: Counter,
     /// Ended ones that found the queue to the recorder full.
     pub queue_full: Counter,
+    /// In the tables of this worker when it panicked: neither ended nor handed out.
+    pub lost_worker_panicked: Counter,
 }
 
 impl WorkerFlows {
-    /// Takes over what the table counted.
-    pub fn show(&self, table: &FlowTable) {
+    /// Takes over what the table counted; `before` is what tables before it had counted.
+    pub fn show(&self, table: &FlowTable, before: &FlowCounters) {
         let FlowCounters { begun, ended, evicted, half_open_evicted, openings_skipped } =
             table.counters();
         self.live.set(table.live() as u64);
         self.half_open.set(table.half_open() as u64);
-        self.begun.set(begun);
-        self.ended.iter().zip(ended).for_each(|(counter, count)| counter.set(count));
-        self.evicted.iter().zip(evicted).for_each(|(counter, count)| counter.set(count));
-        self.half_open_evicted.set(half_open_evicted);
-        self.openings_skipped.set(openings_skipped);
+        self.begun.set(before.begun + begun);
+        let set = |counters: &[Counter], before: &[u64], counts: &[u64]| {
+            let sums = before.iter().zip(counts).map(|(before, count)| before + count);
+            counters.iter().zip(sums).for_each(|(counter, sum)| counter.set(sum));
+        };
+        set(&self.ended, &before.ended, &ended);
+        set(&self.evicted, &before.evicted, &evicted);
+        self.half_open_evicted.set(before.half_open_evicted + half_open_evicted);
+        self.openings_skipped.set(before.openings_skipped + openings_skipped);
+    }
+
+    /// A new table begins: gives what those before it had counted. What they still held is lost.
+    pub fn begin_anew(&self) -> FlowCounters {
+        self.lost_worker_panicked.add(self.live.read() + self.half_open.read());
+        self.live.set(0);
+        self.half_open.set(0);
+        FlowCounters {
+            begun: self.begun.read(),
+            ended: std::array::from_fn(|reason| self.ended[reason].read()),
+            evicted: std::array::from_fn(|state| self.evicted[state].read()),
+            half_open_evicted: self.half_open_evicted.read(),
+            openings_skipped: self.openings_skipped.read(),
+        }
     }
 }
 
@@ -240,7 +279,7 @@ impl Counters {
         let mut ledger = self.ledger();
         for one in &mut ledger.interfaces {
             one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
-            let read = one.kernel_drops + one.corrupt + one.analysed;
+            let read = one.kernel_drops + one.corrupt + one.unread + one.analysed;
             one.kernel_packets = one.kernel_packets.max(read);
         }
         ledger
@@ -271,15 +310,16 @@ impl Counters {
     fn interface_ledger(&self, index: usize, name: &str) -> InterfaceLedger {
         let sum = |of: fn(&InterfaceCounters) -> &Counter| self.interface_sum(index, of);
         let pool_empty = sum(|c| &c.lost_pool_empty);
-        let mut lost = LostByReason::new();
-        if pool_empty > 0 {
-            lost.insert("pool_empty".into(), pool_empty);
-        }
+        let worker_panicked = sum(|c| &c.lost_worker_panicked);
+        let reasons = [("pool_empty", pool_empty), ("worker_panicked", worker_panicked)];
+        let counted = reasons.into_iter().filter(|(_, frames)| *frames > 0);
+        let lost: LostByReason = counted.map(|(why, frames)| (why.into(), frames)).collect();
         InterfaceLedger {
             name: name.to_owned(),
             kernel_packets: sum(|c| &c.kernel_packets),
             kernel_drops: sum(|c| &c.kernel_drops),
             corrupt: sum(|c| &c.corrupt),
+            unread: sum(|c| &c.unread),
             analysed: sum(|c| &c.analysed),
             not_selected: sum(|c| &c.not_selected) + sum(|c| &c.own_uplink),
             exported: sum(|c| &c.exported),
@@ -297,18 +337,22 @@ mod tests {
         let counters = Counters::new(vec!["a".into(), "b".into()], 2);
         for (index, set) in counters.workers().iter().enumerate() {
             let counted = &set.interfaces[1];
-            counted.kernel_packets.add(10 + index as u64);
+            counted.kernel_packets.add(12 + index as u64);
             counted.kernel_drops.add(3);
+            counted.unread.add(2);
             counted.analysed.add(7 + index as u64);
-            counted.not_selected.add(5 + index as u64);
+            counted.not_selected.add(4 + index as u64);
+            counted.lost_worker_panicked.add(1);
             counted.own_uplink.add(1);
             counted.lost_pool_empty.add(1);
         }
         let ledger = counters.ledger();
         assert_eq!(ledger.check(), Ok(()));
-        assert_eq!(ledger.interfaces[1].kernel_packets, 21);
-        assert_eq!(ledger.interfaces[1].not_selected, 13);
+        assert_eq!(ledger.interfaces[1].kernel_packets, 25);
+        assert_eq!(ledger.interfaces[1].unread, 4);
+        assert_eq!(ledger.interfaces[1].not_selected, 11);
         assert_eq!(ledger.interfaces[1].lost["pool_empty"], 2);
+        assert_eq!(ledger.interfaces[1].lost["worker_panicked"], 2);
         assert_eq!(ledger.interfaces[0].kernel_packets, 0);
     }
 }

@@ -6,7 +6,7 @@
 //! two seconds is no longer waited for.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -68,12 +68,14 @@ pub struct DetectionCounters {
     laggard_ticks: AtomicU64,
 }
 
-/// The thread body: runs until every worker has ended, then closes what is open.
+/// The thread body: runs until every worker has ended, then closes what is open. Once `stop` is set,
+/// workers that stand still are not waited for.
 pub fn run(
     mut detector: Detector,
     rings: Vec<rtrb::Consumer<Evidence>>,
     recorder: &Sender<ToRecorder>,
     counters: &DetectionCounters,
+    stop: &AtomicBool,
 ) {
     let started = Instant::now();
     let feed = |ring| Feed { ring, clock: UnixNanos(0), is_fresh: false, heard: started };
@@ -86,7 +88,8 @@ pub fn run(
         }
         // An ended worker counts no more; the others keep the place that is their number only for the
         // `workers` field of alerts, which is why ended ones are dropped all at once.
-        if feeds.iter().all(Feed::has_ended) {
+        let is_stopped = stop.load(Ordering::Relaxed);
+        if feeds.iter().all(|feed| feed.has_ended() || is_stopped && feed.is_laggard()) {
             break;
         }
         if let Some(now) = due(&feeds, counters) {

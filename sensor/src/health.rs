@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use wire::units::UnixNanos;
 
 use crate::counters::Counters;
-
-/// A worker that made no pass over its rings for so long is stalled. It makes at least four a second.
-const STALL_AFTER: Duration = Duration::from_secs(3);
+use crate::supervisor::STALL_AFTER;
 
 /// What `/healthz` looks at.
 #[derive(Debug)]
@@ -17,6 +16,8 @@ pub struct Health {
     counters: Arc<Counters>,
     /// A [`Link`] each.
     links: Vec<AtomicU8>,
+    /// What the supervisor says is wrong.
+    watch: ArcSwap<Vec<String>>,
 }
 
 /// The link of an interface.
@@ -27,7 +28,7 @@ pub enum Link {
     Up,
     /// No frames come in until it is up again.
     Down,
-    /// The interface was deleted: no frames will come in.
+    /// The interface was deleted: no frames come in until there is one of its name again.
     Gone,
 }
 
@@ -36,7 +37,7 @@ impl Health {
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
         let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
-        Self { counters, links }
+        Self { counters, links, watch: ArcSwap::default() }
     }
 
     /// Notes the link of an interface; gives what it was if that is another state.
@@ -44,6 +45,21 @@ impl Health {
         let before = self.links.get(interface)?.swap(link as u8, Ordering::Relaxed);
         let before = Link::read(before);
         (before != link).then_some(before)
+    }
+
+    /// The link of an interface, as it was noted last.
+    #[must_use]
+    pub fn link(&self, interface: usize) -> Link {
+        let link =
+            self.links.get(interface).map_or(Link::Gone as u8, |it| it.load(Ordering::Relaxed));
+        Link::read(link)
+    }
+
+    /// Replaces what the supervisor says is wrong.
+    pub fn set_watch(&self, problems: Vec<String>) {
+        if **self.watch.load() != problems {
+            self.watch.store(Arc::new(problems));
+        }
     }
 
     /// What is wrong, in words; empty when all is well.
@@ -57,6 +73,7 @@ impl Health {
                 Link::Gone => problems.push(format!("interface {name} was deleted")),
             }
         }
+        problems.extend(self.watch.load().iter().cloned());
         problems
     }
 

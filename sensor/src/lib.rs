@@ -13,17 +13,20 @@
 //!               evidence   its contacts: attempted, answered, refused
 //!               flow       its flows: who talks to whom, how much, until when
 //!               connections, export, counters
+//!   watched     supervisor the thread that calls workers to open rings; gathering: how they join
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
 //!   seen        ledger, metrics, timing, devices, health, api
 //!   seen        ledger, metrics, timing, devices, health, api
 //!   advised     hygiene    whether an interface is set up well
+//!   seen        announce, ledger, metrics, health, api
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
 pub mod afpacket;
 pub mod analyse;
+pub mod announce;
 pub mod api;
 pub mod args;
 pub mod config;
@@ -39,6 +42,7 @@ pub mod file;
 pub mod filter;
 pub mod flow;
 pub mod frame;
+pub mod gathering;
 pub mod hardware;
 pub mod health;
 pub mod hygiene;
@@ -53,6 +57,7 @@ pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;
+pub mod supervisor;
 pub mod timing;
 pub mod uplink;
 pub mod uplink_thread;

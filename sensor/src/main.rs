@@ -69,8 +69,26 @@ fn capture(run: &Run) -> Result<(), Failure> {
         stall_tolerance_ms = setup::stall_tolerance_ms(&ring),
         "starting; ring sizes are for each interface and worker"
     );
-    for interface in &interfaces {
-        hygiene::check(&interface.name, &cpus).log();
+    for name in &names {
+        hygiene::check(name, &cpus).log();
+        let bytes = ring.ring_bytes() * cpus.len() as u64;
+        let ms_at = |megabits| setup::line_rate_ms(bytes, megabits);
+        match setup::link_speed(name) {
+            Some(mbit_s) => tracing::info!(
+                interface = name,
+                bytes,
+                mbit_s,
+                line_rate_ms = ms_at(mbit_s),
+                "what its rings hold"
+            ),
+            None => tracing::info!(
+                interface = name,
+                bytes,
+                ms_at_1_gbit_s = ms_at(1000),
+                ms_at_10_gbit_s = ms_at(10_000),
+                "what its rings hold; the interface says no speed"
+            ),
+        }
     }
     let stats_interval = run.stats_interval();
     let pipeline =
@@ -238,7 +256,9 @@ impl From<OpenError> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Worker(WorkerError::Open(error)) => error.into(),
+            StartError::Worker(WorkerError::Open(error)) | StartError::Reserve(error) => {
+                error.into()
+            }
             error => Self::Running(Box::new(error)),
         }
     }

@@ -142,6 +142,9 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
     }),
     ("ringwatch_ring_freezes", "Times that the ring became full", |c| &c.ring_freezes),
     ("ringwatch_ring_corrupt", "Ring entries that failed the checks at the border", |c| &c.corrupt),
+    ("ringwatch_unread_frames", "Frames in rings that were given up before they were read", |c| {
+        &c.unread
+    }),
     ("ringwatch_analysed_packets", "Frames taken into analysis", |c| &c.analysed),
     ("ringwatch_analysed_bytes", "Bytes on the wire of the frames taken into analysis", |c| {
         &c.analysed_bytes
@@ -164,6 +167,11 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
         "ringwatch_frames_lost_pool_empty",
         "Frames that export wanted while no batch was free",
         |c| &c.lost_pool_empty,
+    ),
+    (
+        "ringwatch_frames_lost_worker_panicked",
+        "Frames whose worker panicked before export had decided",
+        |c| &c.lost_worker_panicked,
     ),
 ];
 
@@ -226,6 +234,11 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
         "ringwatch_flows_over_limit",
         "Ended flows above the limit of a second: counted, not written",
         |c| &c.flows.over_limit,
+    ),
+    (
+        "ringwatch_flows_lost_worker_panicked",
+        "Flows that were in the tables of a worker when it panicked",
+        |c| &c.flows.lost_worker_panicked,
     ),
     ("ringwatch_flows_queue_full", "Ended flows that found the queue to the recorder full", |c| {
         &c.flows.queue_full

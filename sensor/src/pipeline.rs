@@ -1,10 +1,11 @@
 //! The only place where threads and the queues between them are made.
 //!
 //! ```text
+//!   supervisor ◀─heartbeats, stages─ worker 0..N-1   calls to open rings ─▶ worker (see gathering)
 //!   worker 0..N-1 ──evidence──▶ detector ──alerts──┐
 //!      │  │  └─────new connections────────────────▶ recorder ──records──▶ uplink ══▶ collector
 //!      │  ├──────ended flows──────────────────────▶    │
-//!      │  └────────news (link up, down)───────────▶    │                   ▲
+//!      │  └────────news, of the supervisor too────▶    │                   ▲
 //!      │                                               └─▶ local output    │
 //!      └───────────filled batches ──────────────────────────────────────────┘
 //!      ◀───────────empty batches ────────────────────────────────────────────
@@ -29,20 +30,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{FanoutGroup, Interface, Program, RingConfig};
-use crate::analyse::{self, Analyser};
+use crate::afpacket::{
+    self, Fanout, Interface, OpenError, Program, Reserve, RingConfig, Symmetry, Unbound,
+};
+use crate::analyse;
+use crate::announce::Announcer;
 use crate::api::{Api, ApiError};
 use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
 use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
+use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
 use crate::flow::{EndedFlow, FlowTable};
+use crate::gathering::Board;
 use crate::health::{self, Health};
 use crate::ledger::LedgerView;
 use crate::metrics::{self, Source};
@@ -51,9 +57,10 @@ use crate::recorder::{self, Recorder, RecorderCounters};
 use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
 use crate::setup;
+use crate::supervisor::{self, Supervisor, SupervisorStatus};
 use crate::uplink::{BatchRing, UplinkStatus};
 use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
-use crate::worker::{self, CONNECTION_RING, FLOW_RING, Outlets, Plan, WorkerError};
+use crate::worker::{self, CONNECTION_RING, FLOW_RING, Milestone, Outlets, Plan, WorkerError};
 
 /// What the recorder is told beside new connections.
 #[derive(Debug)]
@@ -62,8 +69,10 @@ pub enum ToRecorder {
     Alert(Box<Alert>),
     /// Alerts that could not be told one by one.
     AlertsSummarised(UnixNanos, AlertSummary),
-    /// The link of the interface with this index went down or up.
-    Link(UnixNanos, usize, bool),
+    /// Something happened to the interface with this index.
+    Interface(UnixNanos, usize, InterfaceChange),
+    /// Something happened to a worker.
+    Worker(UnixNanos, usize, WorkerChange),
     /// Everyone else has ended: write what is left.
     Finish,
 }
@@ -71,6 +80,9 @@ pub enum ToRecorder {
 /// Why the sensor could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The sockets for the rings cannot be made.
+    #[error(transparent)]
+    Reserve(#[from] OpenError),
     /// A worker could not begin.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -103,6 +115,10 @@ pub enum StartError {
 pub struct Pipeline {
     stop_workers: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
+    stop_supervisor: Arc<AtomicBool>,
+    supervisor: JoinHandle<bool>,
+    /// Set when the detector is not to wait for workers that stand still.
+    stop_detector: Arc<AtomicBool>,
     detector: JoinHandle<()>,
     recorder: JoinHandle<()>,
     to_recorder: Sender<ToRecorder>,
@@ -139,21 +155,31 @@ pub struct Start {
 }
 
 const NEWS_QUEUE: usize = 1024;
+/// How long the end waits for the workers: they drain their rings and publish for two seconds each at
+/// most, after the turn that they are in.
+const WORKERS_LIMIT: Duration = Duration::from_secs(15);
 /// How long the end waits for the collector to acknowledge what is under way.
 pub const DELIVERY_LIMIT: Duration = Duration::from_secs(5);
 
 impl Pipeline {
-    /// Opens the rings, gives up all privileges, starts every thread, and lets frames in.
+    /// Makes the sockets, gives up all privileges, starts every thread, opens the rings, and lets frames
+    /// in.
     ///
     /// # Errors
     /// See [`StartError`]; the program is to end then.
     pub fn start(start: Start) -> Result<Self, StartError> {
         let output = Output::open(&start.config.events.output)?;
-        let common = Common::new(&start);
-        let (to_recorder, news) = bounded(NEWS_QUEUE);
-        let crew = Crew::hire(&start, &common, &to_recorder)?;
+        let rings = start.interfaces.len() * start.cpus.len();
+        let reserve = Reserve::fill(setup::reserve_sockets(&start.config.capture, rings))?;
+        let symmetry = test_symmetry(&start)?;
         // Threads inherit what this one has: from here on nobody has any privilege.
         sandbox::give_up_privileges()?;
+        let (to_recorder, news) = bounded(NEWS_QUEUE);
+        let common = Common::new(&start, &to_recorder, symmetry.as_ref());
+        let crew = Crew::hire(&start, &common)?;
+        let stop_supervisor = Arc::new(AtomicBool::new(false));
+        let supervisor = common.start_supervisor(&start, reserve, &stop_supervisor)?;
+        wait_for(&crew.said, Milestone::Joined)?;
         let uplink = common.start_uplink(&start, crew.batches)?;
         let recorder = common.recorder(&start, output, uplink.as_ref());
         let reader_gone = Arc::new(AtomicBool::new(false));
@@ -170,16 +196,22 @@ impl Pipeline {
             reader_gone: Arc::clone(&reader_gone),
         };
         let recorder = spawn("recorder", move || desk.run())?;
-        let detector = common.start_detector(&start, crew.evidence, to_recorder.clone())?;
+        let stop_detector = Arc::new(AtomicBool::new(false));
+        let detector = common.start_detector(
+            &start,
+            crew.evidence,
+            to_recorder.clone(),
+            Arc::clone(&stop_detector),
+        )?;
         let api = common.start_api(&start, uplink.as_ref())?;
-        // Once to begin, and once more, which is taken when the worker has let frames in. A worker
-        // that is gone by now is missed by the watch over heartbeats.
-        for begin in crew.begin.iter().chain(&crew.begin) {
-            let _ = begin.send(());
-        }
+        common.board.open();
+        wait_for(&crew.said, Milestone::Live)?;
         Ok(Self {
             stop_workers: common.stop,
             workers: crew.threads,
+            stop_supervisor,
+            supervisor,
+            stop_detector,
             detector,
             recorder,
             to_recorder,
@@ -196,15 +228,23 @@ impl Pipeline {
         self.reader_gone.load(Ordering::Relaxed)
     }
 
-    /// Ends in the direction of the stream.
+    /// Ends in the direction of the stream. A worker that stands still is not waited for: the ledger is
+    /// then that of a running sensor.
     #[must_use]
     pub fn stop(self) -> Stopped {
-        self.stop_workers.store(true, Ordering::Relaxed);
-        let mut is_whole = true;
-        for worker in self.workers {
-            is_whole &= join("worker", worker);
+        self.stop_supervisor.store(true, Ordering::Relaxed);
+        // Calls that are under way end with the workers.
+        let are_fit = self.supervisor.join().unwrap_or(false);
+        if !are_fit {
+            tracing::error!("a worker had not come back, as the log says");
         }
-        self.ledger.workers_ended();
+        self.stop_workers.store(true, Ordering::Relaxed);
+        let have_ended = join_workers(self.workers);
+        if have_ended {
+            self.ledger.workers_ended();
+        }
+        self.stop_detector.store(true, Ordering::Relaxed);
+        let mut is_whole = are_fit && have_ended;
         is_whole &= join("detector", self.detector);
         let _ = self.to_recorder.send(ToRecorder::Finish);
         is_whole &= join("recorder", self.recorder);
@@ -245,12 +285,16 @@ struct Common {
     stop: Arc<AtomicBool>,
     keys: Keys,
     boot_epoch: u64,
+    board: Arc<Board>,
+    announcer: Arc<Announcer>,
+    supervision: Arc<SupervisorStatus>,
 }
 
 impl Common {
-    fn new(start: &Start) -> Self {
-        let names = start.interfaces.iter().map(|one| one.name.clone()).collect();
-        let counters = Arc::new(Counters::new(names, start.cpus.len()));
+    fn new(start: &Start, news: &Sender<ToRecorder>, symmetry: Option<&Symmetry>) -> Self {
+        let names: Vec<String> = start.interfaces.iter().map(|one| one.name.clone()).collect();
+        let workers = start.cpus.len();
+        let counters = Arc::new(Counters::new(names.clone(), workers));
         let recorder_counters = Arc::new(RecorderCounters::default());
         let uplink = Arc::new(UplinkStatus::default());
         let ledger = LedgerView::new(
@@ -268,7 +312,34 @@ impl Common {
             stop: Arc::default(),
             keys: Keys::random(),
             boot_epoch: health::now().0,
+            board: Arc::new(Board::new(workers, names.len())),
+            announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
+            supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
+    }
+
+    fn start_supervisor(
+        &self,
+        start: &Start,
+        reserve: Reserve,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<JoinHandle<bool>, StartError> {
+        let supervisor = Supervisor::new(supervisor::Parts {
+            board: Arc::clone(&self.board),
+            counters: Arc::clone(&self.counters),
+            health: Arc::clone(&self.health),
+            announcer: Arc::clone(&self.announcer),
+            status: Arc::clone(&self.supervision),
+            reserve,
+            fanout: setup::fanout(&start.config, start.cpus.len()),
+            interfaces: start.interfaces.clone(),
+        });
+        let stop = Arc::clone(stop);
+        let body = move || {
+            // It inherited none, and is to be as sure of that as every thread is.
+            sandbox::give_up_privileges().is_ok() && supervisor.run(&stop)
+        };
+        spawn("supervisor", body)
     }
 
     fn start_uplink(
@@ -305,12 +376,15 @@ impl Common {
         start: &Start,
         evidence: Vec<rtrb::Consumer<Evidence>>,
         recorder: Sender<ToRecorder>,
+        stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
         let detector = Detector::new(setup::detector(&start.config.detect, self.keys.table, true));
         let Budget { contacts, alerts, bytes } = detector.budget();
         tracing::info!(contacts, alerts, bytes, "memory of the detector");
         let counters = Arc::clone(&self.detection_counters);
-        spawn("detector", move || detection::run(detector, evidence, &recorder, &counters))
+        spawn("detector", move || {
+            detection::run(detector, evidence, &recorder, &counters, &stop);
+        })
     }
 
     fn start_api(
@@ -320,18 +394,47 @@ impl Common {
     ) -> Result<Option<Api>, StartError> {
         let Some(address) = start.config.api_listen else { return Ok(None) };
         let recorder: Arc<dyn Source> = Arc::clone(&self.recorder_counters) as _;
-        let mut sources = vec![recorder, Arc::clone(&self.detection_counters) as _];
+        let mut sources = vec![
+            recorder,
+            Arc::clone(&self.detection_counters) as _,
+            Arc::clone(&self.announcer) as _,
+            Arc::clone(&self.supervision) as _,
+        ];
         sources.extend(uplink.map(UplinkThread::metrics));
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
         Ok(Some(Api::start(address, registry, Arc::clone(&self.health))?))
     }
 }
 
+/// Where frames are dealt by hash: does this kernel keep both directions of a flow together?
+fn test_symmetry(start: &Start) -> Result<Option<Symmetry>, OpenError> {
+    if setup::fanout(&start.config, start.cpus.len()) != Some(Fanout::Hash) {
+        return Ok(None);
+    }
+    let symmetry = afpacket::probe_symmetry([Unbound::new()?, Unbound::new()?]);
+    match &symmetry {
+        Symmetry::Symmetric { flows } => tracing::debug!(flows, "the fanout hash is symmetric"),
+        Symmetry::Asymmetric { flows, split } => tracing::warn!(
+            flows,
+            split,
+            "this kernel deals the two directions of a flow to different workers; alerts are the \
+             same; set capture.fanout = \"peer\" to keep them together"
+        ),
+        Symmetry::NotTested { reason } => {
+            tracing::info!(reason, "whether the fanout hash is symmetric is not known");
+        }
+    }
+    Ok(Some(symmetry))
+}
+
+/// What a worker says of its start.
+type Said = Receiver<Result<Milestone, WorkerError>>;
+
 /// The workers, and the other ends of their outlets.
 #[derive(Default)]
 struct Crew {
     threads: Vec<JoinHandle<()>>,
-    begin: Vec<Sender<()>>,
+    said: Vec<Said>,
     evidence: Vec<rtrb::Consumer<Evidence>>,
     connections: Vec<rtrb::Consumer<NewConnection>>,
     flows: Vec<rtrb::Consumer<EndedFlow>>,
@@ -339,34 +442,29 @@ struct Crew {
 }
 
 impl Crew {
-    /// Starts the workers one after the other: members of a fanout group join in order.
-    fn hire(start: &Start, common: &Common, news: &Sender<ToRecorder>) -> Result<Self, StartError> {
+    fn hire(start: &Start, common: &Common) -> Result<Self, StartError> {
         let mut crew = Self::default();
         if let Some(flows) = setup::flows(&start.config, start.cpus.len()) {
             let bytes = FlowTable::memory(flows.flows) * start.cpus.len();
             tracing::info!(flows = flows.flows * start.cpus.len(), bytes, "memory of flows");
         }
-        let mut groups = Vec::new();
         for index in 0..start.cpus.len() {
-            let plan = crew.plan(start, common, news, index, groups.clone());
-            let made = crew.open(plan)?;
-            if index == 0 {
-                groups = made;
-            }
+            let plan = crew.plan(start, common, index);
+            // Room for the milestones and for one failure.
+            let (say, said) = bounded(3);
+            let builder = std::thread::Builder::new().name(format!("worker-{index}"));
+            let thread = builder
+                .spawn(move || worker::run(plan, say))
+                .map_err(|source| StartError::Thread { name: "worker", source })?;
+            crew.threads.push(thread);
+            crew.said.push(said);
         }
         Ok(crew)
     }
 
     /// Makes a worker's plan and keeps the other ends of its outlets.
-    fn plan(
-        &mut self,
-        start: &Start,
-        common: &Common,
-        news: &Sender<ToRecorder>,
-        index: usize,
-        groups: Vec<FanoutGroup>,
-    ) -> Plan {
-        let Start { config, interfaces, filters, cpus, ring, .. } = start;
+    fn plan(&mut self, start: &Start, common: &Common, index: usize) -> Plan {
+        let Start { config, filters, cpus, ring, .. } = start;
         let (evidence, evidence_out) = rtrb::RingBuffer::new(EVIDENCE_RING);
         let (connections, connections_out) = rtrb::RingBuffer::new(CONNECTION_RING);
         let (flows, flows_out) = rtrb::RingBuffer::new(FLOW_RING);
@@ -376,60 +474,69 @@ impl Crew {
         self.connections.push(connections_out);
         self.flows.push(flows_out);
         self.batches.push(batches);
-        let settings = analyse::Settings {
+        let tables = analyse::Settings {
             new_connections: config.events.new_connections,
             connections_per_second: config.events.connections_per_second,
             contacts: setup::contacts(&config.detect, cpus.len()),
             flows: setup::flows(config, cpus.len()),
             key: common.keys.table,
         };
-        let counters = common.counters.workers()[index].clone();
         let outlets = Outlets {
             evidence,
             connections,
             flows,
-            news: news.clone(),
+            announcer: Arc::clone(&common.announcer),
             health: Arc::clone(&common.health),
             own: Arc::clone(&common.uplink.own),
         };
         Plan {
             index,
             cpu: cpus[index],
-            interfaces: interfaces.clone(),
             ring: *ring,
             filters: filters.clone(),
-            groups,
-            // At most as many as the host has CPUs.
-            workers: u32::try_from(cpus.len()).unwrap_or(u32::MAX),
-            analyser: Analyser::new(&settings, counters.clone()),
-            counters,
+            busy_poll: Duration::from_micros(u64::from(config.capture.busy_poll_us)),
+            tables,
+            counters: common.counters.workers()[index].clone(),
             exporter,
             outlets,
+            board: Arc::clone(&common.board),
             stop: Arc::clone(&common.stop),
         }
     }
-
-    /// Starts one worker, waits until its rings are open, and gives the groups that it made.
-    fn open(&mut self, plan: Plan) -> Result<Vec<FanoutGroup>, StartError> {
-        let index = plan.index;
-        let (say_opened, opened) = bounded(1);
-        let (begin, wait_for_begin) = bounded(0);
-        let builder = std::thread::Builder::new().name(format!("worker-{index}"));
-        let thread = builder
-            .spawn(move || worker::run(plan, &say_opened, &wait_for_begin))
-            .map_err(|source| StartError::Thread { name: "worker", source })?;
-        self.threads.push(thread);
-        self.begin.push(begin);
-        Ok(opened.recv().map_err(|_| StartError::WorkerGone(index))??)
-    }
 }
 
-fn spawn(
+/// Waits until every worker has come so far.
+fn wait_for(said: &[Said], milestone: Milestone) -> Result<(), StartError> {
+    for (index, said) in said.iter().enumerate() {
+        while said.recv().map_err(|_| StartError::WorkerGone(index))?? != milestone {}
+    }
+    Ok(())
+}
+
+fn spawn<T: Send + 'static>(
     name: &'static str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
     let builder = std::thread::Builder::new().name(name.into());
     builder.spawn(body).map_err(|source| StartError::Thread { name, source })
+}
+
+/// Waits for the workers to drain their rings; says whether all have ended as they should.
+fn join_workers(workers: Vec<JoinHandle<()>>) -> bool {
+    let deadline = Instant::now() + WORKERS_LIMIT;
+    while Instant::now() < deadline && !workers.iter().all(JoinHandle::is_finished) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut have_ended = true;
+    for (index, worker) in workers.into_iter().enumerate() {
+        if worker.is_finished() {
+            have_ended &= join("worker", worker);
+        } else {
+            tracing::error!(worker = index, "worker stands still and is not waited for");
+            have_ended = false;
+        }
+    }
+    have_ended
 }
 
 /// Waits for a thread; says whether it ended as it should.

@@ -16,7 +16,9 @@ use wire::units::UnixNanos;
 use crate::connections::{NewConnection, begins_second};
 use crate::counters::{Counters, WorkerCounters};
 use crate::detect::{Alert, AlertSummary};
-use crate::event::{self, DecoderStats, Event, EventWriter, FlowEnd};
+use crate::event::{
+    self, DecoderStats, Event, EventWriter, FlowEnd, InterfaceChange, WorkerChange,
+};
 use crate::flow::{EndedFlow, FlowLimit};
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
@@ -209,10 +211,15 @@ impl Recorder {
         self.anomaly(&Event::AlertsSummarised { time, summary });
     }
 
-    /// The link of an interface went down or came up.
-    pub fn link(&mut self, time: UnixNanos, interface: usize, is_up: bool) {
+    /// Something happened to an interface.
+    pub fn interface(&mut self, time: UnixNanos, interface: usize, change: InterfaceChange) {
         let name = self.interfaces.get(interface).cloned().unwrap_or_default();
-        self.anomaly(&Event::Link { time, interface: &name, is_up });
+        self.anomaly(&Event::Interface { time, interface: &name, change });
+    }
+
+    /// Something happened to a worker.
+    pub fn worker(&mut self, time: UnixNanos, worker: usize, change: WorkerChange) {
+        self.anomaly(&Event::Worker { time, worker, change });
     }
 
     /// Where every frame and record went.
@@ -356,7 +363,7 @@ impl Source for RecorderCounters {
 /// Flows that ended without an event of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnwrittenFlows {
-    /// Over a limit, or without room in a queue.
+    /// Over a limit, without room in a queue, or lost with a worker.
     pub flows: u64,
     /// Half-open ones that gave way to newer ones.
     pub half_open_evicted: u64,
@@ -376,7 +383,9 @@ impl UnwrittenFlows {
     pub fn of_worker(counted: &WorkerCounters) -> Self {
         let flows = &counted.flows;
         Self {
-            flows: flows.over_limit.read() + flows.queue_full.read(),
+            flows: flows.over_limit.read()
+                + flows.queue_full.read()
+                + flows.lost_worker_panicked.read(),
             half_open_evicted: flows.half_open_evicted.read(),
         }
     }

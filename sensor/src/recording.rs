@@ -82,7 +82,10 @@ impl RecorderDesk {
             ToRecorder::AlertsSummarised(time, summary) => {
                 self.recorder.alerts_summarised(time, summary);
             }
-            ToRecorder::Link(time, interface, is_up) => self.recorder.link(time, interface, is_up),
+            ToRecorder::Interface(time, interface, change) => {
+                self.recorder.interface(time, interface, change);
+            }
+            ToRecorder::Worker(time, worker, change) => self.recorder.worker(time, worker, change),
             ToRecorder::Finish => {}
         }
     }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::afpacket::{Interface, OpenError, Program, RingConfig};
+use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig};
 use crate::analyse::FlowSettings;
-use crate::config::{Capture, Config, Detect, Flow, Uplink};
+use crate::config::{Capture, Config, Detect, FanoutMode, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError};
@@ -79,6 +79,8 @@ const LEAST_BLOCKS: u32 = 4;
 /// At low rates every retire time uses up a block, however empty: a reader that is held up for half
 /// a second must find blocks left.
 const STALL_TOLERANCE_MS: u32 = 500;
+/// Sockets that are reserved at most: each is a file descriptor.
+const MOST_RESERVED: usize = 4096;
 /// Smallest block: it holds the largest frame that the kernel puts together, 64 KiB and headers.
 const LEAST_BLOCK_KIB: u32 = 128;
 
@@ -177,6 +179,30 @@ pub fn filter_for_all(capture: &Capture) -> Result<Option<Program>, FilterError>
     capture.filter.as_ref().map(compile).transpose()
 }
 
+/// How frames are dealt to so many workers; one gets them all.
+#[must_use]
+pub fn fanout(config: &Config, workers: usize) -> Option<Fanout> {
+    let mode = match config.capture.fanout {
+        FanoutMode::Hash => Fanout::Hash,
+        FanoutMode::Cpu => Fanout::Cpu,
+        FanoutMode::Queue => Fanout::Queue,
+        FanoutMode::Peer if config.detect.home_networks.is_empty() => {
+            Fanout::Peer(PeerRule::Direction)
+        }
+        FanoutMode::Peer => {
+            let home = config.detect.home_networks.iter().map(|network| network.parts());
+            Fanout::Peer(PeerRule::Outside(home.collect()))
+        }
+    };
+    (workers > 1).then_some(mode)
+}
+
+/// Packet sockets to make at the start: those of the first rings, and a reserve for later ones.
+#[must_use]
+pub fn reserve_sockets(capture: &Capture, rings: usize) -> usize {
+    rings + capture.reserve_sockets.unwrap_or((rings + 4).min(MOST_RESERVED))
+}
+
 /// Memory that this process may use: that of the host, or less if its control group has a limit.
 fn memory_mib() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -198,6 +224,22 @@ const WHOLE_FRAME: u32 = 0x4_0000;
 #[must_use]
 pub const fn stall_tolerance_ms(ring: &RingConfig) -> u32 {
     ring.block_count * ring.retire_ms
+}
+
+/// For how many milliseconds the rings of an interface take in what comes at a rate, before a frame is
+/// read. `bytes` is that of all of them together.
+#[must_use]
+pub const fn line_rate_ms(bytes: u64, megabits_per_second: u64) -> u64 {
+    // Millions of bits a second are thousands of bits a millisecond.
+    bytes.saturating_mul(8)
+        / (if megabits_per_second == 0 { 1 } else { megabits_per_second * 1000 })
+}
+
+/// The speed that an interface says it has, in Mbit/s; many virtual ones say none.
+#[must_use]
+pub fn link_speed(interface: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    text.trim().parse().ok().filter(|speed| *speed > 0)
 }
 
 /// What the detector is made with: half the memory of evidence. A live sensor does not suspect its
@@ -315,6 +357,36 @@ mod tests {
         let memory = u32::try_from(memory_mib().unwrap()).unwrap();
         let said = ring(&capture(memory / 4 + 1), 1).unwrap_err().to_string();
         assert!(said.contains("is more than a quarter of this host's memory"), "{said}");
+    }
+
+    #[test]
+    fn one_worker_needs_no_group_and_home_networks_make_the_peer_the_other_side() {
+        let mut config = Config::without_file();
+        assert_eq!((fanout(&config, 1), fanout(&config, 2)), (None, Some(Fanout::Hash)));
+        config.capture.fanout = FanoutMode::Peer;
+        assert_eq!(fanout(&config, 2), Some(Fanout::Peer(PeerRule::Direction)));
+        config.detect.home_networks =
+            vec!["10.0.0.0/8".parse().unwrap(), "fd00::/7".parse().unwrap()];
+        let home = [("10.0.0.0", 8), ("fc00::", 7)]
+            .map(|(address, length)| (address.parse::<IpAddr>().unwrap(), length));
+        let expected = Fanout::Peer(PeerRule::Outside(home.to_vec()));
+        assert_eq!(fanout(&config, 2), Some(expected));
+    }
+
+    #[test]
+    fn the_reserve_bears_a_new_ring_for_each_and_more() {
+        assert_eq!(reserve_sockets(&capture(64), 4), 12);
+        let one = Capture { reserve_sockets: Some(1), ..capture(64) };
+        assert_eq!(reserve_sockets(&one, 4), 5);
+    }
+
+    #[test]
+    fn a_ring_of_125_megabytes_holds_a_second_of_a_gigabit() {
+        assert_eq!(
+            (line_rate_ms(125_000_000, 1000), line_rate_ms(125_000_000, 10_000)),
+            (1000, 100)
+        );
+        assert_eq!(link_speed("lo"), None);
     }
 
     #[test]

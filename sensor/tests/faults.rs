@@ -185,7 +185,7 @@ fn an_interface_that_is_deleted_is_said_and_the_others_go_on() {
     wait_until("flows of s0", || read().connections().len() == 10);
     assert!(sensor.stop(Signal::SIGINT, PATIENCE).success());
     let events = read();
-    assert_eq!(events.anomalies("link_down").len(), 1);
+    assert_eq!(events.anomalies("interface_gone").len(), 1);
     let ledger = events.ledger();
     assert_eq!(ledger.interfaces.len(), 2);
     let said = sensor.stderr();

@@ -4,7 +4,7 @@
 //! stop and at any time up to what still waits in the rings:
 //!
 //! ```text
-//!   kernel_packets = kernel_drops + corrupt + analysed (+ waiting in the rings)   per interface
+//!   kernel_packets = kernel_drops + corrupt + unread + analysed (+ waiting)       per interface
 //!   analysed       = not_selected + exported + Σ lost{reason}                     per interface
 //!   exported       = acknowledged + in_flight + Σ lost{reason}                    frames, all interfaces
 //!   produced       = acknowledged + in_flight + Σ lost{reason}                    records
@@ -41,13 +41,17 @@ pub struct InterfaceLedger {
     pub kernel_drops: u64,
     /// Frames whose ring entry failed the checks at the border (see `afpacket::block`).
     pub corrupt: u64,
+    /// Frames that lay in a ring which was given up before a worker could read them, because the
+    /// worker panicked or the ring could not be drained. Senders before this field never lost one so.
+    pub unread: u64,
     /// Frames that a worker took into analysis.
     pub analysed: u64,
     /// Analysed frames that export did not want: export off, not sampled, or our own uplink.
     pub not_selected: u64,
     /// Analysed frames that were copied into a batch.
     pub exported: u64,
-    /// Analysed frames that export wanted and could not take.
+    /// Analysed frames that export wanted and could not take, or whose worker panicked before it was
+    /// decided.
     pub lost: LostByReason,
 }
 
@@ -111,12 +115,12 @@ impl Ledger {
 
 impl InterfaceLedger {
     fn check(&self) -> Result<(), Imbalance> {
-        let accounted = sum([self.kernel_drops, self.corrupt, self.analysed]);
+        let accounted = sum([self.kernel_drops, self.corrupt, self.unread, self.analysed]);
         balance(
             &self.name,
             "kernel_packets",
             self.kernel_packets,
-            "kernel_drops + corrupt + analysed",
+            "kernel_drops + corrupt + unread + analysed",
             accounted,
         )?;
         let accounted = sum([self.not_selected, self.exported, sum(self.lost.values().copied())]);
@@ -157,9 +161,10 @@ mod tests {
         Ledger {
             interfaces: vec![InterfaceLedger {
                 name: "eth0".into(),
-                kernel_packets: 10,
+                kernel_packets: 12,
                 kernel_drops: 2,
                 corrupt: 1,
+                unread: 2,
                 analysed: 7,
                 not_selected: 1,
                 exported: 4,
@@ -186,8 +191,8 @@ mod tests {
         ledger.interfaces[0].analysed -= 1;
         assert_eq!(
             ledger.check().unwrap_err().to_string(),
-            "ledger of eth0 does not add up: kernel_packets 10, \
-             but kernel_drops + corrupt + analysed 9"
+            "ledger of eth0 does not add up: kernel_packets 12, \
+             but kernel_drops + corrupt + unread + analysed 11"
         );
     }
 

@@ -56,6 +56,26 @@ pub struct Capture {
     pub promiscuous: bool,
     /// Which frames are looked at; `None`: all.
     pub filter: Option<Expression>,
+    /// How the kernel deals the frames of an interface to the workers.
+    pub fanout: FanoutMode,
+    /// A worker looks for frames for so long before it sleeps, microseconds.
+    pub busy_poll_us: u32,
+    /// Packet sockets that are made at the start for rings that are opened later; `None`: as many as
+    /// the first rings, and four.
+    pub reserve_sockets: Option<usize>,
+}
+
+/// How the kernel deals the frames of an interface to the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FanoutMode {
+    /// By a symmetric hash of the flow.
+    Hash,
+    /// By the CPU that received the frame.
+    Cpu,
+    /// By the receive queue of the interface.
+    Queue,
+    /// By the address of the peer: one source lands on one worker.
+    Peer,
 }
 
 /// What counts as a scan.
@@ -65,6 +85,8 @@ pub struct Detect {
     pub profile: Profile,
     /// Sources that never alert.
     pub allow: Vec<Network>,
+    /// Networks of this site: the peer of a frame that passes by is the side outside of them.
+    pub home_networks: Vec<Network>,
     /// Distinct failed ports of one target that make a vertical scan.
     pub vertical_ports: u32,
     /// Distinct failed hosts on one port that make a horizontal scan.
@@ -163,6 +185,8 @@ pub const COLLECTOR_PORT: u16 = 4750;
 const RING_MIB: (u32, u32, u32) = (1, 256, 65_536);
 /// A ring block must hold a 64 KiB super-frame and its header.
 const BLOCK_KIB: (u32, u32, u32) = (128, 1024, 65_536);
+const BUSY_POLL_US: (u32, u32, u32) = (0, 0, 10_000);
+const RESERVE_SOCKETS: (u32, u32) = (1, 4096);
 const RETIRE_MS: (u32, u32, u32) = (1, 10, 1000);
 const WORKERS: (u32, u32) = (1, 256);
 const SCAN_THRESHOLD: (u32, u32, u32) = (2, 10, 10_000);
@@ -244,6 +268,45 @@ mod tests {
         assert_eq!(shipped.capture.ring_mib, defaults.capture.ring_mib);
         assert_eq!(shipped.capture.block_kib, defaults.capture.block_kib);
         assert_eq!(shipped.capture.retire_ms, defaults.capture.retire_ms);
+        assert_eq!(shipped.capture.fanout, defaults.capture.fanout);
+        assert_eq!(shipped.capture.busy_poll_us, defaults.capture.busy_poll_us);
+    }
+
+    #[test]
+    fn the_way_of_dealing_is_one_of_four() {
+        let modes = [
+            ("hash", FanoutMode::Hash),
+            ("cpu", FanoutMode::Cpu),
+            ("queue", FanoutMode::Queue),
+            ("peer", FanoutMode::Peer),
+        ];
+        for (word, mode) in modes {
+            let text = format!("[capture]\nfanout = '{word}'");
+            assert_eq!(check(&text).unwrap().capture.fanout, mode);
+        }
+        assert_eq!(
+            check("[capture]\nfanout = 'rollover'").unwrap_err(),
+            "sensor.toml:2: capture.fanout = rollover is not one of: hash, cpu, queue, peer"
+        );
+    }
+
+    #[test]
+    fn time_and_sockets_have_limits_too() {
+        assert_eq!(
+            check("[capture]\nbusy_poll_us = 10001").unwrap_err(),
+            "sensor.toml:2: capture.busy_poll_us = 10001 is out of range: 0 to 10000 microseconds"
+        );
+        assert_eq!(
+            check("[capture]\nreserve_sockets = 5000").unwrap_err(),
+            "sensor.toml:2: capture.reserve_sockets = 5000 is out of range: 1 to 4096 sockets"
+        );
+        assert_eq!(check("").unwrap().capture.reserve_sockets, None);
+    }
+
+    #[test]
+    fn a_home_network_that_is_none_is_named_by_its_key() {
+        let said = check("[detect]\nhome_networks = ['10.0.0.0/40']").unwrap_err();
+        assert!(said.starts_with("sensor.toml:2: detect.home_networks: `10.0.0.0/40`"), "{said}");
     }
 
     #[test]

@@ -14,11 +14,11 @@ use crate::filter::Expression;
 use crate::uplink::AddressError;
 
 use super::{
-    API_LISTEN, BLOCK_KIB, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
-    ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED,
-    FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, Flow,
-    POOL_MIB, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink,
-    WINDOW, WORKERS,
+    API_LISTEN, BLOCK_KIB, BUSY_POLL_US, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND,
+    Capture, Config, ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames,
+    FLOW_ESTABLISHED, FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS,
+    FLOWS_PER_SECOND, FanoutMode, Flow, POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB,
+    SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW, WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -51,6 +51,9 @@ struct RawCapture {
     retire_ms: Option<Spanned<u32>>,
     promiscuous: Option<bool>,
     filter: Option<Spanned<String>>,
+    fanout: Option<Spanned<String>>,
+    busy_poll_us: Option<Spanned<u32>>,
+    reserve_sockets: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +74,7 @@ impl Default for OneOrMany {
 struct RawDetect {
     profile: Option<Spanned<String>>,
     allow: Vec<Spanned<String>>,
+    home_networks: Vec<Spanned<String>>,
     vertical_ports: Option<Spanned<u32>>,
     horizontal_hosts: Option<Spanned<u32>>,
     window: Option<Spanned<String>>,
@@ -165,11 +169,22 @@ impl Checker<'_> {
             retire_ms,
             promiscuous,
             filter,
+            fanout,
+            busy_poll_us,
+            reserve_sockets: reserve,
         } = raw;
         let workers = match workers {
             Some(workers) => {
                 let (least, most) = WORKERS;
                 Some(self.number("capture.workers", Some(workers), (least, 1, most), "workers")?)
+            }
+            None => None,
+        };
+        let reserve = match reserve {
+            Some(sockets) => {
+                let (least, most) = RESERVE_SOCKETS;
+                let limits = (least, least, most);
+                Some(self.number("capture.reserve_sockets", Some(sockets), limits, "sockets")?)
             }
             None => None,
         };
@@ -185,7 +200,26 @@ impl Checker<'_> {
             retire_ms: self.number("capture.retire_ms", retire_ms, RETIRE_MS, "milliseconds")?,
             promiscuous: promiscuous.unwrap_or(true),
             filter: filter.and_then(|filter| self.expression(filter)),
+            fanout: self.fanout(fanout)?,
+            busy_poll_us: self.number(
+                "capture.busy_poll_us",
+                busy_poll_us,
+                BUSY_POLL_US,
+                "microseconds",
+            )?,
+            reserve_sockets: reserve.map(|sockets| sockets as usize),
         })
+    }
+
+    fn fanout(&self, mode: Option<Spanned<String>>) -> Result<FanoutMode, ConfigError> {
+        let Some(mode) = mode else { return Ok(FanoutMode::Hash) };
+        match mode.get_ref().as_str() {
+            "hash" => Ok(FanoutMode::Hash),
+            "cpu" => Ok(FanoutMode::Cpu),
+            "queue" => Ok(FanoutMode::Queue),
+            "peer" => Ok(FanoutMode::Peer),
+            _ => Err(self.refuse("capture.fanout", &mode, "is not one of: hash, cpu, queue, peer")),
+        }
     }
 
     /// The filter with its place, for what libpcap will say of it; none if it is empty.
@@ -199,6 +233,7 @@ impl Checker<'_> {
         let RawDetect {
             profile,
             allow,
+            home_networks,
             vertical_ports: vertical,
             horizontal_hosts: horizontal,
             window,
@@ -216,7 +251,8 @@ impl Checker<'_> {
         }
         Ok(Detect {
             profile: self.profile(profile)?,
-            allow: allow.into_iter().map(|text| self.network(&text)).collect::<Result<_, _>>()?,
+            allow: self.networks("detect.allow", &allow)?,
+            home_networks: self.networks("detect.home_networks", &home_networks)?,
             vertical_ports: self.number(
                 "detect.vertical_ports",
                 vertical,
@@ -261,10 +297,13 @@ impl Checker<'_> {
         }
     }
 
-    fn network(&self, text: &Spanned<String>) -> Result<Network, ConfigError> {
-        text.get_ref().parse().map_err(|why: ParseNetworkError| {
-            ConfigError::at(self.path, self.text, text.span(), format!("detect.allow: {why}"))
-        })
+    fn networks(&self, key: &str, all: &[Spanned<String>]) -> Result<Vec<Network>, ConfigError> {
+        let network = |text: &Spanned<String>| {
+            text.get_ref().parse().map_err(|why: ParseNetworkError| {
+                ConfigError::at(self.path, self.text, text.span(), format!("{key}: {why}"))
+            })
+        };
+        all.iter().map(network).collect()
     }
 
     fn export(&self, raw: RawExport, has_uplink: bool) -> Result<Export, ConfigError> {

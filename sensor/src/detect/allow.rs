@@ -41,6 +41,17 @@ impl Network {
     pub const fn contains(self, address: Address) -> bool {
         (bits(address) ^ self.base) & mask(self.length) == 0
     }
+
+    /// Its address and prefix length, those of IPv4 where it is within IPv4.
+    #[must_use]
+    pub fn parts(self) -> (IpAddr, u8) {
+        const MAPPED_BITS: u8 = 96;
+        let v6 = std::net::Ipv6Addr::from_bits(self.base);
+        match v6.to_ipv4_mapped() {
+            Some(v4) if self.length >= MAPPED_BITS => (v4.into(), self.length - MAPPED_BITS),
+            _ => (v6.into(), self.length),
+        }
+    }
 }
 
 impl From<Address> for Network {

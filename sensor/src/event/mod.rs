@@ -89,14 +89,23 @@ pub enum Event<'a> {
         /// The whole ledger.
         ledger: &'a Ledger,
     },
-    /// An interface went down or came up: an `anomaly` event.
-    Link {
+    /// Something happened to an interface: an `anomaly` event.
+    Interface {
         /// When.
         time: UnixNanos,
         /// Which interface.
         interface: &'a str,
-        /// It is up.
-        is_up: bool,
+        /// What.
+        change: InterfaceChange,
+    },
+    /// Something happened to a worker: an `anomaly` event.
+    Worker {
+        /// When.
+        time: UnixNanos,
+        /// Its number.
+        worker: usize,
+        /// What.
+        change: WorkerChange,
     },
     /// New connections beyond the limit, over a span of time: an `anomaly` event.
     ConnectionsSummarised {
@@ -121,6 +130,78 @@ pub enum Event<'a> {
         /// How many, by what became of them.
         summary: AlertSummary,
     },
+}
+
+/// What can happen to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceChange {
+    /// Its link came up: frames come in again.
+    LinkUp,
+    /// Its link went down.
+    LinkDown,
+    /// It was deleted, or moved to another network namespace.
+    Gone,
+    /// There is an interface of this name again, and its frames are read.
+    Back,
+    /// It goes by another name; its frames are read as before.
+    Renamed,
+    /// Its maximum transmission unit changed.
+    MtuChanged,
+    /// Its hardware address changed.
+    MacChanged,
+}
+
+impl InterfaceChange {
+    /// Every change, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::LinkUp,
+        Self::LinkDown,
+        Self::Gone,
+        Self::Back,
+        Self::Renamed,
+        Self::MtuChanged,
+        Self::MacChanged,
+    ];
+
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LinkUp => "link_up",
+            Self::LinkDown => "link_down",
+            Self::Gone => "interface_gone",
+            Self::Back => "interface_back",
+            Self::Renamed => "interface_renamed",
+            Self::MtuChanged => "mtu_changed",
+            Self::MacChanged => "mac_changed",
+        }
+    }
+}
+
+/// What can happen to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerChange {
+    /// It panicked: its rings were closed and its tables thrown away.
+    Panicked,
+    /// It reads rings again, with fresh tables.
+    Restarted,
+    /// It stands still; others read its share.
+    Stalled,
+    /// It goes on.
+    Resumed,
+}
+
+impl WorkerChange {
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Panicked => "worker_panicked",
+            Self::Restarted => "worker_restarted",
+            Self::Stalled => "worker_stalled",
+            Self::Resumed => "worker_resumed",
+        }
+    }
 }
 
 /// Writes events as lines and numbers them.
@@ -173,14 +254,16 @@ impl EventWriter {
                 write_stats(&mut json, *uptime_seconds, decoder, ledger);
                 self.ours(&mut json, |json| json.value("ledger", ledger));
             }
-            Event::Link { time, interface, is_up } => {
+            Event::Interface { time, interface, change } => {
                 json.time("timestamp", *time);
                 json.string("in_iface", interface);
-                write_anomaly(&mut json, if *is_up { "link_up" } else { "link_down" });
-                self.ours(&mut json, |json| {
-                    json.string("interface", interface);
-                    json.boolean("is_up", *is_up);
-                });
+                write_anomaly(&mut json, change.name());
+                self.ours(&mut json, |json| json.string("interface", interface));
+            }
+            Event::Worker { time, worker, change } => {
+                json.time("timestamp", *time);
+                write_anomaly(&mut json, change.name());
+                self.ours(&mut json, |json| json.number("worker", *worker as u64));
             }
             Event::ConnectionsSummarised { time, connections } => {
                 json.time("timestamp", *time);

@@ -1,0 +1,645 @@
+//! Watches over workers and interfaces, and calls workers together to open rings when something has
+//! changed: an interface was made anew, a worker panicked, stands still, or came back.
+//!
+//! Its thread decides, the workers act (see [`gathering`](crate::gathering)). It looks at everything ten
+//! times a second, and every few milliseconds while rings come together. The rules, for each interface:
+//!
+//! ```text
+//!   a gathering is under way            all have joined: silence what is left behind, release it
+//!   the interface is not there          said; workers empty and close their rings by themselves
+//!   nobody reads it, it is another      a new group of all workers that are fit
+//!   one, or a reader stands still
+//!   cpu, queue: the order is wrong,     the same, as only a group that was made and joined in the order
+//!   or a worker has come back           of the CPUs deals by them
+//!   hash, peer: a worker has come back  its ring joins the group that there is
+//! ```
+//!
+//! Every new ring takes a socket out of the reserve. What cannot be done for want of sockets, health
+//! names with the remedy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{fmt, thread};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_;
+
+use crate::afpacket::{self, Fanout, Interface, Reserve, Scope, Symmetry, Unbound};
+use crate::announce::Announcer;
+use crate::counters::Counters;
+use crate::event::{InterfaceChange, WorkerChange};
+use crate::gathering::{Board, Gathering, Stage};
+use crate::health::{Health, Link};
+use crate::metrics::{Families, Source};
+
+/// A worker that made no pass over its rings for so long stands still. It makes at least four a second.
+pub const STALL_AFTER: Duration = Duration::from_secs(3);
+/// A worker that opens a ring may take so long.
+const OPENING_LIMIT: Duration = Duration::from_secs(60);
+/// How often the supervisor looks around, at rest and while rings come together.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_SOON: Duration = Duration::from_millis(5);
+/// How often it asks the system for interfaces.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// A look that comes later than this was held up itself: silence of the workers says nothing.
+const HELD_UP: Duration = Duration::from_secs(1);
+/// A worker that panicked, or rings that could not be opened, are tried again after the first time,
+/// then after twice as long each time, up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A worker that has run for so long since its panic is well.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// Watches over workers and interfaces.
+pub struct Supervisor {
+    board: Arc<Board>,
+    counters: Arc<Counters>,
+    health: Arc<Health>,
+    announcer: Arc<Announcer>,
+    status: Arc<SupervisorStatus>,
+    reserve: Reserve,
+    fanout: Option<Fanout>,
+    interfaces: Vec<Watched>,
+    workers: Vec<Tended>,
+    looked: Instant,
+    asked: Instant,
+}
+
+/// What a [`Supervisor`] is made with.
+pub struct Parts {
+    /// Where it calls the workers.
+    pub board: Arc<Board>,
+    /// The workers' heartbeats.
+    pub counters: Arc<Counters>,
+    /// What is wrong.
+    pub health: Arc<Health>,
+    /// Says what happens.
+    pub announcer: Arc<Announcer>,
+    /// What it counts.
+    pub status: Arc<SupervisorStatus>,
+    /// Sockets for all rings.
+    pub reserve: Reserve,
+    /// How frames are dealt; `None` for one worker.
+    pub fanout: Option<Fanout>,
+    /// The interfaces, as they are at the start.
+    pub interfaces: Vec<Interface>,
+}
+
+/// What the supervisor counts, for metrics.
+#[derive(Debug)]
+pub struct SupervisorStatus {
+    interfaces: Vec<String>,
+    /// Time in which frames of the interface, or of a part of its flows, were not read. Nanoseconds.
+    uncaptured: Vec<AtomicU64>,
+    reserve_left: AtomicU64,
+    /// Both directions of a flow reach one worker; `None` where that was not tested.
+    is_symmetric: Option<bool>,
+}
+
+/// An interface under watch.
+struct Watched {
+    /// As it was when it was looked up last; its name is the configured one.
+    interface: Interface,
+    /// Its hardware address.
+    mac: Option<[u8; 6]>,
+    presence: Presence,
+    /// The newest gathering of each worker.
+    calls: Vec<Option<Arc<Gathering>>>,
+    /// Rings of workers that stand still, to be silenced when the others begin.
+    left_behind: Vec<(usize, Arc<Gathering>)>,
+    /// The rings are those of an interface that is not there any more, or their order is wrong.
+    is_other: bool,
+    /// Its link was down when it was looked at last.
+    was_down: bool,
+    retry: Retry,
+    /// The failure of the newest gathering was taken into account.
+    is_failure_noted: bool,
+    /// Frames came in at some time: what was not read before is no loss.
+    has_begun: bool,
+    unread_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    There,
+    Renamed,
+    Gone,
+    /// There again, its rings are not open yet.
+    Returning,
+}
+
+/// When to try again what failed.
+#[derive(Default)]
+struct Retry {
+    not_before: Option<Instant>,
+    failures: u32,
+}
+
+/// A worker under watch.
+struct Tended {
+    heartbeat: u64,
+    /// When the heartbeat changed.
+    heard: Instant,
+    is_stalled: bool,
+    panics: u64,
+    panicked: Option<Instant>,
+    retry: Retry,
+    /// It panicked and has not been back on all interfaces since.
+    is_away: bool,
+}
+
+impl Supervisor {
+    /// Watches from now on.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { board, counters, health, announcer, status, reserve, fanout, interfaces } =
+            parts;
+        let now = Instant::now();
+        let workers = counters.workers().len();
+        let macs = hardware_addresses();
+        let watched = interfaces.into_iter().map(|interface| Watched {
+            mac: macs.get(&interface.name).copied(),
+            interface,
+            presence: Presence::There,
+            calls: vec![None; workers],
+            left_behind: Vec::new(),
+            is_other: false,
+            was_down: false,
+            retry: Retry::default(),
+            is_failure_noted: false,
+            has_begun: false,
+            unread_since: None,
+        });
+        let tended = |_| Tended {
+            heartbeat: 0,
+            heard: now,
+            is_stalled: false,
+            panics: 0,
+            panicked: None,
+            retry: Retry::default(),
+            is_away: false,
+        };
+        Self {
+            interfaces: watched.collect(),
+            workers: (0..workers).map(tended).collect(),
+            board,
+            counters,
+            health,
+            announcer,
+            status,
+            reserve,
+            fanout,
+            looked: now,
+            asked: now,
+        }
+    }
+
+    /// The thread body: calls all workers, then watches until `stop` is set. Gives whether every worker
+    /// was at work at the end.
+    #[must_use]
+    pub fn run(mut self, stop: &AtomicBool) -> bool {
+        while !stop.load(Ordering::Relaxed) {
+            let is_gathering = self.look(Instant::now());
+            thread::sleep(if is_gathering { LOOK_SOON } else { LOOK_EVERY });
+        }
+        self.workers.iter().all(Tended::is_fit)
+    }
+
+    /// Looks at everything once; says whether rings are coming together.
+    fn look(&mut self, now: Instant) -> bool {
+        let since = now.duration_since(self.looked);
+        self.looked = now;
+        if since > HELD_UP {
+            self.workers.iter_mut().for_each(|worker| worker.heard = now);
+        }
+        for worker in 0..self.workers.len() {
+            self.look_at_worker(worker, now);
+        }
+        if now.duration_since(self.asked) >= ASK_EVERY {
+            self.asked = now;
+            self.look_at_interfaces();
+        }
+        let mut is_gathering = false;
+        for interface in 0..self.interfaces.len() {
+            self.check_order_after_flap(interface);
+            is_gathering |= self.gather(interface, now);
+            self.count_unread(interface, now);
+        }
+        self.note_returns(now);
+        self.status.reserve_left.store(self.reserve.left() as u64, Ordering::Relaxed);
+        self.health.set_watch(self.problems(now));
+        is_gathering
+    }
+
+    /// Notices when a worker stops, goes on, or panics.
+    fn look_at_worker(&mut self, index: usize, now: Instant) {
+        let worker = &mut self.workers[index];
+        let heartbeat = self.counters.workers()[index].worker.heartbeat.read();
+        if std::mem::replace(&mut worker.heartbeat, heartbeat) != heartbeat {
+            worker.heard = now;
+            if std::mem::take(&mut worker.is_stalled) {
+                self.announcer.worker(index, WorkerChange::Resumed);
+                // Where nobody could take over, it goes on with the ring that it has.
+                for watched in &mut self.interfaces {
+                    watched.left_behind.retain(|(worker, _)| *worker != index);
+                }
+            }
+        }
+        let panics = self.board.panics(index);
+        if std::mem::replace(&mut worker.panics, panics) != panics {
+            let was_well = worker.panicked.is_none_or(|at| now.duration_since(at) > WELL_AFTER);
+            if was_well {
+                worker.retry = Retry::default();
+            }
+            worker.retry.after_failure(now);
+            worker.panicked = Some(now);
+            worker.is_away = true;
+            self.announcer.worker(index, WorkerChange::Panicked);
+        }
+        // A large ring takes the kernel its time.
+        let is_opening =
+            self.interfaces.iter().any(|watched| watched.stage(index) == Stage::Called);
+        let limit = if is_opening { OPENING_LIMIT } else { STALL_AFTER };
+        if !worker.is_stalled && now.duration_since(worker.heard) > limit {
+            worker.is_stalled = true;
+            let since = worker.heard;
+            self.announcer.worker(index, WorkerChange::Stalled);
+            self.replace(index, since);
+        }
+    }
+
+    /// The rings of a worker that stands still are given up for lost: its threads cannot be ended, and
+    /// unmapping a ring that it may be reading would be undefined behaviour.
+    fn replace(&mut self, index: usize, since: Instant) {
+        for watched in &mut self.interfaces {
+            let Some(call) = watched.calls[index].clone() else { continue };
+            match call.stage(index) {
+                Stage::Live => {
+                    watched.unread_since.get_or_insert(since);
+                    watched.left_behind.push((index, call));
+                }
+                Stage::Called | Stage::Opened | Stage::Joined => call.dismiss(index),
+                Stage::Absent | Stage::Failed | Stage::Left => {}
+            }
+        }
+    }
+
+    /// Notices when an interface goes, comes back, or changes.
+    fn look_at_interfaces(&mut self) {
+        let macs = hardware_addresses();
+        for (index, watched) in self.interfaces.iter_mut().enumerate() {
+            let say = |change| self.announcer.interface(index, change);
+            match Interface::find(&watched.interface.name) {
+                Ok(found) => {
+                    if watched.presence == Presence::Gone || found.index != watched.interface.index
+                    {
+                        if watched.presence != Presence::Gone {
+                            say(InterfaceChange::Gone);
+                        }
+                        watched.presence = Presence::Returning;
+                        watched.is_other = true;
+                        watched.retry = Retry::default();
+                        watched.mac = None;
+                        self.health.set_link(index, Link::Up);
+                    } else if watched.presence == Presence::Renamed {
+                        watched.presence = Presence::There;
+                    }
+                    if watched.presence == Presence::There && found.mtu != watched.interface.mtu {
+                        say(InterfaceChange::MtuChanged);
+                    }
+                    let mac = macs.get(&found.name).copied();
+                    if mac != watched.mac && watched.mac.is_some() && mac.is_some() {
+                        say(InterfaceChange::MacChanged);
+                    }
+                    watched.mac = mac.or(watched.mac);
+                    watched.interface = found;
+                }
+                Err(_) if watched.presence == Presence::Gone => {}
+                Err(_) => {
+                    if has_another_name(&watched.interface) {
+                        if watched.presence != Presence::Renamed {
+                            say(InterfaceChange::Renamed);
+                        }
+                        watched.presence = Presence::Renamed;
+                    } else {
+                        say(InterfaceChange::Gone);
+                        watched.presence = Presence::Gone;
+                        self.health.set_link(index, Link::Gone);
+                    }
+                }
+            }
+        }
+    }
+
+    /// After its link was down, the kernel has linked the members of a group in the order in which
+    /// their sockets were made, whatever the order in which they had joined.
+    fn check_order_after_flap(&mut self, interface: usize) {
+        let watched = &mut self.interfaces[interface];
+        let is_down = self.health.link(interface) == Link::Down;
+        let is_up_again = std::mem::replace(&mut watched.was_down, is_down) && !is_down;
+        let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
+        if is_up_again && is_ordered && !watched.is_in_order() {
+            tracing::warn!(
+                name = watched.interface.name,
+                "the link came up with the rings in another order than that of the workers; \
+                 a new group is made"
+            );
+            watched.is_other = true;
+        }
+    }
+
+    /// Calls workers together where it is needed; says whether rings are coming together.
+    fn gather(&mut self, interface: usize, now: Instant) -> bool {
+        let watched = &mut self.interfaces[interface];
+        if watched.release_complete(self.board.is_open()) {
+            return true;
+        }
+        watched.note_settled(interface, &self.announcer, now);
+        if watched.presence == Presence::Gone || !watched.retry.is_due(now) {
+            return false;
+        }
+        let fit: Vec<usize> = (0..self.workers.len())
+            .filter(|worker| self.workers[*worker].may_be_called(now))
+            .collect();
+        let live = watched.live();
+        let missing: Vec<usize> = fit.iter().copied().filter(|one| !live.contains(one)).collect();
+        let is_stale = watched.is_stale();
+        if fit.is_empty() || missing.is_empty() && !is_stale || !watched.is_current() {
+            return false;
+        }
+        let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
+        let left = self.reserve.left();
+        // The order is worth a new group only if all find a place in it.
+        let needs_order = is_ordered && left >= fit.len();
+        if is_stale || live.is_empty() || needs_order {
+            self.call_all(interface, &fit)
+        } else {
+            self.call_missing(interface, &missing)
+        }
+    }
+
+    /// A new group. Whoever stands still, or finds no socket, has no place in it.
+    fn call_all(&mut self, interface: usize, fit: &[usize]) -> bool {
+        let Some(sockets) = self.sockets(fit) else { return false };
+        let watched = &mut self.interfaces[interface];
+        let scope = Scope::One(watched.interface.clone());
+        let gathering = Arc::new(Gathering::new(scope, self.fanout.clone(), sockets));
+        watched.is_other = false;
+        watched.is_failure_noted = false;
+        for call in &mut watched.calls {
+            *call = Some(Arc::clone(&gathering));
+        }
+        self.board.call(interface, &gathering, 0..self.workers.len());
+        true
+    }
+
+    /// Further members of the group that there is.
+    fn call_missing(&mut self, interface: usize, missing: &[usize]) -> bool {
+        let watched = &self.interfaces[interface];
+        let readers = watched.calls.iter().enumerate();
+        let mut groups = readers.filter_map(|(worker, call)| {
+            call.as_ref().filter(|call| call.stage(worker) == Stage::Live).cloned()
+        });
+        let Some(of) = groups.next() else { return false };
+        let Some(sockets) = self.sockets(missing) else { return false };
+        let called: Vec<usize> = (0..sockets.len()).filter(|w| sockets[*w].is_some()).collect();
+        let gathering = Arc::new(Gathering::joining(&of, sockets));
+        let watched = &mut self.interfaces[interface];
+        watched.is_failure_noted = false;
+        for worker in &called {
+            watched.calls[*worker] = Some(Arc::clone(&gathering));
+        }
+        self.board.call(interface, &gathering, called);
+        true
+    }
+
+    /// A socket for each of these workers, as far as the reserve goes; `None` if it is empty.
+    fn sockets(&self, workers: &[usize]) -> Option<Vec<Option<Unbound>>> {
+        let mut sockets: Vec<Option<Unbound>> = self.workers.iter().map(|_| None).collect();
+        for worker in workers {
+            sockets[*worker] = self.reserve.take();
+        }
+        sockets.iter().any(Option::is_some).then_some(sockets)
+    }
+
+    /// Adds up the time in which something of an interface was not read.
+    fn count_unread(&mut self, interface: usize, now: Instant) {
+        let watched = &mut self.interfaces[interface];
+        let has_readers = !watched.live().is_empty();
+        watched.has_begun |= has_readers;
+        let is_unread = watched.is_stale() || watched.presence == Presence::Gone || !has_readers;
+        if let Some(since) = watched.unread_since {
+            let nanos = u64::try_from(now.duration_since(since).as_nanos()).unwrap_or(u64::MAX);
+            self.status.uncaptured[interface].fetch_add(nanos, Ordering::Relaxed);
+        }
+        watched.unread_since = (is_unread && watched.has_begun).then_some(now);
+    }
+
+    /// Notices workers that read all their rings again after a panic.
+    fn note_returns(&mut self, now: Instant) {
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let is_back = |watched: &Watched| {
+                watched.presence == Presence::Gone || watched.stage(index) == Stage::Live
+            };
+            if worker.is_away && worker.may_be_called(now) && self.interfaces.iter().all(is_back) {
+                worker.is_away = false;
+                self.announcer.worker(index, WorkerChange::Restarted);
+            }
+        }
+    }
+
+    /// What is wrong beyond links and heartbeats, in words.
+    fn problems(&self, now: Instant) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            if worker.is_away {
+                problems.push(format!("worker {index} panicked and is not back yet"));
+            } else if worker.panicked.is_some_and(|at| now.duration_since(at) < WELL_AFTER) {
+                problems.push(format!("worker {index} panicked less than a minute ago"));
+            }
+        }
+        for watched in self.interfaces.iter().filter(|one| one.presence != Presence::Gone) {
+            problems.extend(watched.problem(&self.workers));
+        }
+        if self.reserve.left() == 0 {
+            problems.push(
+                "the reserve of packet sockets is empty: no ring can be opened any more; restart the \
+                 sensor, and set capture.reserve_sockets higher if that happens often"
+                    .into(),
+            );
+        }
+        problems
+    }
+}
+
+impl Watched {
+    fn stage(&self, worker: usize) -> Stage {
+        self.calls[worker].as_ref().map_or(Stage::Absent, |call| call.stage(worker))
+    }
+
+    /// The workers that read the interface.
+    fn live(&self) -> Vec<usize> {
+        (0..self.calls.len()).filter(|worker| self.stage(*worker) == Stage::Live).collect()
+    }
+
+    /// The group must be made anew: the interface is another one, or a share of it is not read.
+    fn is_stale(&self) -> bool {
+        self.is_other || !self.left_behind.is_empty()
+    }
+
+    /// The sockets of its rings were made in the order of the workers, as far as that can be read.
+    fn is_in_order(&self) -> bool {
+        let inode = |worker: usize| self.calls[worker].as_ref()?.inode(worker);
+        let inodes: Vec<u64> = self.live().into_iter().filter_map(inode).collect();
+        afpacket::creation_order(&inodes).is_ok_and(|order| order.is_sorted())
+    }
+
+    /// The interface is still what it was when it was looked up. Rings may notice earlier than this
+    /// thread that it is gone; to call for new ones then would waste sockets.
+    fn is_current(&self) -> bool {
+        let is_first_call = self.calls.iter().all(Option::is_none);
+        is_first_call
+            || if_::if_nametoindex(self.interface.name.as_str()) == Ok(self.interface.index)
+    }
+
+    /// Releases gatherings in which nobody is missing; says whether one is under way.
+    fn release_complete(&mut self, may_begin: bool) -> bool {
+        let mut is_under_way = false;
+        for call in self.calls.iter().flatten().filter(|call| !call.is_settled()) {
+            is_under_way = true;
+            if may_begin && call.is_complete() && !call.is_released() {
+                // What the old group still deals to a ring that nobody reads would be counted twice.
+                for (worker, old) in self.left_behind.drain(..) {
+                    if let Some(Err(error)) = old.rejector(worker).map(|it| it.reject_all()) {
+                        tracing::warn!(worker, %error, "cannot silence the ring of a worker");
+                    }
+                }
+                call.release();
+            }
+        }
+        is_under_way
+    }
+
+    /// Draws the conclusions once nobody has a step left to take.
+    fn note_settled(&mut self, interface: usize, announcer: &Announcer, now: Instant) {
+        // A gathering in which nobody is left lets those go who have no place in it.
+        self.calls.iter().flatten().for_each(|call| call.release());
+        let has_failed = (0..self.calls.len()).any(|worker| self.stage(worker) == Stage::Failed);
+        if has_failed {
+            if !std::mem::replace(&mut self.is_failure_noted, true) {
+                self.retry.after_failure(now);
+            }
+        } else if !self.live().is_empty() {
+            self.retry = Retry::default();
+        }
+        // Rings of the interface before may not have noticed yet that it is gone.
+        let is_back = self.presence == Presence::Returning && !self.is_other;
+        if is_back && !self.live().is_empty() {
+            self.presence = Presence::There;
+            announcer.interface(interface, InterfaceChange::Back);
+        }
+    }
+
+    fn problem(&self, workers: &[Tended]) -> Option<String> {
+        let name = &self.interface.name;
+        let live = self.live();
+        if live.is_empty() {
+            let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
+                call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
+            });
+            return Some(format!("interface {name} is not read{}", why.unwrap_or_default()));
+        }
+        if self.is_stale() {
+            return Some(format!("a part of the flows of interface {name} is not read"));
+        }
+        let missing = (0..workers.len()).find(|worker| !live.contains(worker))?;
+        let why = self.calls[missing].as_ref().and_then(|call| call.failure(missing));
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        Some(format!("worker {missing} does not read interface {name}, others do{why}"))
+    }
+}
+
+impl Tended {
+    fn is_fit(&self) -> bool {
+        !self.is_stalled && !self.is_away
+    }
+
+    fn may_be_called(&self, now: Instant) -> bool {
+        !self.is_stalled && self.retry.is_due(now)
+    }
+}
+
+impl Retry {
+    fn after_failure(&mut self, now: Instant) {
+        let (least, most) = RETRY;
+        let delay = least.saturating_mul(1 << self.failures.min(6)).min(most);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(now + delay);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
+}
+
+/// The interface is there, and called otherwise.
+fn has_another_name(interface: &Interface) -> bool {
+    // For an index that nobody has, this version of nix gives an empty name and no error.
+    if_::if_indextoname(interface.index)
+        .is_ok_and(|name| !name.is_empty() && name.to_bytes() != interface.name.as_bytes())
+}
+
+/// The hardware address of each interface that has one.
+fn hardware_addresses() -> BTreeMap<String, [u8; 6]> {
+    let Ok(interfaces) = getifaddrs() else { return BTreeMap::new() };
+    let address = |one: nix::ifaddrs::InterfaceAddress| {
+        let mac = one.address?.as_link_addr()?.addr()?;
+        Some((one.interface_name, mac))
+    };
+    interfaces.filter_map(address).collect()
+}
+
+impl SupervisorStatus {
+    /// Counts of these interfaces, at zero, and what the test of the kernel's hash gave.
+    #[must_use]
+    pub fn new(interfaces: Vec<String>, symmetry: Option<&Symmetry>) -> Self {
+        let is_symmetric = match symmetry {
+            Some(Symmetry::Symmetric { .. }) => Some(true),
+            Some(Symmetry::Asymmetric { .. }) => Some(false),
+            Some(Symmetry::NotTested { .. }) | None => None,
+        };
+        Self {
+            is_symmetric,
+            uncaptured: interfaces.iter().map(|_| AtomicU64::new(0)).collect(),
+            interfaces,
+            reserve_left: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Source for SupervisorStatus {
+    fn write(&self, families: &mut Families<'_>) -> fmt::Result {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let rows = self
+            .interfaces
+            .iter()
+            .zip(&self.uncaptured)
+            .map(|(name, nanos)| (vec![("interface", name.clone())], read(nanos) / 1_000_000));
+        families.counter(
+            "ringwatch_uncaptured_milliseconds",
+            "Time in which frames of an interface, or of a part of its flows, were not read",
+            rows,
+        )?;
+        families.gauge(
+            "ringwatch_reserve_sockets",
+            "Packet sockets left for rings that are opened later",
+            [(vec![], read(&self.reserve_left) as f64)],
+        )?;
+        families.gauge(
+            "ringwatch_fanout_symmetric",
+            "1 if the kernel's hash keeps both directions of a flow together, 0 if not",
+            self.is_symmetric.map(|is_so| (vec![], f64::from(u8::from(is_so)))),
+        )
+    }
+}

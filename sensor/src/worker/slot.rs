@@ -1,0 +1,303 @@
+//! A worker's place on one interface: the ring that it reads, one that is on its way into a group, and
+//! those that are being emptied.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wire::text::error_chain;
+use wire::units::UnixNanos;
+
+use super::WorkerError;
+use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Statistics};
+use crate::counters::InterfaceCounters;
+use crate::gathering::{Board, Gathering, Stage};
+use crate::setup;
+
+/// A packet that passed the old filter is in the ring within a softirq; this is many.
+pub(super) const STRAGGLERS: Duration = Duration::from_millis(20);
+/// After the last frame was let in, the kernel hands over a partly filled block within the retire
+/// time (a second at most, by configuration); after twice that, what is missing will not come.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// A worker's place on one interface.
+pub(super) struct Slot {
+    pub(super) interface: usize,
+    worker: usize,
+    /// What its rings let in; `None`: everything.
+    filter: Option<Program>,
+    /// The gathering that was answered last.
+    call: Option<Arc<Gathering>>,
+    /// Opened for that gathering, not yet begun. Rejects all frames.
+    next: Option<Ring>,
+    /// Rings that are read: at most one that is not closing.
+    pub(super) readings: Vec<Reading>,
+}
+
+/// A ring that is read, and what was told of it.
+pub(super) struct Reading {
+    pub(super) ring: Ring,
+    /// The gathering in which it began.
+    call: Arc<Gathering>,
+    /// Nothing was left in the ring at the end of the last turn.
+    pub(super) is_drained: bool,
+    pub(super) last_frame: UnixNanos,
+    /// It lets no further frame in since then, and goes when it is empty.
+    closing_since: Option<Instant>,
+    told: Statistics,
+    told_corrupt: u64,
+}
+
+/// What a step of a slot brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing that matters to others.
+    None,
+    /// A ring began, or one was closed: frames may have been missed in between.
+    Changed,
+}
+
+impl Slot {
+    pub(super) fn new(worker: usize, interface: usize, filter: Option<Program>) -> Self {
+        Self { interface, worker, filter, call: None, next: None, readings: Vec::with_capacity(2) }
+    }
+
+    /// Takes the next step of the newest gathering, if it is time for it.
+    ///
+    /// # Errors
+    /// The ring cannot be opened, or cannot join; the slot has left the gathering.
+    pub(super) fn attend(
+        &mut self,
+        board: &Board,
+        config: &RingConfig,
+    ) -> Result<Progress, WorkerError> {
+        self.answer(board);
+        let Some(call) = self.call.clone() else { return Ok(Progress::None) };
+        let step = match call.stage(self.worker) {
+            Stage::Called => self.open(&call, config).map(|()| Progress::None),
+            Stage::Opened if call.is_turn_of(self.worker) => {
+                self.join(&call).map(|()| Progress::None)
+            }
+            Stage::Joined if call.is_released() => self.begin(&call),
+            Stage::Absent if call.is_released() => Ok(self.retire()),
+            _ => Ok(Progress::None),
+        };
+        step.map_err(|error| {
+            self.next = None;
+            call.fail(self.worker, error_chain(&error));
+            WorkerError::Open(error)
+        })
+    }
+
+    /// Turns to the newest gathering. A ring that was opened for an older one goes.
+    fn answer(&mut self, board: &Board) {
+        let newest = board.call_of(self.worker, self.interface);
+        let is_same = match (&newest, &self.call) {
+            (Some(newest), Some(call)) => Arc::ptr_eq(newest, call),
+            (newest, call) => newest.is_none() && call.is_none(),
+        };
+        if !is_same {
+            self.next = None;
+            self.call = newest;
+        }
+    }
+
+    fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
+        let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
+        let mut ring = Ring::open(socket, config, &call.scope)?;
+        if let Some(filter) = &self.filter {
+            ring.set_filter(filter.instructions())?;
+        }
+        let (got, wanted) = (ring.config().block_count, config.block_count);
+        if got < wanted {
+            let (bytes, wanted_bytes) = (ring.config().ring_bytes(), config.ring_bytes());
+            let name = call.scope.name();
+            tracing::warn!(
+                name,
+                worker = self.worker,
+                bytes,
+                wanted_bytes,
+                stall_tolerance_ms = setup::stall_tolerance_ms(ring.config()),
+                "memory is short: the ring is smaller than configured"
+            );
+        }
+        call.keep_rejector(self.worker, ring.rejector());
+        if let Ok(inode) = ring.inode() {
+            call.keep_inode(self.worker, inode);
+        }
+        if call.advance(self.worker, Stage::Called, Stage::Opened) {
+            self.next = Some(ring);
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, call: &Gathering) -> Result<(), OpenError> {
+        let Some(ring) = &self.next else { return Ok(()) };
+        match (&call.fanout, call.group()) {
+            (None, _) => {}
+            (Some(_), Some(group)) => ring.join(group)?,
+            (Some(fanout), None) => {
+                let group = ring.start_group(fanout, call.places())?;
+                if !call.found(group) {
+                    // Dismissed while it made the group: another has made one since.
+                    self.next = None;
+                    return Ok(());
+                }
+            }
+        }
+        if !call.advance(self.worker, Stage::Opened, Stage::Joined) {
+            self.next = None;
+        }
+        Ok(())
+    }
+
+    /// The ring before this one lets nothing in any more; a moment later this one does.
+    fn begin(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
+        let Some(mut ring) = self.next.take() else { return Ok(Progress::None) };
+        self.retire();
+        ring.begin()?;
+        let mut reading = Reading {
+            ring,
+            call: Arc::clone(call),
+            is_drained: true,
+            last_frame: UnixNanos(0),
+            closing_since: None,
+            told: Statistics::default(),
+            told_corrupt: 0,
+        };
+        if !call.advance(self.worker, Stage::Joined, Stage::Live) {
+            // The others went on without this worker meanwhile.
+            reading.close();
+        }
+        self.readings.push(reading);
+        Ok(Progress::Changed)
+    }
+
+    /// The rings that are read let nothing in any more, and go when they are empty.
+    pub(super) fn retire(&mut self) -> Progress {
+        let mut progress = Progress::None;
+        for reading in self.readings.iter_mut().filter(|one| !one.is_closing()) {
+            reading.close();
+            progress = Progress::Changed;
+        }
+        progress
+    }
+
+    /// There is something to do soon.
+    pub(super) fn is_pending(&self) -> bool {
+        self.next.is_some()
+            || self.readings.iter().any(Reading::is_closing)
+            || self.call.as_ref().is_some_and(|call| match call.stage(self.worker) {
+                Stage::Called | Stage::Opened | Stage::Joined => true,
+                Stage::Absent => !self.readings.is_empty(),
+                Stage::Live | Stage::Failed | Stage::Left => false,
+            })
+    }
+
+    /// How far the slot is in the newest gathering.
+    pub(super) fn stage(&self) -> Stage {
+        self.call.as_ref().map_or(Stage::Absent, |call| call.stage(self.worker))
+    }
+
+    /// Reads the kernel's counters; says whether frames were dropped since the last time.
+    pub(super) fn refresh_statistics(&mut self, counted: &InterfaceCounters) -> bool {
+        let mut is_lossy = false;
+        for reading in &mut self.readings {
+            is_lossy |= reading.refresh_statistics(counted);
+        }
+        is_lossy
+    }
+
+    /// Closes the rings that are done.
+    pub(super) fn close_empty(&mut self, counted: &InterfaceCounters) {
+        self.readings.retain_mut(|reading| {
+            if !reading.is_closing() {
+                return true;
+            }
+            // A partly filled block is handed over in time; until then it counts as waiting.
+            reading.refresh_statistics(counted);
+            let is_done = reading.is_done();
+            if is_done {
+                reading.settle(counted);
+            }
+            !is_done
+        });
+    }
+
+    /// Closes the accounts of all rings: nothing more can come.
+    pub(super) fn settle(&mut self, counted: &InterfaceCounters) {
+        self.readings.iter_mut().for_each(|reading| reading.settle(counted));
+    }
+
+    /// Closes all rings at once: their worker panicked. What lies in them stays unread.
+    pub(super) fn abandon(&mut self, counted: &InterfaceCounters) {
+        self.next = None;
+        for reading in &mut self.readings {
+            reading.close();
+            reading.refresh_statistics(counted);
+        }
+        self.readings.clear();
+        if let Some(call) = &self.call {
+            call.leave(self.worker, Stage::Left);
+        }
+    }
+
+    /// What happened to the link. The ring of an interface that is gone closes by itself.
+    pub(super) fn link_event(&mut self) -> Option<LinkEvent> {
+        let mut said = None;
+        for reading in &mut self.readings {
+            let event = reading.ring.link_event();
+            if event == Some(LinkEvent::Gone) {
+                reading.call.leave(self.worker, Stage::Left);
+                reading.close();
+            }
+            // The newest ring is the last, and knows best.
+            said = event.or(said);
+        }
+        said
+    }
+}
+
+impl Reading {
+    pub(super) const fn is_closing(&self) -> bool {
+        self.closing_since.is_some()
+    }
+
+    fn close(&mut self) {
+        if let Err(error) = self.ring.reject_all() {
+            let name = self.ring.scope().name();
+            tracing::warn!(name, %error, "cannot stop the ring; the last frames may be missing");
+        }
+        self.closing_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Nothing can come any more, or it takes too long.
+    fn is_done(&self) -> bool {
+        self.closing_since.is_some_and(|since| {
+            let elapsed = since.elapsed();
+            let is_empty = self.ring.waiting() == 0 || elapsed >= DRAIN_LIMIT;
+            elapsed >= STRAGGLERS && self.is_drained && is_empty
+        })
+    }
+
+    /// What the kernel put into the ring and no block brought counts as corrupt.
+    fn settle(&mut self, counted: &InterfaceCounters) {
+        if let Err(error) = self.ring.settle() {
+            let name = self.ring.scope().name();
+            tracing::warn!(name, %error, "cannot read the last statistics of the ring");
+        }
+        self.refresh_statistics(counted);
+    }
+
+    /// A new ring's counters start at zero: what is new is added to those of all rings before.
+    fn refresh_statistics(&mut self, counted: &InterfaceCounters) -> bool {
+        let corrupt = self.ring.corrupt();
+        counted.corrupt.add(corrupt - self.told_corrupt);
+        self.told_corrupt = corrupt;
+        let Ok(now) = self.ring.refresh_statistics() else { return false };
+        let told = std::mem::replace(&mut self.told, now);
+        counted.kernel_packets.add(now.packets - told.packets);
+        counted.kernel_drops.add(now.drops - told.drops);
+        counted.ring_freezes.add(now.freezes - told.freezes);
+        now.drops > told.drops
+    }
+}

@@ -1,0 +1,113 @@
+//! What a panic of a worker costs, and that it comes back: the whole pipeline in this process, with a
+//! frame that makes its worker fail on purpose.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use perf::events::Events;
+use perf::frames::{self, SYN};
+use perf::inject::Injector;
+use perf::lab::Lab;
+
+use crate::config::{Config, EventOutput, FanoutMode};
+use crate::frame::Frame;
+use crate::pipeline::{Pipeline, Start};
+use crate::setup;
+
+/// A frame with these bytes makes the worker panic that works on it.
+const POISON: &[u8] = b"this frame makes its worker panic";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn fail_on_purpose(frames: &[Frame<'_>]) {
+    let is_poison = |frame: &Frame<'_>| frame.data.windows(POISON.len()).any(|it| it == POISON);
+    assert!(!frames.iter().any(is_poison), "on purpose");
+}
+
+fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeline {
+    lab.sensor().within(|| {
+        let mut config = Config::without_file();
+        config.capture.interfaces = vec!["s0".into()];
+        config.capture.ring_mib = 16;
+        config.capture.fanout = fanout;
+        config.events.output = EventOutput::File(events.to_owned());
+        config.api_listen = None;
+        let interfaces = setup::interfaces(&config.capture).unwrap();
+        let ring = setup::ring(&config.capture, workers).unwrap();
+        let (sensor, stats_interval) = ("test".to_owned(), Duration::from_secs(60));
+        let cpus = vec![0; workers];
+        let filters = vec![None; interfaces.len()];
+        let start = Start { config, sensor, interfaces, filters, cpus, ring, stats_interval };
+        Pipeline::start(start).unwrap()
+    })
+}
+
+fn wait_for(events: &Path, what: &str, is_so: impl Fn(&Events) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = Events::parse(&fs::read_to_string(events).unwrap_or_default());
+        if is_so(&now) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no {what} in {:#?}", now.all());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn syns(ports: std::ops::Range<u16>) -> impl Iterator<Item = Vec<u8>> {
+    ports.map(|port| {
+        let source = format!("198.18.0.1:{port}").parse().unwrap();
+        frames::tcp(source, "198.19.0.2:80".parse().unwrap(), SYN, b"")
+    })
+}
+
+/// Frames, one that makes its worker panic amid others, and frames again once it is back.
+fn a_worker_that_panics_comes_back(fanout: FanoutMode, workers: usize) {
+    let Some(lab) = Lab::new() else { return };
+    for namespace in [lab.sensor(), lab.generator()] {
+        namespace.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let events = folder.path().join("eve.json");
+    let pipeline = start(&lab, fanout, workers, &events);
+    let mut injector = Injector::within(lab.generator(), "g0");
+    injector.send_all(syns(1..101), None).unwrap();
+    wait_for(&events, "flows", |events| events.of_type("flow").len() == 100);
+    let (from, to) = ("198.18.0.1:7".parse().unwrap(), "198.19.0.2:7".parse().unwrap());
+    let poison = frames::udp(from, to, POISON);
+    let around = syns(1001..1201).chain([poison]).chain(syns(2001..2201));
+    injector.send_all(around, None).unwrap();
+    wait_for(&events, "panic", |events| events.anomalies("worker_panicked").len() == 1);
+    wait_for(&events, "restart", |events| events.anomalies("worker_restarted").len() == 1);
+    injector.send_all(syns(3001..3501), None).unwrap();
+    let is_new = |port: &serde_json::Value| port.as_u64().is_some_and(|port| port > 3000);
+    wait_for(&events, "flows after the restart", |events| {
+        events.of_type("flow").iter().filter(|flow| is_new(&flow["src_port"])).count() == 500
+    });
+    let stopped = pipeline.stop();
+    let ledger = stopped.ledger;
+    assert!(stopped.is_whole, "it came back");
+    assert_eq!(ledger.check(), Ok(()));
+    let interface = &ledger.interfaces[0];
+    assert!(interface.lost["worker_panicked"] >= 1, "{interface:#?}");
+    // Frames that came while no ring was there, or just as one was closed, were never the kernel's to
+    // give: all others are accounted for.
+    let seen = interface.analysed + interface.unread;
+    assert_eq!(seen, interface.kernel_packets);
+    assert!((601..=1001).contains(&seen), "{interface:#?}");
+}
+
+#[test]
+fn a_worker_that_panics_comes_back_into_its_group_and_the_ledger_stays_exact() {
+    a_worker_that_panics_comes_back(FanoutMode::Hash, 2);
+}
+
+#[test]
+fn a_worker_that_panics_comes_back_where_the_order_matters() {
+    a_worker_that_panics_comes_back(FanoutMode::Cpu, 2);
+}
+
+#[test]
+fn the_only_worker_comes_back_after_a_panic() {
+    a_worker_that_panics_comes_back(FanoutMode::Hash, 1);
+}
