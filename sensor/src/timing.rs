@@ -236,14 +236,16 @@ mod tests {
             Arc::new(Counters::new(Vec::new(), 1)),
             vec![timing as _],
         ));
-        for line in [
-            "ringwatch_capture_latency_seconds_bucket{le=\"0.00025\",worker=\"0\"} 0",
-            "ringwatch_capture_latency_seconds_bucket{le=\"0.0005\",worker=\"0\"} 4",
-            "ringwatch_capture_latency_seconds_bucket{le=\"10.0\",worker=\"0\"} 4",
-            "ringwatch_capture_latency_seconds_bucket{le=\"+Inf\",worker=\"0\"} 5",
-            "ringwatch_capture_latency_seconds_count{worker=\"0\"} 5",
-            "ringwatch_block_hold_seconds_bucket{le=\"0.001\",worker=\"0\"} 1",
+        let latency = "ringwatch_capture_latency_seconds";
+        for (metric, line) in [
+            (latency, "_bucket{le=\"0.00025\",worker=\"0\"} 0"),
+            (latency, "_bucket{le=\"0.0005\",worker=\"0\"} 4"),
+            (latency, "_bucket{le=\"10.0\",worker=\"0\"} 4"),
+            (latency, "_bucket{le=\"+Inf\",worker=\"0\"} 5"),
+            (latency, "_count{worker=\"0\"} 5"),
+            ("ringwatch_block_hold_seconds", "_bucket{le=\"0.001\",worker=\"0\"} 1"),
         ] {
+            let line = format!("{metric}{line}");
             assert!(text.lines().any(|has| has == line), "no {line} in\n{text}");
         }
     }
