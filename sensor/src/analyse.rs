@@ -8,7 +8,7 @@ use wire::units::UnixNanos;
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
-    self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
+    self, Contact, ContactHash, ContactTable, EvidenceCounters, Observation, Published,
 };
 use crate::flow::{EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
@@ -64,14 +64,16 @@ struct Flows {
     before: FlowCounters,
 }
 
-/// What one packet of a vector says about a contact.
+/// What one packet of a vector says about a contact. Its key is read from the packet again when the
+/// table wants it, which under a flood is seldom.
 #[derive(Clone, Copy)]
 struct Observed {
     hash: ContactHash,
-    key: ContactKey,
+    packet: u8,
     observation: Observation,
-    time: UnixNanos,
 }
+
+const _: () = assert!(VECTOR <= u8::MAX as usize);
 
 impl Analyser {
     /// Empty tables.
@@ -79,9 +81,8 @@ impl Analyser {
     pub fn new(settings: &Settings, counters: WorkerSet) -> Self {
         let nothing = Observed {
             hash: ContactHash::default(),
-            key: ContactKey::default(),
+            packet: 0,
             observation: Observation::Attempted,
-            time: UnixNanos(0),
         };
         Self {
             contacts: ContactTable::new(settings.contacts, settings.key),
@@ -127,8 +128,14 @@ impl Analyser {
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
         }
-        for Observed { hash, key, observation, time } in &self.observed[..observed] {
-            self.contacts.observe(*hash, key, *observation, *time);
+        for Observed { hash, packet, observation } in &self.observed[..observed] {
+            if self.contacts.holds_back(*hash, *observation) {
+                continue;
+            }
+            let number = usize::from(*packet);
+            if let Some((key, _)) = evidence::observe(&self.packets[number]) {
+                self.contacts.take_in(*hash, &key, *observation, frames[number].time);
+            }
         }
         self.log_connections(interface, frames, &mut connection);
         self.count_flows(interface, frames, &mut ended);
@@ -158,14 +165,14 @@ impl Analyser {
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
             if let Some(Flows { table, keys, .. }) = &mut flows {
                 // An index of a list that has one entry per interface; it fits by far.
-                let key = table.key(packet, interface as u32, frame.time);
-                key.iter().for_each(|key| table.prefetch(key));
+                let mut key = table.key(packet, interface as u32, frame.time);
+                key.iter_mut().for_each(|key| table.prefetch(key));
                 keys[number] = key;
             }
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
-                self.observed[observed] = Observed { hash, key, observation, time: frame.time };
+                self.observed[observed] = Observed { hash, packet: number as u8, observation };
                 observed += 1;
             }
         }
@@ -189,20 +196,20 @@ impl Analyser {
         connection: &mut impl FnMut(NewConnection),
     ) {
         let Some(log) = &mut self.connections else { return };
+        let (mut connections, mut over_limit) = (0, 0);
         for (frame, packet) in frames.iter().zip(&self.packets) {
             // An index of a list that has one entry per interface; it fits by far.
             match log.observe(packet, interface as u32, frame.time) {
                 Seen::Nothing => {}
-                Seen::OverLimit => {
-                    self.counters.worker.connections.add(1);
-                    self.counters.worker.connections_over_limit.add(1);
-                }
+                Seen::OverLimit => over_limit += 1,
                 Seen::Connection(new) => {
-                    self.counters.worker.connections.add(1);
+                    connections += 1;
                     connection(new);
                 }
             }
         }
+        self.counters.worker.connections.add(connections + over_limit);
+        self.counters.worker.connections_over_limit.add(over_limit);
     }
 
     /// Last pass: each packet in its flow.

@@ -145,14 +145,14 @@ impl FlowTable {
     /// Starts loading the line where the flow most likely is. For vectors of packets: this for all of
     /// them, then [`FlowTable::locate`] for all of them, then [`FlowTable::observe`].
     #[inline]
-    pub fn prefetch(&self, key: &FlowKey) {
-        self.flows.prefetch(key.hash());
+    pub fn prefetch(&self, key: &mut FlowKey) {
+        key.slot = self.flows.prefetch(key.hash());
     }
 
     /// Finds where the flow lives, and starts loading that line if it is not the one of its home.
     #[inline]
     pub fn locate(&self, key: &mut FlowKey) {
-        key.slot = self.flows.locate(key.hash());
+        key.slot = self.flows.locate(key.slot, key.hash());
     }
 
     /// Counts one packet in its flow, which it may begin. `ended` is called for each flow that ends by
