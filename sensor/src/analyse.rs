@@ -107,24 +107,25 @@ impl Analyser {
         }
     }
 
-    /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
-    /// packets, in the same order. `connection` is called for each new connection to be written,
-    /// `ended` for each flow that ends by a packet.
+    /// Takes the next frames of one interface out of `source`, at most [`VECTOR`], puts them into
+    /// `vector`, analyses them, and gives their packets, in the same order; none if there are no more.
+    /// `connection` is called for each new connection to be written, `ended` for each flow that ends by a
+    /// packet.
+    ///
+    /// A ring asks for the memory of frames some steps ahead. Each step here has the work of a frame
+    /// beside it, so that the memory is there when it is needed: taking all frames of a vector first
+    /// waits for it.
     #[inline]
-    pub fn analyse(
+    pub fn analyse<'a>(
         &mut self,
         interface: usize,
-        frames: &[Frame<'_>],
+        source: &mut impl Iterator<Item = Frame<'a>>,
+        vector: &mut [Frame<'a>; VECTOR],
         mut connection: impl FnMut(NewConnection),
         mut ended: impl FnMut(EndedFlow),
     ) -> &[Packet] {
-        debug_assert!(
-            frames.len() <= VECTOR,
-            "a vector holds {VECTOR} frames, not {}",
-            frames.len()
-        );
-        let frames = &frames[..frames.len().min(VECTOR)];
-        let observed = self.parse(interface, frames);
+        let (count, observed) = self.parse(interface, source, vector);
+        let frames = &vector[..count];
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
         }
@@ -142,17 +143,27 @@ impl Analyser {
         &self.packets[..frames.len()]
     }
 
-    /// First pass: parse, count, request table lines. Gives the number of packets with evidence.
+    /// First pass: take, parse, count, request table lines. Gives the number of frames, and of packets
+    /// with evidence.
     #[inline]
-    fn parse(&mut self, interface: usize, frames: &[Frame<'_>]) -> usize {
+    fn parse<'a>(
+        &mut self,
+        interface: usize,
+        source: &mut impl Iterator<Item = Frame<'a>>,
+        vector: &mut [Frame<'a>; VECTOR],
+    ) -> (usize, usize) {
         let counters = &self.counters.interfaces[interface];
         let mut flows = self.flows.as_mut();
-        let mut observed = 0;
+        let (mut count, mut observed) = (0, 0);
         let mut bytes = 0;
         let mut truncated = 0;
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
         let (mut tunnelled, mut first_fragments) = (0, 0);
-        for (number, (frame, packet)) in frames.iter().zip(&mut self.packets).enumerate() {
+        for (number, (slot, packet)) in vector.iter_mut().zip(&mut self.packets).enumerate() {
+            let Some(taken) = source.next() else { break };
+            *slot = taken;
+            count += 1;
+            let frame = &*slot;
             packet::parse_into(packet, frame);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
@@ -176,7 +187,7 @@ impl Analyser {
                 observed += 1;
             }
         }
-        counters.analysed.add(frames.len() as u64);
+        counters.analysed.add(count as u64);
         counters.analysed_bytes.add(bytes);
         counters.truncated.add(truncated);
         counters.ipv4.add(ipv4);
@@ -184,7 +195,7 @@ impl Analyser {
         counters.vlan.add(vlan);
         counters.tunnelled.add(tunnelled);
         counters.first_fragments.add(first_fragments);
-        observed
+        (count, observed)
     }
 
     /// Second pass over the packets, in which a connection may be written.

@@ -126,8 +126,11 @@ impl Desk {
         } = self;
         // A full ring is no reason to allocate: what finds no room is counted and forgotten.
         let connection = |connection| connections.push(connection).unwrap_or_default();
+        let mut taken = [Frame::EMPTY; VECTOR];
         let packets =
-            analyser.analyse(0, frames, connection, |flow| flows.push(flow).unwrap_or_default());
+            analyser.analyse(0, &mut frames.iter().copied(), &mut taken, connection, |flow| {
+                flows.push(flow).unwrap_or_default()
+            });
         let counted = &counters.workers()[0].interfaces[0];
         exporter.take(0, frames, packets, counted, |tuple| own.contains(tuple));
     }

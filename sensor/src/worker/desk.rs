@@ -37,36 +37,38 @@ impl Desk<'_> {
     #[inline]
     pub(super) fn work_through(&mut self, block: &Block<'_>, own: &OwnSnapshot) -> UnixNanos {
         let mut vector = [Frame::EMPTY; VECTOR];
-        let mut len = 0;
         let mut last = UnixNanos(0);
-        for captured in block.frames() {
-            vector[len] = captured.frame;
-            last = captured.frame.time;
-            len += 1;
-            if len == VECTOR {
-                self.vector(&vector, own);
-                len = 0;
-            }
+        let mut frames = block.frames().map(|captured| captured.frame);
+        while let Some(time) = self.vector(&mut frames, &mut vector, own) {
+            last = time;
         }
-        self.vector(&vector[..len], own);
         last
     }
 
+    /// Gives the time of the last frame of the vector; `None` if there is no frame left.
     #[inline]
-    fn vector(&mut self, frames: &[Frame<'_>], own: &OwnSnapshot) {
+    fn vector<'a>(
+        &mut self,
+        source: &mut impl Iterator<Item = Frame<'a>>,
+        vector: &mut [Frame<'a>; VECTOR],
+        own: &OwnSnapshot,
+    ) -> Option<UnixNanos> {
         let connections = &mut *self.connections;
         let lost = &mut *self.connections_lost;
         let (flows, counted) = (&mut *self.flows, self.worker);
         let packets = self.analyser.analyse(
             self.interface,
-            frames,
+            source,
+            vector,
             |connection| *lost += u64::from(connections.push(connection).is_err()),
             |flow| hand_out(flows, flow, counted),
         );
+        let frames = &vector[..packets.len()];
         #[cfg(test)]
         super::tests::fail_on_purpose(frames);
         // An index of a list with one entry for each interface; it fits by far.
         let interface = self.interface as u32;
         self.exporter.take(interface, frames, packets, self.counted, |tuple| own.contains(tuple));
+        frames.last().map(|frame| frame.time)
     }
 }
