@@ -45,6 +45,7 @@ use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
 use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
+use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
 use crate::flow::{EndedFlow, FlowTable};
@@ -58,6 +59,7 @@ use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
 use crate::setup;
 use crate::supervisor::{self, Supervisor, SupervisorStatus};
+use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
 use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
 use crate::worker::{self, CONNECTION_RING, FLOW_RING, Milestone, Outlets, Plan, WorkerError};
@@ -190,6 +192,8 @@ impl Pipeline {
             flows: crew.flows,
             unwritten_flows: Default::default(),
             ledger: common.ledger.clone(),
+            timing: Arc::clone(&common.timing),
+            devices: Arc::clone(&common.devices),
             started: Instant::now(),
             stats_interval: start.stats_interval,
             unwritten_by_workers: 0,
@@ -288,6 +292,8 @@ struct Common {
     board: Arc<Board>,
     announcer: Arc<Announcer>,
     supervision: Arc<SupervisorStatus>,
+    timing: Arc<Timing>,
+    devices: Arc<Devices>,
 }
 
 impl Common {
@@ -314,6 +320,8 @@ impl Common {
             boot_epoch: health::now().0,
             board: Arc::new(Board::new(workers, names.len())),
             announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
+            timing: Arc::new(Timing::new(workers)),
+            devices: Arc::new(Devices::new(names.clone())),
             supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
     }
@@ -399,6 +407,8 @@ impl Common {
             Arc::clone(&self.detection_counters) as _,
             Arc::clone(&self.announcer) as _,
             Arc::clone(&self.supervision) as _,
+            Arc::clone(&self.timing) as _,
+            Arc::clone(&self.devices) as _,
         ];
         sources.extend(uplink.map(UplinkThread::metrics));
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
@@ -498,6 +508,7 @@ impl Crew {
             tables,
             counters: common.counters.workers()[index].clone(),
             exporter,
+            stopwatch: common.timing.stopwatch(index),
             outlets,
             board: Arc::clone(&common.board),
             stop: Arc::clone(&common.stop),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::metrics::{Families, Source};
 
@@ -85,7 +86,7 @@ pub struct Timing {
 }
 
 /// Quantiles of the latency of all frames. Unit: microseconds; 0 before the first frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Latency {
     /// Half of the frames were seen within this.
     pub p50: u64,

@@ -162,7 +162,7 @@ fn end(
     let ledger = counters.ledger();
     let begun = clock.seen.map_or(UnixNanos(0), |(begun, _)| begun);
     let seconds = ended_at.since(begun).as_secs();
-    merge.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger);
+    merge.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger, None);
     merge.recorder.flush();
     if let Some(fault) = fault {
         return Err(fault.into());
