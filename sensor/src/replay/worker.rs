@@ -120,10 +120,8 @@ impl Worker {
         });
         let connections = mem::take(&mut self.connections);
         let flows = mem::take(&mut self.flows);
-        let counted = &self.counters.worker;
-        let over_limit = counted.connections_over_limit.read();
-        let unwritten_flows = UnwrittenFlows::of_worker(counted);
-        Told { contacts, connections, flows, answers_lost, over_limit, unwritten_flows }
+        let unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
+        Told { contacts, connections, flows, answers_lost, unwritten_flows }
     }
 
     /// Ends every flow: at this time nothing more comes.
