@@ -187,18 +187,6 @@ impl PacketSocket {
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
     }
 
-    /// Lets a waiting reader poll the interface's queue for so long. Zero leaves everything as it is.
-    pub(super) fn busy_poll(&self, microseconds: u32) -> io::Result<()> {
-        const FRAMES_PER_POLL: c_int = 64; // what a driver hands over per interrupt
-        if microseconds == 0 {
-            return Ok(());
-        }
-        let set = |name, value| sys::set_option(self.as_fd(), libc::SOL_SOCKET, name, &value);
-        set(libc::SO_BUSY_POLL, c_int::try_from(microseconds).unwrap_or(c_int::MAX))?;
-        set(libc::SO_PREFER_BUSY_POLL, 1)?;
-        set(libc::SO_BUSY_POLL_BUDGET, FRAMES_PER_POLL)
-    }
-
     /// Sees all frames of the interface from now on, until the socket is closed or it is deleted.
     pub(super) fn be_promiscuous(&self, index: u32) -> io::Result<()> {
         let membership = packet_mreq {
