@@ -305,6 +305,18 @@ fn the_only_worker_goes_on_with_its_ring_after_it_stood_still() {
     wait_for_change(&mut sensor, "worker_resumed", 1);
     wait_until("all is well", || problems(host).is_empty());
     assert_eq!(metric(host, "ringwatch_reserve_sockets"), 64, "no ring was opened anew");
+    // All that lay in the ring was in its hands at once.
+    let of_ring = "{interface=\"s0\",worker=\"0\"";
+    let full = metric(host, &format!("ringwatch_ring_blocks_full_total{of_ring}"));
+    let timed_out = metric(host, &format!("ringwatch_ring_blocks_timed_out_total{of_ring}"));
+    assert!(full + timed_out > 0, "{full}, {timed_out}");
+    let text = Sensor::ask(host, "/metrics").body;
+    for window in ["10s", "run"] {
+        let row = format!("ringwatch_ring_occupancy_ratio{of_ring},window=\"{window}\"}} ");
+        let ratio = text.lines().find_map(|line| line.strip_prefix(&row)).unwrap();
+        let ratio: f64 = ratio.parse().unwrap();
+        assert!(ratio > 0.0 && ratio <= 1.0, "{window}: {ratio}");
+    }
     assert_eq!(sensor.stop(Signal::SIGINT).ledger().interfaces[0].analysed, 500);
 }
 
