@@ -88,10 +88,14 @@ impl Gathering {
         Self::of(scope, fanout, Arc::default(), sockets)
     }
 
-    /// Further rings of the group that another gathering made.
+    /// Further rings of the group that another gathering made. It is released from the start: from the
+    /// moment in which a ring has joined, its share of the frames is rejected until it begins.
     #[must_use]
     pub fn joining(other: &Self, sockets: Vec<Option<Unbound>>) -> Self {
-        Self::of(other.scope.clone(), other.fanout.clone(), Arc::clone(&other.group), sockets)
+        let group = Arc::clone(&other.group);
+        let gathering = Self::of(other.scope.clone(), other.fanout.clone(), group, sockets);
+        gathering.release();
+        gathering
     }
 
     fn of(
@@ -219,6 +223,14 @@ impl Gathering {
     #[must_use]
     pub fn is_released(&self) -> bool {
         self.is_released.load(Ordering::Acquire)
+    }
+
+    /// It was released, and somebody begins or reads in it: older rings are not needed any more, and
+    /// would count frames a second time.
+    #[must_use]
+    pub fn has_taken_over(&self) -> bool {
+        let mut begun = self.workers_at(Stage::Joined).chain(self.workers_at(Stage::Live));
+        self.is_released() && begun.next().is_some()
     }
 
     /// The workers that are at a stage.
@@ -384,6 +396,28 @@ mod tests {
         assert!(gathering.is_complete());
         assert_eq!(gathering.failure(0), Some("no memory"));
         assert_eq!(gathering.workers_at(Stage::Joined).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn who_joins_a_group_that_reads_begins_without_waiting_for_others() {
+        let group = gathering(2, 2);
+        let sockets = (0..2).map(|_| None).collect();
+        assert!(!group.is_released());
+        assert!(Gathering::joining(&group, sockets).is_released());
+    }
+
+    #[test]
+    fn older_rings_go_only_when_somebody_has_taken_over() {
+        let gathering = gathering(2, 3);
+        gathering.release();
+        gathering.fail(0, "no memory".into());
+        assert!(!gathering.has_taken_over());
+        gathering.fail(1, "no memory".into());
+        assert!(!gathering.has_taken_over(), "all failed: the rings before are all there is");
+        for stage in [Stage::Joined, Stage::Live] {
+            gathering.members[1].stage.store(stage as u8, Ordering::Release);
+            assert!(gathering.has_taken_over());
+        }
     }
 
     #[test]

@@ -93,10 +93,10 @@ impl Slot {
         let step = match call.stage(self.worker) {
             Stage::Called => self.open(&call, config).map(|()| Progress::None),
             Stage::Opened if call.is_turn_of(self.worker) => {
-                self.join(&call).map(|()| Progress::None)
+                self.join(&call).and_then(|()| self.begin_if_released(&call))
             }
-            Stage::Joined if call.is_released() => self.begin(&call),
-            Stage::Absent if call.is_released() => Ok(self.retire()),
+            Stage::Joined => self.begin_if_released(&call),
+            Stage::Absent | Stage::Failed if call.has_taken_over() => Ok(self.retire()),
             _ => Ok(Progress::None),
         };
         step.map_err(|error| {
@@ -168,6 +168,10 @@ impl Slot {
         Ok(())
     }
 
+    fn begin_if_released(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
+        if call.is_released() { self.begin(call) } else { Ok(Progress::None) }
+    }
+
     /// The ring before this one lets nothing in any more; a moment later this one does.
     fn begin(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
         let Some(mut ring) = self.next.take() else { return Ok(Progress::None) };
@@ -205,8 +209,8 @@ impl Slot {
             || self.readings.iter().any(Reading::is_closing)
             || self.call.as_ref().is_some_and(|call| match call.stage(self.worker) {
                 Stage::Called | Stage::Opened | Stage::Joined => true,
-                Stage::Absent => !self.readings.is_empty(),
-                Stage::Live | Stage::Failed | Stage::Left => false,
+                Stage::Absent | Stage::Failed => !self.readings.is_empty(),
+                Stage::Live | Stage::Left => false,
             })
     }
 
@@ -256,6 +260,7 @@ impl Slot {
         for reading in &mut self.readings {
             reading.close();
             reading.refresh_statistics(counted);
+            reading.call.leave(self.worker, Stage::Left);
         }
         self.readings.clear();
         if let Some(call) = &self.call {
