@@ -59,7 +59,7 @@ pub struct Gathering {
 #[derive(Debug)]
 struct Member {
     stage: AtomicU8,
-    /// Locked by the worker alone, once the gathering is made.
+    /// Locked by the worker, and by the supervisor once the worker has no part in this any more.
     socket: Mutex<Option<Unbound>>,
     /// Silences the ring while it exists.
     rejector: OnceLock<Rejector>,
@@ -175,11 +175,18 @@ impl Gathering {
         }
     }
 
-    /// The socket for a worker's ring; each is given once.
+    /// The socket for a worker's ring, if it was not taken before, or was put back.
     #[must_use]
     pub fn take_socket(&self, worker: usize) -> Option<Unbound> {
         let socket = &self.members.get(worker)?.socket;
         socket.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives back a socket of which no ring could be made.
+    pub fn put_back(&self, worker: usize, socket: Unbound) {
+        if let Some(member) = self.members.get(worker) {
+            *member.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        }
     }
 
     /// All before this worker have joined, or have no part in it any more.

@@ -18,6 +18,8 @@
 //! names with the remedy.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,6 +102,8 @@ struct Watched {
     presence: Presence,
     /// The newest gathering of each worker.
     calls: Vec<Option<Arc<Gathering>>>,
+    /// What the newest group of all replaces: read on until somebody has taken over.
+    before: Vec<Option<Arc<Gathering>>>,
     /// Rings of workers that stand still, to be silenced when the others begin.
     left_behind: Vec<(usize, Arc<Gathering>)>,
     /// The rings are those of an interface that is not there any more, or their order is wrong.
@@ -129,6 +133,7 @@ impl Supervisor {
             interface,
             presence: Presence::There,
             calls: vec![None; workers],
+            before: vec![None; workers],
             left_behind: Vec::new(),
             is_other: false,
             was_down: false,
@@ -304,6 +309,7 @@ impl Supervisor {
             return true;
         }
         watched.note_settled(interface, &self.announcer, now);
+        watched.give_back_sockets(&self.reserve);
         if watched.presence == Presence::Gone || !watched.retry.is_due(now) {
             return false;
         }
@@ -333,6 +339,10 @@ impl Supervisor {
         let gathering = Arc::new(Gathering::new(scope, self.fanout.clone(), sockets));
         watched.is_other = false;
         watched.is_failure_noted = false;
+        // Of several tries, the rings before the first are those that are read on.
+        if !watched.live().is_empty() {
+            watched.before.clone_from(&watched.calls);
+        }
         for call in &mut watched.calls {
             *call = Some(Arc::clone(&gathering));
         }
@@ -372,7 +382,7 @@ impl Supervisor {
     /// Adds up the time in which something of an interface was not read.
     fn count_unread(&mut self, interface: usize, now: Instant) {
         let watched = &mut self.interfaces[interface];
-        let has_readers = !watched.live().is_empty();
+        let has_readers = !watched.live().is_empty() || watched.is_read_on();
         let is_unread = watched.is_stale() || watched.presence == Presence::Gone || !has_readers;
         let missed = watched.unread.look(is_unread, now);
         let nanos = u64::try_from(missed.as_nanos()).unwrap_or(u64::MAX);
@@ -419,6 +429,14 @@ impl Watched {
     /// The workers that read the interface.
     fn live(&self) -> Vec<usize> {
         (0..self.calls.len()).filter(|worker| self.stage(*worker) == Stage::Live).collect()
+    }
+
+    /// Older rings are read while those of a new group are opened, or could not be.
+    fn is_read_on(&self) -> bool {
+        self.before.iter().zip(&self.calls).enumerate().any(|(worker, (before, call))| {
+            let has_ring = before.as_ref().is_some_and(|it| it.stage(worker) == Stage::Live);
+            has_ring && call.as_ref().is_none_or(|call| !call.has_taken_over())
+        })
     }
 
     /// The group must be made anew: the interface is another one, or a share of it is not read.
@@ -492,6 +510,9 @@ impl Watched {
         } else if !self.live().is_empty() {
             self.retry = Retry::default();
         }
+        if !self.live().is_empty() {
+            self.before.fill(None);
+        }
         // Rings of the interface before may not have noticed yet that it is gone.
         let is_back = self.presence == Presence::Returning && !self.is_other;
         if is_back && !self.live().is_empty() {
@@ -500,13 +521,24 @@ impl Watched {
         }
     }
 
+    /// Sockets of which no ring was made, for want of memory or as their worker stood still, serve again.
+    fn give_back_sockets(&self, reserve: &Reserve) {
+        // The oldest is to be the first again: their order is that of the workers.
+        for (worker, call) in self.calls.iter().enumerate().rev() {
+            let Some(call) = call else { continue };
+            if matches!(call.stage(worker), Stage::Failed | Stage::Absent) {
+                call.take_socket(worker).into_iter().for_each(|socket| reserve.give_back(socket));
+            }
+        }
+    }
+
     fn problem(&self, workers: &[Tended]) -> Option<String> {
         let name = &self.interface.name;
         let live = self.live();
-        if live.is_empty() {
-            let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
-                call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
-            });
+        let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
+            call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
+        });
+        if live.is_empty() && !self.is_read_on() {
             if self.presence == Presence::Returning && !self.is_up {
                 return Some(format!("interface {name} is there again, but down: set it up"));
             }
@@ -514,6 +546,10 @@ impl Watched {
         }
         if self.is_stale() {
             return Some(format!("a part of the flows of interface {name} is not read"));
+        }
+        if live.is_empty() {
+            let why = why.unwrap_or_default();
+            return Some(format!("rings of interface {name} are to be replaced{why}"));
         }
         let missing = (0..workers.len()).find(|worker| !live.contains(worker))?;
         let why = self.calls[missing].as_ref().and_then(|call| call.failure(missing));

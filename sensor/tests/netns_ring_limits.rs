@@ -164,8 +164,15 @@ fn ring_beyond_all_memory_is_refused_with_its_figures() {
     };
     lab.sensor().within(|| {
         let scope = Scope::One(interface("s0"));
-        let error = Ring::open(Unbound::new().unwrap(), &config, &scope).unwrap_err();
+        let socket = Unbound::new().unwrap();
+        let spare = socket.spare();
+        let error = Ring::open(socket, &config, &scope).unwrap_err();
         assert!(matches!(error, OpenError::Memory { .. }), "{error:?}");
+        // The socket is as good as new.
+        let mut ring = Ring::open(spare, &CONFIG, &scope).unwrap();
+        ring.begin().unwrap();
+        send(&lab, &probe(), 5);
+        read_ours(&mut ring, 5, |_| {});
         assert_eq!(
             error.to_string(),
             "no memory for a ring of 65536000000 bytes on s0, nor for the least, 61440000000 bytes"

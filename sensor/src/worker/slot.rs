@@ -121,7 +121,13 @@ impl Slot {
 
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
-        let mut ring = Ring::open(socket, config, &call.scope)?;
+        let spare = socket.spare();
+        let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
+            if matches!(error, OpenError::Memory { .. }) {
+                call.put_back(self.worker, spare);
+            }
+        });
+        let mut ring = ring?;
         if let Some(filter) = &self.filter {
             ring.set_filter(filter.instructions())?;
         }
@@ -198,6 +204,7 @@ impl Slot {
         let mut progress = Progress::None;
         for reading in self.readings.iter_mut().filter(|one| !one.is_closing()) {
             reading.close();
+            reading.call.leave(self.worker, Stage::Left);
             progress = Progress::Changed;
         }
         progress
