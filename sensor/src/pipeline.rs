@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
@@ -108,6 +108,17 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A worker did not come so far in time.
+    #[error(
+        "worker {worker} has not opened its rings within {seconds} s: is the machine overloaded, or \
+         capture.ring_mib too large?"
+    )]
+    WorkerSilent {
+        /// Its number.
+        worker: usize,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A worker's thread ended before it said how the start went.
     #[error("worker {0} ended before it began; its message stands above")]
     WorkerGone(usize),
@@ -157,6 +168,9 @@ pub struct Start {
 }
 
 const NEWS_QUEUE: usize = 1024;
+/// How long the start waits for each step of a worker: longer than the supervisor, which says who stands
+/// still.
+const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long the end waits for the workers: they drain their rings and publish for two seconds each at
 /// most, after the turn that they are in.
 const WORKERS_LIMIT: Duration = Duration::from_secs(15);
@@ -181,7 +195,7 @@ impl Pipeline {
         let crew = Crew::hire(&start, &common)?;
         let stop_supervisor = Arc::new(AtomicBool::new(false));
         let supervisor = common.start_supervisor(&start, reserve, &stop_supervisor)?;
-        wait_for(&crew.said, Milestone::Joined)?;
+        wait_for(&crew.said, Milestone::Joined, START_LIMIT)?;
         let uplink = common.start_uplink(&start, crew.batches)?;
         let recorder = common.recorder(&start, output, uplink.as_ref());
         let reader_gone = Arc::new(AtomicBool::new(false));
@@ -209,7 +223,7 @@ impl Pipeline {
         )?;
         let api = common.start_api(&start, uplink.as_ref())?;
         common.board.open();
-        wait_for(&crew.said, Milestone::Live)?;
+        wait_for(&crew.said, Milestone::Live, START_LIMIT)?;
         Ok(Self {
             stop_workers: common.stop,
             workers: crew.threads,
@@ -517,9 +531,17 @@ impl Crew {
 }
 
 /// Waits until every worker has come so far.
-fn wait_for(said: &[Said], milestone: Milestone) -> Result<(), StartError> {
-    for (index, said) in said.iter().enumerate() {
-        while said.recv().map_err(|_| StartError::WorkerGone(index))?? != milestone {}
+fn wait_for(said: &[Said], milestone: Milestone, limit: Duration) -> Result<(), StartError> {
+    for (worker, said) in said.iter().enumerate() {
+        let next = || {
+            said.recv_timeout(limit).map_err(|error| match error {
+                RecvTimeoutError::Disconnected => StartError::WorkerGone(worker),
+                RecvTimeoutError::Timeout => {
+                    StartError::WorkerSilent { worker, seconds: limit.as_secs() }
+                }
+            })
+        };
+        while next()?? != milestone {}
     }
     Ok(())
 }
@@ -557,4 +579,22 @@ fn join(name: &str, thread: JoinHandle<()>) -> bool {
         tracing::error!(thread = name, "thread panicked; its message stands above");
     }
     ended.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_waits_for_no_worker_without_end() {
+        let (say, first) = bounded(3);
+        let (_silent, second) = bounded(3);
+        let said = [first, second];
+        say.send(Ok(Milestone::Joined)).unwrap();
+        let error = wait_for(&said, Milestone::Joined, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StartError::WorkerSilent { worker: 1, .. }), "{error}");
+        drop(say);
+        let error = wait_for(&said, Milestone::Live, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StartError::WorkerGone(0)), "{error}");
+    }
 }

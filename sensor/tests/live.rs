@@ -437,8 +437,15 @@ fn stuck_sensor(lab: &Lab) -> std::process::Child {
     let mut command = programs::sensor();
     command.args(["-i", "s0", "--workers", "1"]);
     let mut command = lab.sensor().wrap(&command);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    thread::sleep(Duration::from_secs(1));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Opening a large ring takes more than a second on a busy machine.
+    let mut said = std::io::BufReader::new(child.stderr.as_mut().unwrap());
+    let mut line = String::new();
+    while !line.contains("capturing") {
+        line.clear();
+        let bytes = std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        assert!(bytes > 0, "it ended before it captured");
+    }
     let mut injector = Injector::within(lab.generator(), "g0");
     let frames = (1..=2000).map(|port| syn(&format!("198.18.0.1:{port}"), "198.19.0.2:80"));
     injector.send_all(frames, None).unwrap();

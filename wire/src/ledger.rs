@@ -42,7 +42,7 @@ pub struct InterfaceLedger {
     /// Frames whose ring entry failed the checks at the border (see `afpacket::block`).
     pub corrupt: u64,
     /// Frames that lay in a ring which was given up before a worker could read them, because the
-    /// worker panicked or the ring could not be drained. Senders before this field never lost one so.
+    /// worker panicked. Senders before this field never lost one so.
     pub unread: u64,
     /// Frames that a worker took into analysis.
     pub analysed: u64,

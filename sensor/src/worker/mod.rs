@@ -1,9 +1,10 @@
 //! A worker: one pinned thread with a ring on each interface.
 //!
 //! ```text
-//!   mod     the loop: turns, ticks, waiting, and what happens after a panic
-//!   slot    its place on one interface: rings that come, are read, and go
-//!   desk    the frames of one block, through analysis and export
+//!   mod        the loop: turns, ticks, waiting, and what happens after a panic
+//!   slot       its place on one interface: rings that come, are read, and go
+//!   occupancy  how full they were
+//!   desk       the frames of one block, through analysis and export
 //! ```
 //!
 //! It analyses frames in place, counts, publishes evidence four times a second, and copies the frames
@@ -12,6 +13,7 @@
 //! [`gathering`](crate::gathering)), at ticks.
 
 mod desk;
+mod occupancy;
 mod slot;
 #[cfg(test)]
 mod tests;
