@@ -8,7 +8,7 @@
 //! just reading: then it keeps them until the next time. It never waits.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -69,7 +69,12 @@ impl Stopwatch {
     /// Hands over what was measured since the last time.
     pub fn hand_over(&mut self) {
         // Readers hold the lock while they copy; what finds it taken is handed over at the next tick.
-        let Ok(mut shared) = self.shared.try_lock() else { return };
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            // A worker that panicked while it added left whole histograms behind.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         shared.add(&self.own);
         self.own.reset();
     }
