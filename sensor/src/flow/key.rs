@@ -44,8 +44,8 @@ impl FlowKey {
             | u64::from(tuple.protocol);
         // Addition commutes, so the ends need no sorting.
         let hash = mix(source.wrapping_add(target) ^ key.rotate_left(32), place ^ SPREAD);
-        // 0 stands for an empty slot.
-        Some(Self { hash: hash.max(1), slot: 0, is_forward: source <= target })
+        // Of an empty slot, the last bit is 0.
+        Some(Self { hash: hash | 1, slot: 0, is_forward: source <= target })
     }
 
     pub(super) const fn hash(&self) -> u64 {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use wire::units::UnixNanos;
 
+use super::hot::Hot;
 use super::record::EndReason;
-use super::slots::Hot;
 use crate::packet::tcp;
 
 /// How far a flow has come.
@@ -92,9 +92,9 @@ impl Timeouts {
         opens: bool,
     ) -> Option<EndReason> {
         let idle = time.0.saturating_sub(flow.last.0);
-        if idle > self.nanoseconds[flow.state as usize] {
+        if idle > self.nanoseconds[flow.state() as usize] {
             Some(EndReason::Timeout)
-        } else if opens && matches!(flow.state, State::Closed) {
+        } else if opens && matches!(flow.state(), State::Closed) {
             Some(EndReason::Reuse)
         } else {
             None
@@ -120,10 +120,10 @@ impl Worth {
     pub(super) fn of(flow: &Hot, idle: Duration) -> Self {
         const AGE_UNIT_SECONDS: u64 = 10;
         const OLDEST: u64 = 63;
-        let rank = match flow.state {
+        let rank = match flow.state() {
             State::Closed => return Self(1 << 6),
             State::Established | State::TcpEstablished => 3,
-            State::New | State::TcpNew if flow.packets[0] + flow.packets[1] <= 1 => 1,
+            State::New | State::TcpNew if flow.is_single() => 1,
             State::New | State::TcpNew => 2,
         };
         let age = (idle.as_secs() / AGE_UNIT_SECONDS).min(OLDEST);

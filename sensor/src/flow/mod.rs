@@ -3,7 +3,8 @@
 //! ```text
 //!   mod      the table: what a packet does to a flow, how flows end
 //!   key      the keyed hash of a flow, which both directions share
-//!   slots    fixed memory: one hot line a flow, found by one cold line a packet
+//!   slots    fixed memory: a flow is found and counted in one line of the cache
+//!   hot      what every packet of a flow touches
 //!   life     states, time-outs, and what a flow is worth when memory is short
 //!   limit    how many ended flows are told in a second
 //!   record   what is told of a flow that ended
@@ -15,11 +16,13 @@
 //!      └─────▶ flows       sized at start; found, counted, ended by time
 //! ```
 //!
-//! A flow is known by a 64-bit keyed hash of addresses, ports, protocol, VLAN ids and interface. The
-//! full key lies in a cold line, is written once and read when the flow ends: comparing it for every
-//! packet would cost that second cold line. Two flows that are alive together share a hash with a
-//! probability of n² / 2⁶⁵: one in 37 million for a million flows, 2.7 in a million for ten million. They
-//! would then be counted as one. The key is random in a live sensor, so nobody can look for such pairs.
+//! A flow is known by a 64-bit keyed hash of addresses, ports, protocol, VLAN ids and interface: by its
+//! home, which the upper bits give, and by the lower 45 bits, of which one is set. The full key lies in
+//! a cold line, is written once and read when the flow ends: comparing it for every packet would cost
+//! that second cold line. Two flows that are alive together are taken for one with a probability of
+//! about n / 2⁴⁴: once in 17 million tables of a million flows, in 1.7 million tables of ten million.
+//! They would then be counted as one. The key is random in a live sensor, so nobody can look for such
+//! pairs.
 //!
 //! A flood of SYNs does not reach the flows. It fills the half-open table; when that has replaced as
 //! many openings within a second as it holds, further SYNs of that second touch no table at all and are
@@ -27,6 +30,7 @@
 //!
 //! Nothing here decides when: time comes from the packets and from [`FlowTable::sweep`].
 
+mod hot;
 mod key;
 mod life;
 mod limit;
@@ -46,8 +50,9 @@ pub use record::{EndReason, EndedFlow};
 
 use crate::connections::begins_second;
 use crate::packet::{Kind, Packet, tcp};
+use hot::{Hot, Sight};
 use life::Worth;
-use slots::{Cold, Hot, Slots};
+use slots::{Cold, Slots, Whole};
 
 /// Slots for flows of which only an opening or a closing was seen: 516 KiB a worker.
 const HALF_OPEN_SLOTS: usize = 4096;
@@ -178,7 +183,7 @@ impl FlowTable {
             Some(slot) => {
                 let flow = self.flows.hot(slot);
                 match self.timeouts.end_of(flow, time, is_opening) {
-                    None => count(&mut self.flows, slot, &seen),
+                    None => self.flows.count(slot, key, &seen.sight()),
                     Some(reason) => {
                         let over = self.flows.take(slot);
                         self.end(&over, reason, time, ended);
@@ -204,12 +209,12 @@ impl FlowTable {
         }
         let is_repeat = opening.way(seen.key) == 0 && flags & tcp::SYN != 0;
         if is_repeat || flags & tcp::RST != 0 {
-            return count(&mut self.half_open, slot, seen);
+            return self.half_open.count(slot, seen.key, &seen.sight());
         }
-        let (hot, cold) = self.half_open.take(slot);
+        let opening = self.half_open.take(slot);
         let slot = self.room(seen, ended);
-        self.flows.put(slot, hot, cold);
-        count(&mut self.flows, slot, seen);
+        self.flows.put(slot, &opening);
+        self.flows.count(slot, seen.key, &seen.sight());
     }
 
     /// The first packet of a flow.
@@ -219,8 +224,8 @@ impl FlowTable {
         if !is_half_open {
             let slot = self.room(seen, ended);
             self.counters.begun += 1;
-            let (hot, cold) = seen.first();
-            return self.flows.put(slot, hot, cold);
+            self.flows.put(slot, &seen.begins());
+            return self.flows.count(slot, seen.key, &seen.sight());
         }
         let slot = self.half_open.choose(seen.key.hash());
         if self.half_open.is_taken(slot) {
@@ -233,8 +238,8 @@ impl FlowTable {
             self.half_open.take(slot);
         }
         self.counters.begun += 1;
-        let (hot, cold) = seen.first();
-        self.half_open.put(slot, hot, cold);
+        self.half_open.put(slot, &seen.begins());
+        self.half_open.count(slot, seen.key, &seen.sight());
     }
 
     /// An empty slot of the main table; the least valuable flow in the neighbourhood may give way.
@@ -242,9 +247,9 @@ impl FlowTable {
         let slot = self.flows.choose(seen.key.hash());
         if self.flows.is_taken(slot) {
             let over = self.flows.take(slot);
-            let reason = self.timeouts.end_of(&over.0, seen.time, false);
+            let reason = self.timeouts.end_of(&over.hot, seen.time, false);
             if reason.is_none() {
-                self.counters.evicted[over.0.state as usize] += 1;
+                self.counters.evicted[over.hot.state() as usize] += 1;
             }
             self.end(&over, reason.unwrap_or(EndReason::Forced), seen.time, ended);
         }
@@ -253,13 +258,13 @@ impl FlowTable {
 
     fn end(
         &mut self,
-        over: &(Hot, Cold),
+        over: &Whole,
         reason: EndReason,
         time: UnixNanos,
         ended: &mut impl FnMut(EndedFlow),
     ) {
         self.counters.ended[reason as usize] += 1;
-        ended(EndedFlow::new(&over.0, &over.1, reason, time));
+        ended(EndedFlow::new(over, reason, time));
     }
 
     /// Looks at the share of the flows that is due since the last call, and ends those that were idle
@@ -276,11 +281,11 @@ impl FlowTable {
         }
         self.sweep_half_open(now, ended);
         if since >= pass {
-            self.sweep_flows(0, u64::MAX, now, ended);
+            self.sweep_flows(0, u32::MAX, now, ended);
         } else if from < to {
             self.sweep_flows(from, to - 1, now, ended);
         } else if from > to {
-            self.sweep_flows(from, u64::MAX, now, ended);
+            self.sweep_flows(from, u32::MAX, now, ended);
             if to > 0 {
                 self.sweep_flows(0, to - 1, now, ended);
             }
@@ -289,24 +294,24 @@ impl FlowTable {
 
     fn sweep_half_open(&mut self, now: UnixNanos, ended: &mut impl FnMut(EndedFlow)) {
         let Self { half_open, timeouts, counters, .. } = self;
-        half_open.sweep(0, u64::MAX, |hot| settle(timeouts, hot, now), &mut |hot, cold| {
+        half_open.sweep(0, u32::MAX, |hot| settle(timeouts, hot, now), &mut |flow| {
             counters.ended[EndReason::Timeout as usize] += 1;
-            ended(EndedFlow::new(hot, cold, EndReason::Timeout, now));
+            ended(EndedFlow::new(flow, EndReason::Timeout, now));
         });
     }
 
-    /// Flows with hashes from `from` to `to`, both included.
+    /// Flows whose turn is from `from` to `to`, both included.
     fn sweep_flows(
         &mut self,
-        from: u64,
-        to: u64,
+        from: u32,
+        to: u32,
         now: UnixNanos,
         ended: &mut impl FnMut(EndedFlow),
     ) {
         let Self { flows, timeouts, counters, .. } = self;
-        flows.sweep(from, to, |hot| settle(timeouts, hot, now), &mut |hot, cold| {
+        flows.sweep(from, to, |hot| settle(timeouts, hot, now), &mut |flow| {
             counters.ended[EndReason::Timeout as usize] += 1;
-            ended(EndedFlow::new(hot, cold, EndReason::Timeout, now));
+            ended(EndedFlow::new(flow, EndReason::Timeout, now));
         });
     }
 
@@ -314,9 +319,9 @@ impl FlowTable {
     pub fn finish(&mut self, now: UnixNanos, ended: &mut impl FnMut(EndedFlow)) {
         let Self { flows, half_open, counters, .. } = self;
         for slots in [flows, half_open] {
-            slots.sweep(0, u64::MAX, |_| None, &mut |hot, cold| {
+            slots.sweep(0, u32::MAX, |_| None, &mut |flow| {
                 counters.ended[EndReason::Shutdown as usize] += 1;
-                ended(EndedFlow::new(hot, cold, EndReason::Shutdown, now));
+                ended(EndedFlow::new(flow, EndReason::Shutdown, now));
             });
         }
     }
@@ -332,25 +337,20 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// The lines of a flow that begins with this packet.
-    fn first(&self) -> (Hot, Cold) {
-        let Self { key, packet, interface, len, time } = *self;
+    /// A flow that begins with this packet, which is not counted yet.
+    fn begins(&self) -> Whole {
+        let Self { key, packet, interface, time, .. } = *self;
         const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+        let flags = tcp_flags(packet);
         // The answer to an opening that was not seen: the other side is the opener.
-        let is_answer = tcp_flags(packet).is_some_and(|flags| flags & SYN_ACK == SYN_ACK);
-        let mut hot = Hot::new(key, is_answer, time);
-        hot.count(key, packet, len, time);
-        (hot, Cold::new(packet, is_answer, interface, time))
+        let is_answer = flags.is_some_and(|flags| flags & SYN_ACK == SYN_ACK);
+        let hot = Hot::new(key, is_answer, flags.is_some(), time);
+        Whole::new(hot, Cold::new(key, packet, is_answer, interface, time))
     }
-}
 
-/// Counts a packet in the flow at `slot`.
-#[inline]
-fn count(slots: &mut Slots, slot: usize, seen: &Seen<'_>) {
-    let flow = slots.hot_mut(slot);
-    if flow.count(seen.key, seen.packet, seen.len, seen.time) {
-        let worth = Worth::of(flow, Duration::ZERO);
-        slots.set_worth(slot, worth);
+    #[inline]
+    const fn sight(&self) -> Sight {
+        Sight { flags: tcp_flags(self.packet), len: self.len, time: self.time }
     }
 }
 
@@ -361,7 +361,7 @@ fn settle(timeouts: &Timeouts, hot: &mut Hot, now: UnixNanos) -> Option<Worth> {
         hot.last = now;
     }
     let idle = now.since(hot.last);
-    (idle <= timeouts.of(hot.state)).then(|| Worth::of(hot, idle))
+    (idle <= timeouts.of(hot.state())).then(|| Worth::of(hot, idle))
 }
 
 /// The wall clock may be corrected by so much without notice.
@@ -403,9 +403,9 @@ const fn second(time: UnixNanos) -> u64 {
 }
 
 /// How far the hand is at `time` on its way through all hashes, which takes one `pass`.
-const fn part_of_pass(time: UnixNanos, pass: Duration) -> u64 {
+const fn part_of_pass(time: UnixNanos, pass: Duration) -> u32 {
     let pass = pass.as_nanos();
-    (((time.0 as u128 % pass) << 64) / pass) as u64
+    (((time.0 as u128 % pass) << u32::BITS) / pass) as u32
 }
 
 /// Slots for so many flows: three of four are taken then.

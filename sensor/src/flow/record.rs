@@ -2,8 +2,9 @@
 
 use wire::units::UnixNanos;
 
+use super::hot::Totals;
 use super::life::State;
-use super::slots::{Cold, Hot};
+use super::slots::Whole;
 use crate::packet::FiveTuple;
 
 /// Why a flow ended.
@@ -70,21 +71,21 @@ pub struct EndedFlow {
 }
 
 impl EndedFlow {
-    pub(super) const fn new(hot: &Hot, cold: &Cold, reason: EndReason, time: UnixNanos) -> Self {
-        let Hot { last, state, flags, packets, bytes, .. } = *hot;
-        let Cold { tuple, vlan_ids, interface, first, icmp, is_fragments } = *cold;
+    pub(super) fn new(flow: &Whole, reason: EndReason, time: UnixNanos) -> Self {
+        let Totals { packets, bytes } = flow.totals();
+        let Whole { hot, cold, .. } = flow;
         Self {
             time,
-            last,
-            first,
-            tuple,
-            vlan_ids,
-            interface,
-            icmp,
-            is_fragments,
+            last: hot.last,
+            first: cold.first,
+            tuple: cold.tuple,
+            vlan_ids: cold.vlan_ids,
+            interface: cold.interface,
+            icmp: cold.icmp,
+            is_fragments: cold.is_fragments,
             reason,
-            state,
-            flags,
+            state: hot.state(),
+            flags: hot.flags(),
             packets,
             bytes,
         }

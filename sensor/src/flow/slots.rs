@@ -1,50 +1,49 @@
-//! Fixed memory for flows: found by hash, one cold line a packet.
+//! Fixed memory for flows: found by hash, one line of the cache a packet.
 //!
 //! ```text
-//!   hot     ┌──────┬──────┬─────────────┬─────────────┬───────┬───────┬────────┬─────────────┐ 64 bytes
-//!           │ hash │ last │ packets × 2 │ bytes × 2   │flags×2│ state │ opener │ guests × 6  │ a flow
-//!           └──────┴──────┴─────────────┴─────────────┴───────┴───────┴────────┴─────────────┘
-//!             8      8      16            16            2       1       1        12
-//!   cold    full key, first time: written when a flow begins, read when it ends              64 bytes
-//!   worth   one byte a flow: what it is worth, 0 empty; 64 of them are a group and a line    1 byte
+//!   lines    ┌──────────┬──────────┬────────────┐ 64 bytes
+//!            │ hot flow │ hot flow │ guests × 8 │ two slots
+//!            └──────────┴──────────┴────────────┘
+//!              24         24         16
+//!   cold     full key, first time: written when a flow begins, read when it ends             64 bytes
+//!   spilled  counts that outgrew the hot flow: once in a thousand packets, or in 4 MiB       32 bytes
+//!   worth    what a flow is worth, 0 empty; 64 of them are a group and a line                1 byte
 //! ```
 //!
-//! A flow has a home slot, which its hash gives. Where that is taken, it lives as a guest in another
-//! slot of the same group, and its home has a mark of it: ten bits of its hash and its place. So a
-//! packet of a known flow costs the line of its home and, for one flow in three, the line where it
-//! lives; a packet of an unknown flow costs its home. Nothing is ever moved or searched for.
+//! A flow has a home line, which its hash gives. Where both slots of that are taken, it lives as a guest
+//! in another line of the same group, the next one if there is room, and its home has a mark of it: ten
+//! bits of its hash and its place. So a packet of a known flow costs its home and, for one flow in five
+//! at the most, the line where it lives; a packet of an unknown flow costs its home. Nothing is ever
+//! moved or searched for.
+//!
+//! What limits a large table is how many lines stay in the cache of the processor, so the lines that
+//! packets touch hold nothing else.
 
+use std::hint::select_unpredictable;
 use std::time::Duration;
 
 use wire::units::{UnixNanos, WireLen};
 
+use super::hot::{Hot, Sight, Totals};
 use super::key::FlowKey;
-use super::life::{State, Worth};
+use super::life::Worth;
 use crate::hardware;
 use crate::packet::{FiveTuple, Kind, Packet};
 
 /// Slots that share a line of worths: where a flow can live.
 pub(super) const GROUP: usize = 64;
-/// Flows that live elsewhere and have the same home. At three flows for four slots, one home in a
-/// million has more, and then the least valuable of them gives way.
-const GUESTS: usize = 6;
+/// Slots of a line.
+const PAIR: usize = 2;
+/// Flows that live elsewhere and have the same home. At three flows for four slots, fewer than one home
+/// in a million has more, and then the least valuable of them gives way.
+const GUESTS: usize = 8;
 
-/// What every packet of a flow touches. Pairs are of the opener first, of the other side second.
+/// Two slots, and marks of the flows that have their home here and live elsewhere.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
-pub(super) struct Hot {
-    /// 0: empty.
-    hash: u64,
-    pub(super) last: UnixNanos,
-    pub(super) packets: [u64; 2],
-    pub(super) bytes: [u64; 2],
-    pub(super) flags: [u8; 2],
-    pub(super) state: State,
-    /// The opener is the end with the lower hash.
-    is_opener_forward: bool,
-    /// Marks of the flows that have their home here and live elsewhere; 0: none. They belong to the
-    /// slot, not to the flow that lives in it.
-    guests: [u16; GUESTS],
+struct Line {
+    flows: [Hot; PAIR],
+    guests: Guests,
 }
 
 /// What is written when a flow begins, and read when it ends.
@@ -55,8 +54,18 @@ pub(super) struct Cold {
     pub(super) vlan_ids: [u16; 2],
     pub(super) interface: u32,
     pub(super) first: UnixNanos,
+    /// The upper half of the flow's hash: its home, and when the sweep looks at it.
+    hash_high: u32,
     pub(super) icmp: Option<(u8, u8)>,
     pub(super) is_fragments: bool,
+}
+
+/// All that is known of a flow, out of its slot.
+#[derive(Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) hot: Hot,
+    pub(super) cold: Cold,
+    spilled: Totals,
 }
 
 /// Worths of the flows of one group.
@@ -64,13 +73,14 @@ pub(super) struct Cold {
 #[repr(align(64))]
 struct Group([Worth; GROUP]);
 
-const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Cold>() == 64);
-const _: () = assert!(size_of::<Group>() == 64);
+const _: () = assert!(size_of::<Line>() == 64 && size_of::<Cold>() == 64);
+const _: () = assert!(size_of::<Totals>() == 32 && size_of::<Group>() == 64);
 
 /// Slots of flows.
 pub(super) struct Slots {
-    hot: Box<[Hot]>,
+    lines: Box<[Line]>,
     cold: Box<[Cold]>,
+    spilled: Box<[Totals]>,
     worth: Box<[Group]>,
     live: usize,
 }
@@ -78,7 +88,8 @@ pub(super) struct Slots {
 impl Slots {
     /// Memory of so many slots, a multiple of [`GROUP`]. Unit: bytes.
     pub(super) const fn memory(slots: usize) -> usize {
-        slots * (size_of::<Hot>() + size_of::<Cold>() + size_of::<Worth>())
+        slots / PAIR * size_of::<Line>()
+            + slots * (size_of::<Cold>() + size_of::<Totals>() + size_of::<Worth>())
     }
 
     /// # Panics
@@ -87,8 +98,9 @@ impl Slots {
         assert!(u32::try_from(slots).is_ok(), "{slots} slots are too many");
         assert!(slots > 0 && slots.is_multiple_of(GROUP), "{slots} slots are no whole groups");
         Self {
-            hot: hardware::table(slots, Hot::default()),
+            lines: hardware::table(slots / PAIR, Line::default()),
             cold: hardware::table(slots, Cold::default()),
+            spilled: hardware::table(slots, Totals::default()),
             worth: hardware::table(slots / GROUP, Group([Worth::NOTHING; GROUP])),
             live: 0,
         }
@@ -100,12 +112,12 @@ impl Slots {
 
     #[inline]
     pub(super) fn hot(&self, slot: usize) -> &Hot {
-        &self.hot[slot]
+        &self.lines[slot / PAIR].flows[slot % PAIR]
     }
 
     #[inline]
-    pub(super) fn hot_mut(&mut self, slot: usize) -> &mut Hot {
-        &mut self.hot[slot]
+    fn hot_mut(&mut self, slot: usize) -> &mut Hot {
+        &mut self.lines[slot / PAIR].flows[slot % PAIR]
     }
 
     pub(super) fn is_taken(&self, slot: usize) -> bool {
@@ -113,33 +125,35 @@ impl Slots {
     }
 
     #[inline]
-    pub(super) fn set_worth(&mut self, slot: usize, worth: Worth) {
+    fn set_worth(&mut self, slot: usize, worth: Worth) {
         self.worth[slot / GROUP].0[slot % GROUP] = worth;
     }
 
-    /// Starts loading the home of a flow with this hash; gives the slot.
+    /// Starts loading the home of a flow with this hash; gives its first slot.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) -> u32 {
         let home = self.home(hash);
-        hardware::prefetch(&self.hot[home]);
-        home as u32
+        hardware::prefetch(&self.lines[home]);
+        (home * PAIR) as u32
     }
 
-    /// The slot where the flow with this hash most likely lives, by its `home`; starts loading its line.
-    /// To be called when the line of its home is there. One flow in three is a guest, which no processor
-    /// can predict, so there is no branch on that.
+    /// The slot where the flow with this hash most likely lives, by the first one of its home; starts
+    /// loading its line. To be called when the line of its home is there. In which slot a flow lives no
+    /// processor can predict, so there is no branch on that.
     #[inline]
-    pub(super) fn locate(&self, home: u32, hash: u64) -> u32 {
-        let home = home as usize;
-        let line = &self.hot[home];
-        let guest =
-            guest_place(&line.guests, hash).map_or(home, |place| home / GROUP * GROUP + place);
-        let slot = if line.hash == hash { home } else { guest };
-        hardware::prefetch(&self.hot[slot]);
-        if slot == home && line.hash != hash {
+    pub(super) fn locate(&self, first: u32, hash: u64) -> u32 {
+        let first = first as usize;
+        let line = &self.lines[first / PAIR];
+        let [is_first, is_second] = [0, 1].map(|index| line.flows[index].is_of(hash));
+        let (is_guest, place) = line.guests.place(hash);
+        let elsewhere = select_unpredictable(is_guest, neighbour(first, place), first);
+        let here = first + usize::from(is_second);
+        let slot = select_unpredictable(is_first | is_second, here, elsewhere);
+        hardware::prefetch(&self.lines[slot / PAIR]);
+        if !(is_first | is_second | is_guest) {
             // It will begin here: what decides who gives way, and the one that most likely does.
-            hardware::prefetch(&self.worth[home / GROUP]);
-            hardware::prefetch(&self.cold[home]);
+            hardware::prefetch(&self.worth[first / GROUP]);
+            hardware::prefetch(&self.cold[first]);
         }
         slot as u32
     }
@@ -147,212 +161,240 @@ impl Slots {
     /// The slot where the flow with this hash lives; `likely` is looked at first.
     #[inline]
     pub(super) fn find_at(&self, likely: usize, hash: u64) -> Option<usize> {
-        match self.hot.get(likely) {
-            Some(line) if line.hash == hash => Some(likely),
+        match self.lines.get(likely / PAIR) {
+            Some(line) if line.flows[likely % PAIR].is_of(hash) => Some(likely),
             _ => self.find(hash),
         }
     }
 
     /// The slot where the flow with this hash lives.
     pub(super) fn find(&self, hash: u64) -> Option<usize> {
-        let home = self.home(hash);
-        let line = &self.hot[home];
-        if line.hash == hash {
-            return Some(home);
-        }
-        let marks = line.guests.iter().filter(|guest| is_mark_of(**guest, hash));
-        marks.map(|guest| place(home, *guest)).find(|slot| self.hot[*slot].hash == hash)
+        let first = self.home(hash) * PAIR;
+        let guests = &self.lines[first / PAIR].guests;
+        let guests = guests.places(hash).map(|place| neighbour(first, place));
+        (first..first + PAIR).chain(guests).find(|slot| self.hot(*slot).is_of(hash))
     }
 
     /// The slot that a new flow with this hash is to have: one that is empty, or else that of the
     /// neighbour which is worth least. Among equals, the one nearest to its home.
     pub(super) fn choose(&self, hash: u64) -> usize {
         let home = self.home(hash);
-        let slot = self.worth[home / GROUP].least(home);
-        let guests = &self.hot[home].guests;
-        if slot == home || guests.contains(&0) {
+        let first = home * PAIR;
+        let slot = self.worth[first / GROUP].least(first);
+        let guests = &self.lines[home].guests;
+        if slot / PAIR == home || !guests.is_full() {
             return slot;
         }
         // No room for another mark: one of those that have their home here, or who lives here.
         let worth = |slot: usize| self.worth[slot / GROUP].0[slot % GROUP];
-        let kin = guests.iter().map(|guest| place(home, *guest)).chain([home]);
-        kin.min_by_key(|slot| worth(*slot)).unwrap_or(home)
+        let kin = guests.all().map(|place| neighbour(first, place)).chain(first..first + PAIR);
+        kin.min_by_key(|slot| worth(*slot)).unwrap_or(first)
     }
 
     /// Puts a flow into an empty slot that [`Slots::choose`] gave for its hash.
-    pub(super) fn put(&mut self, slot: usize, hot: Hot, cold: Cold) {
+    pub(super) fn put(&mut self, slot: usize, flow: &Whole) {
         debug_assert!(!self.is_taken(slot), "slot {slot} is taken");
+        let Whole { hot, cold, spilled } = flow;
         self.live += 1;
-        self.set_worth(slot, Worth::of(&hot, Duration::ZERO));
-        let home = self.home(hot.hash);
-        if slot != home
-            && let Some(free) = self.hot[home].guests.iter_mut().find(|guest| **guest == 0)
-        {
-            *free = mark(hot.hash, slot);
+        self.set_worth(slot, Worth::of(hot, Duration::ZERO));
+        let home = self.home_by_high(cold.hash_high);
+        if slot / PAIR != home {
+            self.lines[home].guests.add(hot.tag(), slot % GROUP);
         }
-        let guests = self.hot[slot].guests;
-        self.hot[slot] = Hot { guests, ..hot };
-        self.cold[slot] = cold;
+        *self.hot_mut(slot) = *hot;
+        self.cold[slot] = *cold;
+        if hot.has_spilled() {
+            self.spilled[slot] = *spilled;
+        }
     }
 
     /// Takes the flow out of a slot that is taken.
-    pub(super) fn take(&mut self, slot: usize) -> (Hot, Cold) {
-        let hot = self.hot[slot];
+    pub(super) fn take(&mut self, slot: usize) -> Whole {
+        let (hot, cold) = (*self.hot(slot), self.cold[slot]);
         self.live -= 1;
         self.set_worth(slot, Worth::NOTHING);
-        self.hot[slot].hash = 0;
-        let home = self.home(hot.hash);
-        if slot != home {
-            let own = mark(hot.hash, slot);
-            if let Some(guest) = self.hot[home].guests.iter_mut().find(|guest| **guest == own) {
-                *guest = 0;
-            }
+        self.hot_mut(slot).clear();
+        let home = self.home_by_high(cold.hash_high);
+        if slot / PAIR != home {
+            self.lines[home].guests.remove(hot.tag(), slot % GROUP);
         }
-        (hot, self.cold[slot])
+        let spilled = if hot.has_spilled() { self.spilled[slot] } else { Totals::default() };
+        Whole { hot, cold, spilled }
     }
 
-    /// Asks `settle` about each flow with a hash from `from` to `to`, both included: it gives the worth
-    /// of the flow from now on, or `None` if the flow is over; `ended` gets it then.
+    /// Counts a packet of the flow in a slot that is taken.
+    #[inline(always)]
+    pub(super) fn count(&mut self, slot: usize, key: &FlowKey, sight: &Sight) {
+        let flow = self.hot_mut(slot);
+        let before = (flow.state(), flow.is_single());
+        let way = flow.way(key);
+        flow.see(way, sight);
+        let is_counted = flow.count(way, sight.len);
+        if before.1 || before.0 != flow.state() {
+            let worth = Worth::of(flow, Duration::ZERO);
+            self.set_worth(slot, worth);
+        }
+        if !is_counted {
+            self.spill(slot, way, sight.len);
+        }
+    }
+
+    /// Counts a packet for which the hot flow has no room; it has room again then.
+    #[cold]
+    fn spill(&mut self, slot: usize, way: usize, len: WireLen) {
+        let mut totals = self.hot(slot).totals(&self.spilled[slot]);
+        totals.packets[way] += 1;
+        totals.bytes[way] += u64::from(len.0);
+        self.spilled[slot] = totals;
+        self.hot_mut(slot).spill();
+    }
+
+    /// Asks `settle` about the flows whose turn is from `from` to `to`, both included, by the upper half
+    /// of their hashes: it gives the worth of the flow from now on, or `None` if the flow is over; `ended`
+    /// gets it then. Neighbours may be asked about too, and do not end.
     pub(super) fn sweep(
         &mut self,
-        from: u64,
-        to: u64,
+        from: u32,
+        to: u32,
         mut settle: impl FnMut(&mut Hot) -> Option<Worth>,
-        ended: &mut impl FnMut(&Hot, &Cold),
+        ended: &mut impl FnMut(&Whole),
     ) {
         if self.live == 0 {
             return;
         }
-        for group in self.home(from) / GROUP..=self.home(to) / GROUP {
+        let group = |high| self.home_by_high(high) * PAIR / GROUP;
+        for group in group(from)..=group(to) {
             if self.worth[group].0 == [Worth::NOTHING; GROUP] {
                 continue;
             }
             for index in 0..GROUP {
                 let slot = group * GROUP + index;
-                if self.worth[group].0[index] == Worth::NOTHING
-                    || !(from..=to).contains(&self.hot[slot].hash)
-                {
+                if self.worth[group].0[index] == Worth::NOTHING {
                     continue;
                 }
-                match settle(&mut self.hot[slot]) {
+                match settle(self.hot_mut(slot)) {
                     Some(worth) => self.worth[group].0[index] = worth,
-                    None => {
-                        let (hot, cold) = self.take(slot);
-                        ended(&hot, &cold);
+                    None if (from..=to).contains(&self.cold[slot].hash_high) => {
+                        ended(&self.take(slot));
                     }
+                    None => {}
                 }
             }
         }
     }
 
-    /// Growing hashes have growing homes.
+    /// The home of a flow. Growing hashes have growing homes.
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.hot.len() as u128) >> 64) as usize
+        self.home_by_high((hash >> u32::BITS) as u32)
+    }
+
+    /// The home of a flow, by the upper half of its hash.
+    #[inline]
+    fn home_by_high(&self, high: u32) -> usize {
+        ((u64::from(high) * self.lines.len() as u64) >> u32::BITS) as usize
+    }
+}
+
+/// Slots of the other flows of a home: the place in the group in the lower six bits, above them ten
+/// bits of the hash, of which one is set; 0: none. Four of them in a number, so that they are compared at
+/// once.
+#[derive(Clone, Copy, Default)]
+struct Guests([u64; GUESTS / LANES]);
+
+/// Marks in one number.
+const LANES: usize = 4;
+
+impl Guests {
+    const LANE_BITS: u32 = u64::BITS / LANES as u32;
+    const ONES: u64 = u64::MAX / (u16::MAX as u64);
+    const HIGHS: u64 = Self::ONES << (Self::LANE_BITS - 1);
+    const PLACE: u16 = GROUP as u16 - 1;
+
+    /// The mark of a flow with this hash, or with a tag of its lower bits, without a place.
+    #[inline]
+    const fn mark(hash: u64) -> u16 {
+        (hash as u16 | 1) << GROUP.ilog2()
+    }
+
+    /// Is there a guest with a mark of this hash, and the place of the first one if there is.
+    #[inline]
+    fn place(self, hash: u64) -> (bool, usize) {
+        let marks = Self::ONES * u64::from(Self::mark(hash));
+        // The highest bit of each lane that agrees. Borrows from the lane above are harmless, as the
+        // lowest one is right, and that is taken.
+        let [lower, upper] = self.0.map(|guests| {
+            let differences = (guests ^ marks) & !(Self::ONES * u64::from(Self::PLACE));
+            differences.wrapping_sub(Self::ONES) & !differences & Self::HIGHS
+        });
+        let (guests, agree) =
+            select_unpredictable(lower != 0, (self.0[0], lower), (self.0[1], upper));
+        let lane = agree.trailing_zeros() & !(Self::LANE_BITS - 1);
+        let place = guests.wrapping_shr(lane) as usize % GROUP;
+        (lower | upper != 0, place)
+    }
+
+    fn lanes(self) -> impl Iterator<Item = u16> {
+        self.0.into_iter().flat_map(|four| {
+            (0..LANES as u32).map(move |lane| (four >> (lane * Self::LANE_BITS)) as u16)
+        })
+    }
+
+    /// The places of all guests with a mark of this hash.
+    fn places(self, hash: u64) -> impl Iterator<Item = usize> {
+        let marked = self.lanes().filter(move |lane| lane & !Self::PLACE == Self::mark(hash));
+        marked.map(|lane| usize::from(lane & Self::PLACE))
+    }
+
+    /// The places of all guests.
+    fn all(self) -> impl Iterator<Item = usize> {
+        self.lanes().filter(|lane| *lane != 0).map(|lane| usize::from(lane & Self::PLACE))
+    }
+
+    fn is_full(self) -> bool {
+        self.lanes().all(|lane| lane != 0)
+    }
+
+    fn add(&mut self, tag: u64, place: usize) {
+        self.replace(0, Self::mark(tag) | place as u16);
+    }
+
+    fn remove(&mut self, tag: u64, place: usize) {
+        self.replace(Self::mark(tag) | place as u16, 0);
+    }
+
+    /// Puts `new` in the place of the first `old`, of which there is one.
+    fn replace(&mut self, old: u16, new: u16) {
+        if let Some(lane) = self.lanes().position(|lane| lane == old) {
+            let shift = (lane % LANES) as u32 * Self::LANE_BITS;
+            self.0[lane / LANES] ^= u64::from(old ^ new) << shift;
+        }
     }
 }
 
 impl Group {
-    /// The slot of this group that is worth least; among equals, the one nearest to `home`.
-    fn least(&self, home: usize) -> usize {
-        let own = (home % GROUP) as i16;
+    /// The slot of this group that is worth least; among equals, the one nearest to `slot`.
+    fn least(&self, slot: usize) -> usize {
+        let own = (slot % GROUP) as i16;
         // Worth above, distance below, in one number each: the compiler takes the least of many at
         // once.
         let ranked =
             |(index, worth): (usize, &Worth)| i16::from(worth.0) << 6 | (index as i16 ^ own);
         let least = self.0.iter().enumerate().map(ranked).fold(i16::MAX, i16::min);
-        home / GROUP * GROUP + ((least as usize % GROUP) ^ (home % GROUP))
+        neighbour(slot, (least as usize % GROUP) ^ (slot % GROUP))
     }
 }
 
-/// The mark of a flow that lives in `slot`: ten bits of its hash, never 0, and the place in the group.
-const fn mark(hash: u64, slot: usize) -> u16 {
-    tag(hash) | (slot % GROUP) as u16
-}
-
-const fn tag(hash: u64) -> u16 {
-    ((hash as u16 & 0x3ff) | 1) << 6
-}
-
+/// The slot at `place` of the group of `slot`.
 #[inline]
-const fn is_mark_of(guest: u16, hash: u64) -> bool {
-    guest & !(GROUP as u16 - 1) == tag(hash)
-}
-
-/// The place in the group of the first guest with a mark of this hash. All marks are compared at once:
-/// a lane of 16 bits is zero where tag and mark agree, and borrows from the lane above are harmless, as
-/// the lowest such lane counts.
-#[inline]
-fn guest_place(guests: &[u16; GUESTS], hash: u64) -> Option<usize> {
-    const ONES: u128 = 0x0001_0001_0001_0001_0001_0001;
-    const PLACES: u128 = ONES * (GROUP as u128 - 1);
-    const LANE: u32 = u16::BITS;
-    let marks = guests.iter().rev().fold(0_u128, |all, mark| all << LANE | u128::from(*mark));
-    let differences = (marks ^ (ONES * u128::from(tag(hash)))) & !PLACES;
-    let zeros = differences.wrapping_sub(ONES) & !differences & (ONES << (LANE - 1));
-    if zeros == 0 {
-        return None;
-    }
-    let lane = zeros.trailing_zeros() / LANE;
-    Some(guests[lane as usize % GUESTS] as usize % GROUP)
-}
-
-/// Where the guest with this mark lives.
-#[inline]
-const fn place(home: usize, guest: u16) -> usize {
-    home / GROUP * GROUP + guest as usize % GROUP
-}
-
-impl Hot {
-    /// A flow without packets. `is_answer`: the packet that begins it comes from the other side.
-    pub(super) const fn new(key: &FlowKey, is_answer: bool, time: UnixNanos) -> Self {
-        Self {
-            hash: key.hash(),
-            last: time,
-            packets: [0; 2],
-            bytes: [0; 2],
-            flags: [0; 2],
-            state: State::New,
-            is_opener_forward: key.is_forward() != is_answer,
-            guests: [0; GUESTS],
-        }
-    }
-
-    /// Which way a packet goes: 0 from the opener, 1 to it.
-    #[inline]
-    pub(super) const fn way(&self, key: &FlowKey) -> usize {
-        (key.is_forward() != self.is_opener_forward) as usize
-    }
-
-    /// Counts a packet. Says whether the flow may be worth something else now.
-    #[inline]
-    pub(super) fn count(
-        &mut self,
-        key: &FlowKey,
-        packet: &Packet,
-        len: WireLen,
-        time: UnixNanos,
-    ) -> bool {
-        let way = self.way(key);
-        let before = (self.state, self.packets);
-        self.packets[way] += 1;
-        self.bytes[way] += u64::from(len.0);
-        self.last = self.last.max(time);
-        self.state = match super::tcp_flags(packet) {
-            Some(flags) => {
-                self.flags[way] |= flags;
-                State::of_tcp(self.flags)
-            }
-            None if self.packets[0] > 0 && self.packets[1] > 0 => State::Established,
-            None => State::New,
-        };
-        before.0 != self.state || before.1[0] + before.1[1] <= 1
-    }
+const fn neighbour(slot: usize, place: usize) -> usize {
+    slot / GROUP * GROUP + place
 }
 
 impl Cold {
     /// Of a flow that begins with `packet`.
     pub(super) const fn new(
+        key: &FlowKey,
         packet: &Packet,
         is_answer: bool,
         interface: u32,
@@ -367,11 +409,24 @@ impl Cold {
             vlan_ids,
             interface,
             first: time,
+            hash_high: (key.hash() >> u32::BITS) as u32,
             icmp: match packet.kind {
                 Kind::Icmp { kind, code, .. } if !is_fragment => Some((kind, code)),
                 _ => None,
             },
             is_fragments: is_fragment,
         }
+    }
+}
+
+impl Whole {
+    /// A flow without packets.
+    pub(super) fn new(hot: Hot, cold: Cold) -> Self {
+        Self { hot, cold, spilled: Totals::default() }
+    }
+
+    /// Packets and bytes of all its life.
+    pub(super) fn totals(&self) -> Totals {
+        self.hot.totals(&self.spilled)
     }
 }
