@@ -639,6 +639,24 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_may_be_declared_until_there_are_as_many_as_a_sensor_has_at_most() {
+        let mut link = Link::greeted();
+        for first in (0..MAX_INTERFACES as u32).step_by(512) {
+            let interfaces = (first..first + 512).map(|id| Interface {
+                id,
+                name: format!("veth{id}"),
+                linktype: 1,
+                snaplen: 9,
+            });
+            let interfaces = interfaces.collect();
+            link.control(Control::Interfaces(Interfaces { interfaces })).unwrap();
+            assert!(link.frames(u64::from(first) + 1, first + 511).is_ok());
+        }
+        let error = link.frames(u64::MAX, MAX_INTERFACES as u32).unwrap_err();
+        assert_eq!(error.name(), "unknown_interface");
+    }
+
+    #[test]
     fn the_first_word_is_the_collectors_and_says_where_to_go_on() {
         let resume = Resume { boot_epoch: 5, records: Sequence(3), frames: Sequence(4) };
         let mut link = Link::new(Some(resume));

@@ -92,7 +92,8 @@ fn run(analyser: &mut Analyser, bytes: &[u8], clock: &mut u64) {
         for (slot, data) in vector.iter_mut().zip(chunk.chunks_exact(FRAME_BYTES)) {
             *clock += 400;
             let (time, wire_len) = (UnixNanos(*clock), WireLen(FRAME_BYTES as u32));
-            *slot = Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET };
+            *slot =
+                Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET, interface: 0 };
         }
         analyser.analyse(0, &vector, |_| {}, |_| {});
         if number % 20_000 == 0 {

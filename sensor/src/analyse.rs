@@ -106,13 +106,14 @@ impl Analyser {
         }
     }
 
-    /// Analyses up to [`VECTOR`] frames of one interface (more are not looked at) and gives their
-    /// packets, in the same order. `connection` is called for each new connection to be written,
+    /// Analyses up to [`VECTOR`] frames of one ring (more are not looked at) and gives their packets, in
+    /// the same order. They count under the ring's place in the list of counters, `slot`; connections
+    /// and flows have the interface of their frames. `connection` is called for each new connection to be written,
     /// `ended` for each flow that ends by a packet.
     #[inline]
     pub fn analyse(
         &mut self,
-        interface: usize,
+        slot: usize,
         frames: &[Frame<'_>],
         mut connection: impl FnMut(NewConnection),
         mut ended: impl FnMut(EndedFlow),
@@ -123,22 +124,22 @@ impl Analyser {
             frames.len()
         );
         let frames = &frames[..frames.len().min(VECTOR)];
-        let observed = self.parse(interface, frames);
+        let observed = self.parse(slot, frames);
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
         }
         for Observed { hash, key, observation, time } in &self.observed[..observed] {
             self.contacts.observe(*hash, key, *observation, *time);
         }
-        self.log_connections(interface, frames, &mut connection);
-        self.count_flows(interface, frames, &mut ended);
+        self.log_connections(frames, &mut connection);
+        self.count_flows(frames, &mut ended);
         &self.packets[..frames.len()]
     }
 
     /// First pass: parse, count, request table lines. Gives the number of packets with evidence.
     #[inline]
-    fn parse(&mut self, interface: usize, frames: &[Frame<'_>]) -> usize {
-        let counters = &self.counters.interfaces[interface];
+    fn parse(&mut self, slot: usize, frames: &[Frame<'_>]) -> usize {
+        let counters = &self.counters.interfaces[slot];
         let mut flows = self.flows.as_mut();
         let mut observed = 0;
         let mut bytes = 0;
@@ -157,8 +158,7 @@ impl Analyser {
             tunnelled += u64::from(packet.tunnel_depth != 0);
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
             if let Some(Flows { table, keys, .. }) = &mut flows {
-                // An index of a list that has one entry per interface; it fits by far.
-                let key = table.key(packet, interface as u32, frame.time);
+                let key = table.key(packet, frame.interface, frame.time);
                 key.iter().for_each(|key| table.prefetch(key));
                 keys[number] = key;
             }
@@ -184,14 +184,12 @@ impl Analyser {
     #[inline]
     fn log_connections(
         &mut self,
-        interface: usize,
         frames: &[Frame<'_>],
         connection: &mut impl FnMut(NewConnection),
     ) {
         let Some(log) = &mut self.connections else { return };
         for (frame, packet) in frames.iter().zip(&self.packets) {
-            // An index of a list that has one entry per interface; it fits by far.
-            match log.observe(packet, interface as u32, frame.time) {
+            match log.observe(packet, frame.interface, frame.time) {
                 Seen::Nothing => {}
                 Seen::OverLimit => {
                     self.counters.worker.connections.add(1);
@@ -207,18 +205,13 @@ impl Analyser {
 
     /// Last pass: each packet in its flow.
     #[inline]
-    fn count_flows(
-        &mut self,
-        interface: usize,
-        frames: &[Frame<'_>],
-        ended: &mut impl FnMut(EndedFlow),
-    ) {
+    fn count_flows(&mut self, frames: &[Frame<'_>], ended: &mut impl FnMut(EndedFlow)) {
         let Some(Flows { table, limit, keys, .. }) = &mut self.flows else { return };
         let mut ended = limit.apply(&self.counters.worker.flows, ended);
         for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
             if let Some(key) = key {
-                let interface = interface as u32;
-                table.observe(key, packet, interface, frame.wire_len, frame.time, &mut ended);
+                let Frame { interface, wire_len, time, .. } = *frame;
+                table.observe(key, packet, interface, wire_len, time, &mut ended);
             }
         }
     }

@@ -287,8 +287,7 @@ impl Counters {
         let mut ledger = self.ledger();
         for one in &mut ledger.interfaces {
             one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
-            let read =
-                one.kernel_drops + one.corrupt + one.unread + one.not_wanted + one.analysed;
+            let read = one.kernel_drops + one.corrupt + one.unread + one.not_wanted + one.analysed;
             one.kernel_packets = one.kernel_packets.max(read);
         }
         ledger

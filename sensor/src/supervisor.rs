@@ -14,6 +14,9 @@
 //!   hash, peer: a worker has come back  its ring joins the group that there is
 //! ```
 //!
+//! Where the configuration has a glob, its rings are on all interfaces and nothing of this happens when
+//! one of them goes: a [`Lookout`] tells the workers which is which.
+//!
 //! Every new ring takes a socket out of the reserve. What cannot be done for want of sockets, health
 //! names with the remedy.
 
@@ -32,6 +35,7 @@ use crate::counters::Counters;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::gathering::{Board, Gathering, Stage};
 use crate::health::{Health, Link};
+use crate::interfaces::Lookout;
 use crate::metrics::{Families, Source};
 
 /// A worker that made no pass over its rings for so long stands still. It makes at least four a second.
@@ -61,6 +65,8 @@ pub struct Supervisor {
     reserve: Reserve,
     fanout: Option<Fanout>,
     interfaces: Vec<Watched>,
+    /// Looks after what a glob matches, where there is one.
+    lookout: Option<Lookout>,
     workers: Vec<Tended>,
     looked: Instant,
     asked: Instant,
@@ -82,8 +88,10 @@ pub struct Parts {
     pub reserve: Reserve,
     /// How frames are dealt; `None` for one worker.
     pub fanout: Option<Fanout>,
-    /// The interfaces, as they are at the start.
-    pub interfaces: Vec<Interface>,
+    /// What the rings of each place listen to, as it is at the start, and what it is called.
+    pub scopes: Vec<(String, Scope)>,
+    /// Looks after what a glob matches, where there is one.
+    pub lookout: Option<Lookout>,
 }
 
 /// What the supervisor counts, for metrics.
@@ -99,8 +107,10 @@ pub struct SupervisorStatus {
 
 /// An interface under watch.
 struct Watched {
-    /// As it was when it was looked up last; its name is the configured one.
-    interface: Interface,
+    /// Its name as it was configured, or the patterns.
+    name: String,
+    /// The interface as it was when it was looked up last, or all.
+    scope: Scope,
     /// Its hardware address.
     mac: Option<[u8; 6]>,
     presence: Presence,
@@ -153,14 +163,14 @@ impl Supervisor {
     /// Watches from now on.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { board, counters, health, announcer, status, reserve, fanout, interfaces } =
-            parts;
+        let Parts { board, counters, health, announcer, status, reserve, fanout, .. } = parts;
         let now = Instant::now();
         let workers = counters.workers().len();
         let macs = hardware_addresses();
-        let watched = interfaces.into_iter().map(|interface| Watched {
-            mac: macs.get(&interface.name).copied(),
-            interface,
+        let watched = parts.scopes.into_iter().map(|(name, scope)| Watched {
+            mac: macs.get(&name).copied(),
+            name,
+            scope,
             presence: Presence::There,
             calls: vec![None; workers],
             left_behind: Vec::new(),
@@ -182,6 +192,7 @@ impl Supervisor {
         };
         Self {
             interfaces: watched.collect(),
+            lookout: parts.lookout,
             workers: (0..workers).map(tended).collect(),
             board,
             counters,
@@ -201,7 +212,11 @@ impl Supervisor {
     pub fn run(mut self, stop: &AtomicBool) -> bool {
         while !stop.load(Ordering::Relaxed) {
             let is_gathering = self.look(Instant::now());
-            thread::sleep(if is_gathering { LOOK_SOON } else { LOOK_EVERY });
+            let pause = if is_gathering { LOOK_SOON } else { LOOK_EVERY };
+            match &mut self.lookout {
+                Some(lookout) => lookout.wait(pause),
+                None => thread::sleep(pause),
+            }
         }
         self.workers.iter().all(Tended::is_fit)
     }
@@ -219,6 +234,11 @@ impl Supervisor {
         if now.duration_since(self.asked) >= ASK_EVERY {
             self.asked = now;
             self.look_at_interfaces();
+        }
+        if let Some(lookout) = &mut self.lookout {
+            // A glob makes the interfaces share one place.
+            let say = &mut |name: &str, change| self.announcer.interface_of(0, name, change);
+            lookout.look_if_due(now, say);
         }
         let mut is_gathering = false;
         for interface in 0..self.interfaces.len() {
@@ -287,13 +307,16 @@ impl Supervisor {
 
     /// Notices when an interface goes, comes back, or changes.
     fn look_at_interfaces(&mut self) {
+        if self.lookout.is_some() {
+            return;
+        }
         let macs = hardware_addresses();
         for (index, watched) in self.interfaces.iter_mut().enumerate() {
+            let Scope::One(interface) = &mut watched.scope else { continue };
             let say = |change| self.announcer.interface(index, change);
-            match Interface::find(&watched.interface.name) {
+            match Interface::find(&interface.name) {
                 Ok(found) => {
-                    if watched.presence == Presence::Gone || found.index != watched.interface.index
-                    {
+                    if watched.presence == Presence::Gone || found.index != interface.index {
                         if watched.presence != Presence::Gone {
                             say(InterfaceChange::Gone);
                         }
@@ -305,7 +328,7 @@ impl Supervisor {
                     } else if watched.presence == Presence::Renamed {
                         watched.presence = Presence::There;
                     }
-                    if watched.presence == Presence::There && found.mtu != watched.interface.mtu {
+                    if watched.presence == Presence::There && found.mtu != interface.mtu {
                         say(InterfaceChange::MtuChanged);
                     }
                     let mac = macs.get(&found.name).copied();
@@ -313,11 +336,11 @@ impl Supervisor {
                         say(InterfaceChange::MacChanged);
                     }
                     watched.mac = mac.or(watched.mac);
-                    watched.interface = found;
+                    *interface = found;
                 }
                 Err(_) if watched.presence == Presence::Gone => {}
                 Err(_) => {
-                    if has_another_name(&watched.interface) {
+                    if has_another_name(interface) {
                         if watched.presence != Presence::Renamed {
                             say(InterfaceChange::Renamed);
                         }
@@ -341,7 +364,7 @@ impl Supervisor {
         let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
         if is_up_again && is_ordered && !watched.is_in_order() {
             tracing::warn!(
-                name = watched.interface.name,
+                name = watched.name,
                 "the link came up with the rings in another order than that of the workers; \
                  a new group is made"
             );
@@ -383,7 +406,7 @@ impl Supervisor {
     fn call_all(&mut self, interface: usize, fit: &[usize]) -> bool {
         let Some(sockets) = self.sockets(fit) else { return false };
         let watched = &mut self.interfaces[interface];
-        let scope = Scope::One(watched.interface.clone());
+        let scope = watched.scope.clone();
         let gathering = Arc::new(Gathering::new(scope, self.fanout.clone(), sockets));
         watched.is_other = false;
         watched.is_failure_noted = false;
@@ -498,9 +521,9 @@ impl Watched {
     /// The interface is still what it was when it was looked up. Rings may notice earlier than this
     /// thread that it is gone; to call for new ones then would waste sockets.
     fn is_current(&self) -> bool {
+        let Scope::One(interface) = &self.scope else { return true };
         let is_first_call = self.calls.iter().all(Option::is_none);
-        is_first_call
-            || if_::if_nametoindex(self.interface.name.as_str()) == Ok(self.interface.index)
+        is_first_call || if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
     }
 
     /// Releases gatherings in which nobody is missing; says whether one is under way.
@@ -542,7 +565,7 @@ impl Watched {
     }
 
     fn problem(&self, workers: &[Tended]) -> Option<String> {
-        let name = &self.interface.name;
+        let name = &self.name;
         let live = self.live();
         if live.is_empty() {
             let why = self.calls.iter().enumerate().find_map(|(worker, call)| {

@@ -64,7 +64,7 @@ pub use block::{Block, Captured, Cut, Direction, Frames};
 pub use error::{OpenError, Step};
 pub use ethtool::{Channels, Coalesce, Driver, Ethtool, Feature, Pause, Rss, RxRing};
 pub use fanout::{Fanout, FanoutGroup, PeerRule};
-pub use interface::Interface;
+pub use interface::{Interface, UNKNOWN_LINK};
 pub use libpcap::{CompileError, Libpcap, Program};
 pub use order::creation_order;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};

@@ -149,11 +149,13 @@ pub enum InterfaceChange {
     MtuChanged,
     /// Its hardware address changed.
     MacChanged,
+    /// It matches a glob and was not there before; its frames are read.
+    New,
 }
 
 impl InterfaceChange {
     /// Every change, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LinkUp,
         Self::LinkDown,
         Self::Gone,
@@ -161,6 +163,7 @@ impl InterfaceChange {
         Self::Renamed,
         Self::MtuChanged,
         Self::MacChanged,
+        Self::New,
     ];
 
     /// Its name in events.
@@ -174,6 +177,7 @@ impl InterfaceChange {
             Self::Renamed => "interface_renamed",
             Self::MtuChanged => "mtu_changed",
             Self::MacChanged => "mac_changed",
+            Self::New => "interface_new",
         }
     }
 }

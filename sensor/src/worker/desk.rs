@@ -9,11 +9,14 @@ use crate::counters::{InterfaceCounters, WorkerCounters};
 use crate::export::Exporter;
 use crate::flow::EndedFlow;
 use crate::frame::Frame;
+use crate::interfaces::{Finder, PlaceMap};
 use crate::uplink::OwnSnapshot;
 
-/// What a worker needs to work on the frames of one interface.
+/// What a worker needs to work on the frames of one ring.
 pub(super) struct Desk<'a> {
     pub(super) interface: usize,
+    /// For a ring on all interfaces.
+    pub(super) places: Option<&'a PlaceMap>,
     pub(super) analyser: &'a mut Analyser,
     pub(super) exporter: &'a mut Exporter,
     pub(super) counted: &'a InterfaceCounters,
@@ -39,9 +42,15 @@ impl Desk<'_> {
         let mut vector = [Frame::EMPTY; VECTOR];
         let mut len = 0;
         let mut last = UnixNanos(0);
+        // An index of a list with one entry for each interface; it fits by far.
+        let mut finder = Finder::new(self.places, self.interface as u32);
         for captured in block.frames() {
-            vector[len] = captured.frame;
             last = captured.frame.time;
+            let Some(interface) = finder.id_of(&captured) else {
+                self.counted.not_wanted.add(1);
+                continue;
+            };
+            vector[len] = Frame { interface, ..captured.frame };
             len += 1;
             if len == VECTOR {
                 self.vector(&vector, own);
@@ -65,8 +74,6 @@ impl Desk<'_> {
         );
         #[cfg(test)]
         super::tests::fail_on_purpose(frames);
-        // An index of a list with one entry for each interface; it fits by far.
-        let interface = self.interface as u32;
-        self.exporter.take(interface, frames, packets, self.counted, |tuple| own.contains(tuple));
+        self.exporter.take(frames, packets, self.counted, |tuple| own.contains(tuple));
     }
 }

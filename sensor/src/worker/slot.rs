@@ -8,9 +8,10 @@ use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use super::WorkerError;
-use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Statistics};
+use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
 use crate::counters::InterfaceCounters;
 use crate::gathering::{Board, Gathering, Stage};
+use crate::interfaces::PlaceMap;
 use crate::setup;
 
 /// A packet that passed the old filter is in the ring within a softirq; this is many.
@@ -45,6 +46,10 @@ pub(super) struct Reading {
     closing_since: Option<Instant>,
     told: Statistics,
     told_corrupt: u64,
+    /// Interfaces of a ring on all that it was asked to see everything of.
+    promiscuous: Vec<u32>,
+    /// It was said that the filter has no room for all interfaces that are not wanted.
+    is_room_said: bool,
 }
 
 /// What a step of a slot brought.
@@ -103,6 +108,9 @@ impl Slot {
 
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
+        // Of all interfaces, only those that are wanted are to be promiscuous: see `follow`.
+        let is_one = matches!(call.scope, Scope::One(_));
+        let config = &RingConfig { promiscuous: config.promiscuous && is_one, ..*config };
         let mut ring = Ring::open(socket, config, &call.scope)?;
         if let Some(filter) = &self.filter {
             ring.set_filter(filter.instructions())?;
@@ -163,6 +171,8 @@ impl Slot {
             closing_since: None,
             told: Statistics::default(),
             told_corrupt: 0,
+            promiscuous: Vec::new(),
+            is_room_said: false,
         };
         if !call.advance(self.worker, Stage::Joined, Stage::Live) {
             // The others went on without this worker meanwhile.
@@ -180,6 +190,18 @@ impl Slot {
             progress = Progress::Changed;
         }
         progress
+    }
+
+    /// Lets the rings on all interfaces see those that are wanted and, as far as the filter has room, no
+    /// others.
+    pub(super) fn follow(&mut self, map: &PlaceMap, is_promiscuous: bool) {
+        let open = self.readings.iter_mut().filter(|one| !one.is_closing());
+        for reading in open.filter(|one| matches!(one.ring.scope(), Scope::All { .. })) {
+            reading.exclude(map.unwanted());
+            if is_promiscuous {
+                reading.be_promiscuous(map.promiscuous());
+            }
+        }
     }
 
     /// There is something to do soon.
@@ -268,6 +290,44 @@ impl Reading {
             tracing::warn!(name, %error, "cannot stop the ring; the last frames may be missing");
         }
         self.closing_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Rejects the frames of these interfaces, or of as many as the filter has room for.
+    fn exclude(&mut self, unwanted: &[u32]) {
+        let mut count = unwanted.len();
+        loop {
+            match self.ring.set_excluded(&unwanted[..count]) {
+                Ok(()) => break,
+                Err(OpenError::FilterTooLong { .. }) if count > 0 => count /= 2,
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::warn!(error, "cannot change the filter of the ring");
+                    return;
+                }
+            }
+        }
+        let left = unwanted.len() - count;
+        if left > 0 && !std::mem::replace(&mut self.is_room_said, true) {
+            tracing::warn!(
+                rejected = count,
+                left,
+                "the filter has no room for all interfaces that are not wanted; the worker takes the                  frames of the others out and counts them as not_wanted"
+            );
+        }
+    }
+
+    /// Asks for all frames of those interfaces that were not asked for before. The kernel forgets those
+    /// that are deleted.
+    fn be_promiscuous(&mut self, wanted: &[u32]) {
+        for index in wanted.iter().filter(|index| !self.promiscuous.contains(index)) {
+            // One that was deleted meanwhile has nothing to show.
+            if let Err(error) = self.ring.be_promiscuous(*index)
+                && error.raw_os_error() != Some(libc::ENODEV)
+            {
+                tracing::warn!(index, %error, "cannot see all frames of the interface");
+            }
+        }
+        self.promiscuous = wanted.to_vec();
     }
 
     /// Nothing can come any more, or it takes too long.

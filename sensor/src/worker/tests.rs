@@ -32,12 +32,12 @@ fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeli
         config.capture.fanout = fanout;
         config.events.output = EventOutput::File(events.to_owned());
         config.api_listen = None;
-        let interfaces = setup::interfaces(&config.capture).unwrap();
+        let captured = setup::captured(&config.capture).unwrap();
         let ring = setup::ring(&config.capture, workers).unwrap();
         let (sensor, stats_interval) = ("test".to_owned(), Duration::from_secs(60));
         let cpus = vec![0; workers];
-        let filters = vec![None; interfaces.len()];
-        let start = Start { config, sensor, interfaces, filters, cpus, ring, stats_interval };
+        let filters = vec![None];
+        let start = Start { config, sensor, captured, filters, cpus, ring, stats_interval };
         Pipeline::start(start).unwrap()
     })
 }

@@ -1,0 +1,369 @@
+//! Looks at the interfaces of the system, for rings on all of them.
+//!
+//! The kernel is asked for the whole list when it has announced a change of any interface, and now and
+//! then in case an announcement was missed. What it announces is not read: only that it did. A look at a
+//! thousand interfaces takes milliseconds, so the next one waits for ten times as long as the last took.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nameindex};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+
+use super::names::InterfaceNames;
+use super::patterns::Patterns;
+use super::places::{Place, PlaceMap, Places};
+use crate::afpacket::{Interface, OpenError};
+use crate::event::InterfaceChange;
+use crate::frame::LinkType;
+
+/// The longest time between two looks, with announcements and without.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY_UNTOLD: Duration = Duration::from_millis(100);
+/// The next look waits for so many times as long as the last one took.
+const REST: u32 = 10;
+const LEAST_REST: Duration = Duration::from_millis(5);
+/// Interfaces whose MTU is asked for at a look: each takes a few system calls.
+const MTUS_PER_LOOK: usize = 16;
+/// Frames of an interface that is gone are still known by its name for so long: a worker that is held up
+/// reads them late.
+const REMEMBERED: Duration = Duration::from_secs(30);
+const MOST_REMEMBERED: usize = 4096;
+/// Announcements that are taken from the socket at once.
+const MOST_NEWS: usize = 256;
+
+/// Keeps names and places of the interfaces that match the patterns up to date.
+#[derive(Debug)]
+pub struct Lookout {
+    patterns: Patterns,
+    names: Arc<InterfaceNames>,
+    places: Arc<Places>,
+    /// By index.
+    present: BTreeMap<u32, Present>,
+    /// Those that went lately: their last frames may lie in the rings.
+    departed: VecDeque<Departed>,
+    /// Where the kernel announces changes of interfaces.
+    announcements: Option<OwnedFd>,
+    is_announced: bool,
+    looked: Option<Instant>,
+    not_before: Option<Instant>,
+    /// The last interface whose MTU was asked for.
+    asked: u32,
+    is_limit_said: bool,
+}
+
+/// An interface that was there at the last look.
+#[derive(Clone, Debug)]
+struct Present {
+    name: String,
+    place: Place,
+    is_loopback: bool,
+    mtu: u32,
+    mac: Option<[u8; 6]>,
+    /// Its link was down; of an interface that comes so, only the rest is said.
+    is_down: bool,
+}
+
+/// An interface that is not there any more.
+#[derive(Clone, Copy, Debug)]
+struct Departed {
+    at: Instant,
+    index: u32,
+    place: Place,
+}
+
+/// What one list of the system says of an interface, by its name.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    is_up: bool,
+    mac: Option<[u8; 6]>,
+}
+
+impl Lookout {
+    /// Looks at the interfaces that there are, without a word about them. `names` has the ids of the
+    /// patterns, [`PlaceMap::ETHERNET`] and [`PlaceMap::RAW`].
+    ///
+    /// # Errors
+    /// The system does not list its interfaces.
+    pub fn new(
+        patterns: Patterns,
+        names: Arc<InterfaceNames>,
+        places: Arc<Places>,
+    ) -> io::Result<Self> {
+        // Listens first: what comes after the first look is announced.
+        let announcements = listen().inspect_err(|error| {
+            tracing::warn!(%error, "the kernel does not announce interfaces; they are looked at often");
+        });
+        let mut lookout = Self {
+            patterns,
+            names,
+            places,
+            present: BTreeMap::new(),
+            departed: VecDeque::new(),
+            announcements: announcements.ok(),
+            is_announced: false,
+            looked: None,
+            not_before: None,
+            asked: 0,
+            is_limit_said: false,
+        };
+        lookout.look(&mut |_, _| {})?;
+        Ok(lookout)
+    }
+
+    /// Names of the interfaces that are captured now.
+    pub fn captured(&self) -> impl Iterator<Item = &str> {
+        self.present.values().filter(|one| one.is_wanted()).map(|one| one.name.as_str())
+    }
+
+    /// Waits for so long, or until an interface changed.
+    pub fn wait(&mut self, timeout: Duration) {
+        let Some(announcements) = &self.announcements else { return thread::sleep(timeout) };
+        if self.is_announced {
+            // What else is announced until the next look is part of it.
+            let rest = self.not_before.map(|at| at.saturating_duration_since(Instant::now()));
+            return thread::sleep(rest.unwrap_or_default().min(timeout));
+        }
+        let millis = PollTimeout::try_from(timeout.max(Duration::from_millis(1)));
+        let mut fds = [PollFd::new(announcements.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, millis.unwrap_or(PollTimeout::MAX)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => {
+                drain(announcements);
+                self.is_announced = true;
+            }
+            Err(_) => thread::sleep(timeout),
+        }
+    }
+
+    /// Looks at the interfaces if it is time to; `say` is told what changed.
+    pub fn look_if_due(&mut self, now: Instant, say: &mut impl FnMut(&str, InterfaceChange)) {
+        let every = if self.announcements.is_some() { LOOK_EVERY } else { LOOK_EVERY_UNTOLD };
+        let is_old = self.looked.is_none_or(|at| now.duration_since(at) >= every);
+        let may_look = self.not_before.is_none_or(|at| now >= at);
+        if (self.is_announced || is_old) && may_look {
+            self.is_announced = false;
+            // Without a list everything stays as it is until the next look.
+            if let Err(error) = self.look(say) {
+                tracing::warn!(%error, "cannot list the interfaces");
+            }
+        }
+    }
+
+    fn look(&mut self, say: &mut impl FnMut(&str, InterfaceChange)) -> io::Result<()> {
+        let began = Instant::now();
+        let is_first = self.looked.replace(began).is_none();
+        let list = if_nameindex()?;
+        let list: BTreeMap<u32, String> = list
+            .iter()
+            .map(|one| (one.index(), one.name().to_string_lossy().into_owned()))
+            .collect();
+        let states = states();
+        let mut has_changed = self.forget(&list, say);
+        for (index, name) in list {
+            let state = states.get(&name).copied().unwrap_or_default();
+            match self.present.get_mut(&index) {
+                Some(present) => present.follow(state, say),
+                None => {
+                    // One that is gone already is met at no further look.
+                    let Some(found) = self.judge(index, &name, state) else { continue };
+                    has_changed = true;
+                    if found.is_wanted() && !is_first {
+                        say(&name, found.arrival);
+                    }
+                    self.present.insert(index, found.present);
+                }
+            }
+        }
+        if has_changed || is_first {
+            self.publish();
+        }
+        self.ask_for_mtus(say);
+        self.not_before = Some(Instant::now() + (began.elapsed() * REST).max(LEAST_REST));
+        Ok(())
+    }
+
+    /// Those that are gone, or go by another name: that is judged anew. Says whether there are any.
+    fn forget(
+        &mut self,
+        list: &BTreeMap<u32, String>,
+        say: &mut impl FnMut(&str, InterfaceChange),
+    ) -> bool {
+        let (before, at) = (self.present.len(), Instant::now());
+        let is_over = |one: &Departed| at.duration_since(one.at) > REMEMBERED;
+        while self.departed.front().is_some_and(is_over) {
+            self.departed.pop_front();
+        }
+        self.present.retain(|index, one| {
+            let now = list.get(index);
+            let is_same = now == Some(&one.name);
+            if !is_same && one.is_wanted() {
+                let change =
+                    if now.is_some() { InterfaceChange::Renamed } else { InterfaceChange::Gone };
+                say(&one.name, change);
+            }
+            if now.is_none() {
+                self.departed.push_back(Departed { at, index: *index, place: one.place });
+            }
+            is_same
+        });
+        let too_many = self.departed.len().saturating_sub(MOST_REMEMBERED);
+        self.departed.drain(..too_many);
+        self.present.len() != before
+    }
+
+    /// What becomes of the frames of an interface that was not there at the last look; `None` if it is
+    /// not there any more.
+    fn judge(&mut self, index: u32, name: &str, state: State) -> Option<Arrived> {
+        let mut arrival = InterfaceChange::New;
+        let (mut place, mut is_loopback, mut mtu) = (Place::NotWanted, false, 0);
+        if self.patterns.matches(name) {
+            match Interface::find(name) {
+                Ok(found) if found.index == index => {
+                    if self.names.id_of(name, found.link).is_some() {
+                        arrival = InterfaceChange::Back;
+                    }
+                    place = self.place(name, found.link);
+                    (is_loopback, mtu) = (found.is_loopback, found.mtu);
+                }
+                Err(OpenError::UnsupportedHardware { hardware, .. }) => tracing::info!(
+                    name,
+                    hardware,
+                    "interface matches, but frames of its kind are not analysed; it is left out"
+                ),
+                Ok(_) | Err(_) => return None,
+            }
+        }
+        let State { is_up, mac } = state;
+        let name = name.to_owned();
+        let present = Present { name, place, is_loopback, mtu, mac, is_down: !is_up };
+        Some(Arrived { present, arrival })
+    }
+
+    fn place(&mut self, name: &str, link: LinkType) -> Place {
+        if let Some(id) = self.names.add(name, link) {
+            return Place::Id(id, link);
+        }
+        if !std::mem::replace(&mut self.is_limit_said, true) {
+            tracing::warn!(
+                name,
+                names = self.names.load().len(),
+                "there were too many interfaces since the start: frames of this and of further ones go \
+                 by the name of the patterns"
+            );
+        }
+        Place::Unnamed
+    }
+
+    fn publish(&self) {
+        // An index that was given to another interface belongs to that one.
+        let mut places: BTreeMap<u32, Place> =
+            self.departed.iter().map(|one| (one.index, one.place)).collect();
+        places.extend(self.present.iter().map(|(index, one)| (*index, one.place)));
+        let unwanted = self.present.iter().filter(|(_, one)| !one.is_wanted());
+        let unwanted = unwanted.map(|(index, _)| *index).collect();
+        let promiscuous =
+            self.present.iter().filter(|(_, one)| one.is_wanted() && !one.is_loopback);
+        let promiscuous = promiscuous.map(|(index, _)| *index).collect();
+        self.places.store(PlaceMap::new(places, unwanted, promiscuous));
+    }
+
+    /// Asks some of the interfaces for their MTU, in turn.
+    fn ask_for_mtus(&mut self, say: &mut impl FnMut(&str, InterfaceChange)) {
+        let wanted = |(_, one): &(&u32, &mut Present)| one.is_wanted();
+        let (mut count, mut last) = (0, None);
+        for (index, one) in self.present.range_mut(self.asked + 1..).filter(wanted) {
+            if count == MTUS_PER_LOOK {
+                break;
+            }
+            (count, last) = (count + 1, Some(*index));
+            if let Ok(found) = Interface::find(&one.name)
+                && found.index == *index
+                && std::mem::replace(&mut one.mtu, found.mtu) != found.mtu
+            {
+                say(&one.name, InterfaceChange::MtuChanged);
+            }
+        }
+        // The last of them came: begin again with the first.
+        self.asked = last.filter(|_| count == MTUS_PER_LOOK).unwrap_or(0);
+    }
+}
+
+/// An interface that was not there at the last look.
+struct Arrived {
+    present: Present,
+    arrival: InterfaceChange,
+}
+
+impl Arrived {
+    fn is_wanted(&self) -> bool {
+        self.present.is_wanted()
+    }
+}
+
+impl Present {
+    fn is_wanted(&self) -> bool {
+        self.place != Place::NotWanted
+    }
+
+    /// Says what changed since the last look.
+    fn follow(&mut self, state: State, say: &mut impl FnMut(&str, InterfaceChange)) {
+        let State { is_up, mac } = state;
+        let has_other_mac = mac != self.mac && mac.is_some() && self.mac.is_some();
+        self.mac = mac.or(self.mac);
+        if !self.is_wanted() {
+            return;
+        }
+        if has_other_mac {
+            say(&self.name, InterfaceChange::MacChanged);
+        }
+        if is_up == self.is_down {
+            self.is_down = !is_up;
+            let change = if is_up { InterfaceChange::LinkUp } else { InterfaceChange::LinkDown };
+            say(&self.name, change);
+        }
+    }
+}
+
+/// Flags and hardware addresses of all interfaces, by name.
+fn states() -> HashMap<String, State> {
+    let mut states: HashMap<String, State> = HashMap::new();
+    for one in getifaddrs().into_iter().flatten() {
+        let state = states.entry(one.interface_name).or_default();
+        state.is_up = one.flags.contains(InterfaceFlags::IFF_UP);
+        if let Some(link) = one.address.as_ref().and_then(|address| address.as_link_addr()) {
+            state.mac = link.addr();
+        }
+    }
+    states
+}
+
+/// A socket on which the kernel announces changes of interfaces. Needs no privilege.
+/// Source: rtnetlink(7), `RTMGRP_LINK`.
+fn listen() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    // A small constant.
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+    Ok(socket)
+}
+
+/// Takes what was announced. An overflow is an announcement too.
+fn drain(announcements: &OwnedFd) {
+    let mut buffer = [0; 64];
+    for _ in 0..MOST_NEWS {
+        match recv(announcements.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::ENOBUFS) => {}
+            Err(_) => return,
+        }
+    }
+}
