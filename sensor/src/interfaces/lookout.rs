@@ -367,3 +367,74 @@ fn drain(announcements: &OwnedFd) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use perf::lab::Lab;
+    use wire::message::MAX_INTERFACES;
+
+    use super::*;
+
+    /// A lookout for all interfaces, with so many names given already, and what it tells.
+    fn lookout(given: usize) -> (Lookout, Arc<InterfaceNames>, Arc<Places>) {
+        let given = (0..given).map(|number| (format!("before{number}"), LinkType::ETHERNET));
+        let (names, places) = (Arc::new(InterfaceNames::new(given)), Arc::new(Places::default()));
+        let patterns = Patterns::new(&["*".to_owned()], &["lo".to_owned()]).unwrap();
+        let lookout = Lookout::new(patterns, Arc::clone(&names), Arc::clone(&places)).unwrap();
+        (lookout, names, places)
+    }
+
+    fn index_of(name: &str) -> u32 {
+        Interface::find(name).unwrap().index
+    }
+
+    #[test]
+    fn interfaces_beyond_the_limit_of_names_go_by_the_name_of_the_patterns() {
+        let Some(lab) = Lab::new() else { return };
+        lab.sensor().within(|| {
+            let (_, names, places) = lookout(MAX_INTERFACES);
+            assert_eq!(names.over_limit(), 1);
+            let map = places.load();
+            assert_eq!(map.id_of(index_of("s0"), LinkType::ETHERNET), Some(PlaceMap::ETHERNET));
+            assert_eq!(map.id_of(index_of("lo"), LinkType::ETHERNET), None);
+            assert_eq!(map.promiscuous(), [index_of("s0")]);
+            assert_eq!(map.unwanted(), [index_of("lo")]);
+        });
+    }
+
+    #[test]
+    fn an_index_that_is_given_to_another_interface_belongs_to_that_one() {
+        let Some(lab) = Lab::new() else { return };
+        let host = lab.sensor();
+        host.within(|| {
+            let (mut lookout, names, places) = lookout(2);
+            let mut said = Vec::new();
+            let mut look = |lookout: &mut Lookout| {
+                let mut told = |name: &str, change| said.push((name.to_owned(), change));
+                lookout.look(&mut told).unwrap();
+                std::mem::take(&mut said)
+            };
+            host.ip("link add d0 index 777 type veth peer name far");
+            lookout.wait(Duration::from_secs(5));
+            assert!(lookout.is_announced, "the kernel says so");
+            let new = |name: &str| (name.to_owned(), InterfaceChange::New);
+            let mut told = look(&mut lookout);
+            told.sort_by(|one, other| one.0.cmp(&other.0));
+            assert_eq!(told, [new("d0"), new("far")]);
+            let d0 = names.id_of("d0", LinkType::ETHERNET);
+            assert!(d0.is_some());
+            assert_eq!(places.load().id_of(777, LinkType::ETHERNET), d0);
+            host.ip("link del d0");
+            assert_eq!(look(&mut lookout).len(), 2, "both are gone");
+            // Its last frames may be read now.
+            assert_eq!(places.load().id_of(777, LinkType::ETHERNET), d0);
+            host.ip("link add e0 index 777 type veth peer name far");
+            let told = look(&mut lookout);
+            assert!(told.contains(&new("e0")));
+            assert!(told.contains(&("far".to_owned(), InterfaceChange::Back)));
+            let e0 = names.id_of("e0", LinkType::ETHERNET);
+            assert_ne!(e0, d0);
+            assert_eq!(places.load().id_of(777, LinkType::ETHERNET), e0);
+        });
+    }
+}
