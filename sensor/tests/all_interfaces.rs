@@ -92,6 +92,13 @@ fn wait_for_new(sensor: &mut Sensor, name: &str) {
     sensor.wait_for(name, |events| changes(events, "interface_new").iter().any(|one| one == name));
 }
 
+/// How many have asked an interface for all frames that it sees.
+fn promiscuity(namespace: &Namespace, name: &str) -> u32 {
+    let said = namespace.ip(&format!("-d -j link show {name}")).stdout;
+    let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+    said[0]["promiscuity"].as_u64().unwrap() as u32
+}
+
 fn configuration(more: &str) -> String {
     format!("[capture]\nring_mib = 16\n{more}\n")
 }
@@ -138,6 +145,9 @@ fn what_is_excluded_by_name_or_glob_does_not_reach_the_rings() {
     make_pair(host, "xlate0", "late0");
     wait_for_new(&mut sensor, "late0");
     thread::sleep(SETTLED);
+    // A ring of each worker asks for all frames, of those that are wanted alone.
+    let asked = ["s0", "d0", "late0", "d1", "x0", "xlate0"].map(|name| promiscuity(host, name));
+    assert_eq!(asked, [2, 2, 2, 0, 0, 0]);
     for far in ["d1", "x1", "late0"] {
         inject(host, far, 50);
     }
