@@ -89,13 +89,12 @@ fn desk(flows: Option<u64>) -> Analyser {
 fn run(analyser: &mut Analyser, bytes: &[u8], clock: &mut u64) {
     let mut vector = [Frame::EMPTY; VECTOR];
     for (number, chunk) in bytes.chunks_exact(VECTOR * FRAME_BYTES).enumerate() {
-        for (slot, data) in vector.iter_mut().zip(chunk.chunks_exact(FRAME_BYTES)) {
+        let mut frames = chunk.chunks_exact(FRAME_BYTES).map(|data| {
             *clock += 400;
             let (time, wire_len) = (UnixNanos(*clock), WireLen(FRAME_BYTES as u32));
-            *slot =
-                Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET, interface: 0 };
-        }
-        analyser.analyse(0, &vector, |_| {}, |_| {});
+            Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET, interface: 0 }
+        });
+        analyser.analyse(0, &mut frames, &mut vector, |_| {}, |_| {});
         if number % 20_000 == 0 {
             let _ = analyser.publish(|_| true);
             analyser.end_idle_flows(UnixNanos(*clock), |_| {});

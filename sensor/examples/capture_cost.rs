@@ -74,7 +74,6 @@ fn ring(interface: &str, end: &End) -> Result<(u64, Option<u64>, i64), Box<dyn E
         retire_ms: 10,
         snaplen: 65535,
         promiscuous: true,
-        busy_poll_us: 0,
     };
     let mut ring = Ring::open(Unbound::new()?, &config, &Scope::One(Interface::find(interface)?))?;
     ring.begin()?;

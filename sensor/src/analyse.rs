@@ -8,7 +8,7 @@ use wire::units::UnixNanos;
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
-    self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
+    self, Contact, ContactHash, ContactTable, EvidenceCounters, Observation, Published,
 };
 use crate::flow::{EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
@@ -64,14 +64,16 @@ struct Flows {
     before: FlowCounters,
 }
 
-/// What one packet of a vector says about a contact.
+/// What one packet of a vector says about a contact. Its key is read from the packet again when the
+/// table wants it, which under a flood is seldom.
 #[derive(Clone, Copy)]
 struct Observed {
     hash: ContactHash,
-    key: ContactKey,
+    packet: u8,
     observation: Observation,
-    time: UnixNanos,
 }
+
+const _: () = assert!(VECTOR <= u8::MAX as usize);
 
 impl Analyser {
     /// Empty tables.
@@ -79,9 +81,8 @@ impl Analyser {
     pub fn new(settings: &Settings, counters: WorkerSet) -> Self {
         let nothing = Observed {
             hash: ContactHash::default(),
-            key: ContactKey::default(),
+            packet: 0,
             observation: Observation::Attempted,
-            time: UnixNanos(0),
         };
         Self {
             contacts: ContactTable::new(settings.contacts, settings.key),
@@ -106,47 +107,64 @@ impl Analyser {
         }
     }
 
-    /// Analyses up to [`VECTOR`] frames of one ring (more are not looked at) and gives their packets, in
-    /// the same order. They count under the ring's place in the list of counters, `slot`; connections
-    /// and flows have the interface of their frames. `connection` is called for each new connection to be written,
-    /// `ended` for each flow that ends by a packet.
+    /// Takes the next frames of one ring or file out of `source`, at most [`VECTOR`], puts them into
+    /// `vector`, analyses them, and gives their packets, in the same order; none if there are no more.
+    /// They count under the place `slot` of the list of counters; connections and flows have the
+    /// interface of their frames. `connection` is called for each new connection to be written, `ended`
+    /// for each flow that ends by a packet.
+    ///
+    /// A ring asks for the memory of frames some steps ahead. Each step here has the work of a frame
+    /// beside it, so that the memory is there when it is needed: taking all frames of a vector first
+    /// waits for it.
     #[inline]
-    pub fn analyse(
+    pub fn analyse<'a>(
         &mut self,
         slot: usize,
-        frames: &[Frame<'_>],
+        source: &mut impl Iterator<Item = Frame<'a>>,
+        vector: &mut [Frame<'a>; VECTOR],
         mut connection: impl FnMut(NewConnection),
         mut ended: impl FnMut(EndedFlow),
     ) -> &[Packet] {
-        debug_assert!(
-            frames.len() <= VECTOR,
-            "a vector holds {VECTOR} frames, not {}",
-            frames.len()
-        );
-        let frames = &frames[..frames.len().min(VECTOR)];
-        let observed = self.parse(slot, frames);
+        let (count, observed) = self.parse(slot, source, vector);
+        let frames = &vector[..count];
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
         }
-        for Observed { hash, key, observation, time } in &self.observed[..observed] {
-            self.contacts.observe(*hash, key, *observation, *time);
+        for Observed { hash, packet, observation } in &self.observed[..observed] {
+            if self.contacts.holds_back(*hash, *observation) {
+                continue;
+            }
+            let number = usize::from(*packet);
+            if let Some((key, _)) = evidence::observe(&self.packets[number]) {
+                self.contacts.take_in(*hash, &key, *observation, frames[number].time);
+            }
         }
         self.log_connections(frames, &mut connection);
         self.count_flows(frames, &mut ended);
         &self.packets[..frames.len()]
     }
 
-    /// First pass: parse, count, request table lines. Gives the number of packets with evidence.
+    /// First pass: take, parse, count, request table lines. Gives the number of frames, and of packets
+    /// with evidence.
     #[inline]
-    fn parse(&mut self, slot: usize, frames: &[Frame<'_>]) -> usize {
+    fn parse<'a>(
+        &mut self,
+        slot: usize,
+        source: &mut impl Iterator<Item = Frame<'a>>,
+        vector: &mut [Frame<'a>; VECTOR],
+    ) -> (usize, usize) {
         let counters = &self.counters.interfaces[slot];
         let mut flows = self.flows.as_mut();
-        let mut observed = 0;
+        let (mut count, mut observed) = (0, 0);
         let mut bytes = 0;
         let mut truncated = 0;
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
         let (mut tunnelled, mut first_fragments) = (0, 0);
-        for (number, (frame, packet)) in frames.iter().zip(&mut self.packets).enumerate() {
+        for (number, (slot, packet)) in vector.iter_mut().zip(&mut self.packets).enumerate() {
+            let Some(taken) = source.next() else { break };
+            *slot = taken;
+            count += 1;
+            let frame = &*slot;
             packet::parse_into(packet, frame);
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
@@ -158,18 +176,18 @@ impl Analyser {
             tunnelled += u64::from(packet.tunnel_depth != 0);
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
             if let Some(Flows { table, keys, .. }) = &mut flows {
-                let key = table.key(packet, frame.interface, frame.time);
-                key.iter().for_each(|key| table.prefetch(key));
+                let mut key = table.key(packet, frame.interface, frame.time);
+                key.iter_mut().for_each(|key| table.prefetch(key));
                 keys[number] = key;
             }
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
-                self.observed[observed] = Observed { hash, key, observation, time: frame.time };
+                self.observed[observed] = Observed { hash, packet: number as u8, observation };
                 observed += 1;
             }
         }
-        counters.analysed.add(frames.len() as u64);
+        counters.analysed.add(count as u64);
         counters.analysed_bytes.add(bytes);
         counters.truncated.add(truncated);
         counters.ipv4.add(ipv4);
@@ -177,7 +195,7 @@ impl Analyser {
         counters.vlan.add(vlan);
         counters.tunnelled.add(tunnelled);
         counters.first_fragments.add(first_fragments);
-        observed
+        (count, observed)
     }
 
     /// Second pass over the packets, in which a connection may be written.
@@ -188,19 +206,19 @@ impl Analyser {
         connection: &mut impl FnMut(NewConnection),
     ) {
         let Some(log) = &mut self.connections else { return };
+        let (mut connections, mut over_limit) = (0, 0);
         for (frame, packet) in frames.iter().zip(&self.packets) {
             match log.observe(packet, frame.interface, frame.time) {
                 Seen::Nothing => {}
-                Seen::OverLimit => {
-                    self.counters.worker.connections.add(1);
-                    self.counters.worker.connections_over_limit.add(1);
-                }
+                Seen::OverLimit => over_limit += 1,
                 Seen::Connection(new) => {
-                    self.counters.worker.connections.add(1);
+                    connections += 1;
                     connection(new);
                 }
             }
         }
+        self.counters.worker.connections.add(connections + over_limit);
+        self.counters.worker.connections_over_limit.add(over_limit);
     }
 
     /// Last pass: each packet in its flow.

@@ -90,7 +90,10 @@ impl Announcer {
             }
             WorkerChange::Restarted => tracing::info!(worker, "worker reads its rings again"),
             WorkerChange::Stalled => {
-                tracing::error!(worker, "worker stands still; the others take over its share");
+                tracing::error!(
+                    worker,
+                    "worker stands still; if there are others, they take over its share"
+                );
             }
             WorkerChange::Resumed => tracing::warn!(worker, "worker that stood still goes on"),
         }

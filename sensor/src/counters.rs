@@ -47,10 +47,22 @@ pub struct InterfaceCounters {
     pub kernel_drops: Counter,
     /// Times that the ring became full.
     pub ring_freezes: Counter,
+    /// Blocks that the kernel handed over because no further frame had room. Unit: blocks.
+    pub blocks_full: Counter,
+    /// Blocks that the kernel handed over because their time was up. Unit: blocks.
+    pub blocks_timed_out: Counter,
+    /// The most blocks that were filled and not given back, of the last ten seconds. Unit: thousandths
+    /// of the ring. May fall.
+    pub occupancy_recent: Counter,
+    /// The same since the start.
+    pub occupancy_most: Counter,
+    /// Frames that lost their end because they were longer than a block.
+    pub cut: Counter,
     /// Ring entries that failed the checks at the border.
     pub corrupt: Counter,
-    /// Stored in a ring that was given up before they were read: the worker panicked, or the ring
-    /// could not be drained.
+    /// Blocks in which something failed the checks. Unit: blocks.
+    pub corrupt_blocks: Counter,
+    /// Stored in a ring that was given up before they were read: the worker panicked.
     pub unread: Counter,
     /// Frames of interfaces that are not captured, in a ring on all interfaces: the filter did not know
     /// them yet, or has no room for them.

@@ -7,15 +7,17 @@
 //! Source: Linux `Documentation/networking/statistics.rst`; the columns of `/proc/net/dev` are made in
 //! `net/core/net-procfs.c`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::metrics::{Families, Source};
 
 /// The receiving side of one interface, as its driver counts it. Unit: frames, unless said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeviceCounters {
     /// Received.
     pub packets: u64,
@@ -96,10 +98,11 @@ impl Devices {
         Self { names, state: Mutex::new(State { last: read(), sums }) }
     }
 
-    /// The sums, in the order of the names, as they are now. To be called now and then, so that what a
-    /// device counted before it was deleted is not missed.
-    pub fn refresh(&self) -> Vec<DeviceCounters> {
-        self.take_in(read())
+    /// The names with their sums as they are now. To be called now and then, so that what a device
+    /// counted before it was deleted is not missed.
+    pub fn refresh(&self) -> BTreeMap<&str, DeviceCounters> {
+        let names = self.names.iter().map(String::as_str);
+        names.zip(self.take_in(read())).collect()
     }
 
     fn take_in(&self, now: HashMap<String, DeviceCounters>) -> Vec<DeviceCounters> {
@@ -119,9 +122,8 @@ impl Source for Devices {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let sums = self.refresh();
         let rows = |of: fn(&DeviceCounters) -> u64| {
-            let pairs = self.names.iter().zip(&sums);
-            let row = |(name, sum)| (vec![("interface", String::clone(name))], of(sum));
-            pairs.map(row).collect::<Vec<_>>()
+            let row = |(name, sum): (&&str, _)| (vec![("interface", (*name).to_owned())], of(sum));
+            sums.iter().map(row).collect::<Vec<_>>()
         };
         families.counter(
             "ringwatch_interface_packets",

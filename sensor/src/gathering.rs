@@ -59,7 +59,7 @@ pub struct Gathering {
 #[derive(Debug)]
 struct Member {
     stage: AtomicU8,
-    /// Locked by the worker alone, once the gathering is made.
+    /// Locked by the worker, and by the supervisor once the worker has no part in this any more.
     socket: Mutex<Option<Unbound>>,
     /// Silences the ring while it exists.
     rejector: OnceLock<Rejector>,
@@ -88,10 +88,14 @@ impl Gathering {
         Self::of(scope, fanout, Arc::default(), sockets)
     }
 
-    /// Further rings of the group that another gathering made.
+    /// Further rings of the group that another gathering made. It is released from the start: from the
+    /// moment in which a ring has joined, its share of the frames is rejected until it begins.
     #[must_use]
     pub fn joining(other: &Self, sockets: Vec<Option<Unbound>>) -> Self {
-        Self::of(other.scope.clone(), other.fanout.clone(), Arc::clone(&other.group), sockets)
+        let group = Arc::clone(&other.group);
+        let gathering = Self::of(other.scope.clone(), other.fanout.clone(), group, sockets);
+        gathering.release();
+        gathering
     }
 
     fn of(
@@ -171,11 +175,18 @@ impl Gathering {
         }
     }
 
-    /// The socket for a worker's ring; each is given once.
+    /// The socket for a worker's ring, if it was not taken before, or was put back.
     #[must_use]
     pub fn take_socket(&self, worker: usize) -> Option<Unbound> {
         let socket = &self.members.get(worker)?.socket;
         socket.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives back a socket of which no ring could be made.
+    pub fn put_back(&self, worker: usize, socket: Unbound) {
+        if let Some(member) = self.members.get(worker) {
+            *member.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        }
     }
 
     /// All before this worker have joined, or have no part in it any more.
@@ -219,6 +230,14 @@ impl Gathering {
     #[must_use]
     pub fn is_released(&self) -> bool {
         self.is_released.load(Ordering::Acquire)
+    }
+
+    /// It was released, and somebody begins or reads in it: older rings are not needed any more, and
+    /// would count frames a second time.
+    #[must_use]
+    pub fn has_taken_over(&self) -> bool {
+        let mut begun = self.workers_at(Stage::Joined).chain(self.workers_at(Stage::Live));
+        self.is_released() && begun.next().is_some()
     }
 
     /// The workers that are at a stage.
@@ -384,6 +403,28 @@ mod tests {
         assert!(gathering.is_complete());
         assert_eq!(gathering.failure(0), Some("no memory"));
         assert_eq!(gathering.workers_at(Stage::Joined).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn who_joins_a_group_that_reads_begins_without_waiting_for_others() {
+        let group = gathering(2, 2);
+        let sockets = (0..2).map(|_| None).collect();
+        assert!(!group.is_released());
+        assert!(Gathering::joining(&group, sockets).is_released());
+    }
+
+    #[test]
+    fn older_rings_go_only_when_somebody_has_taken_over() {
+        let gathering = gathering(2, 3);
+        gathering.release();
+        gathering.fail(0, "no memory".into());
+        assert!(!gathering.has_taken_over());
+        gathering.fail(1, "no memory".into());
+        assert!(!gathering.has_taken_over(), "all failed: the rings before are all there is");
+        for stage in [Stage::Joined, Stage::Live] {
+            gathering.members[1].stage.store(stage as u8, Ordering::Release);
+            assert!(gathering.has_taken_over());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Is the sensor doing its work? Asked by `/healthz`, answered from heartbeats and link states.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,8 @@ pub struct Health {
     links: Vec<AtomicU8>,
     /// What the supervisor says is wrong.
     watch: ArcSwap<Vec<String>>,
+    /// When it said so, in Unix nanoseconds; 0 before it did.
+    watched: AtomicU64,
 }
 
 /// The link of an interface.
@@ -37,7 +39,7 @@ impl Health {
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
         let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
-        Self { counters, links, watch: ArcSwap::default() }
+        Self { counters, links, watch: ArcSwap::default(), watched: AtomicU64::new(0) }
     }
 
     /// Notes the link of an interface; gives what it was if that is another state.
@@ -57,6 +59,7 @@ impl Health {
 
     /// Replaces what the supervisor says is wrong.
     pub fn set_watch(&self, problems: Vec<String>) {
+        self.watched.store(now().0, Ordering::Relaxed);
         if **self.watch.load() != problems {
             self.watch.store(Arc::new(problems));
         }
@@ -74,7 +77,20 @@ impl Health {
             }
         }
         problems.extend(self.watch.load().iter().cloned());
+        problems.extend(self.silent_supervisor(now()));
         problems
+    }
+
+    fn silent_supervisor(&self, now: UnixNanos) -> Option<String> {
+        let watched = self.watched.load(Ordering::Relaxed);
+        let silence = now.since(UnixNanos(watched));
+        (watched > 0 && silence > STALL_AFTER).then(|| {
+            format!(
+                "the supervisor has not looked for {} s: what fails now does not come back; restart \
+                 the sensor",
+                silence.as_secs()
+            )
+        })
     }
 
     fn stalled_workers(&self, now: UnixNanos) -> Vec<String> {
@@ -109,6 +125,17 @@ pub fn now() -> UnixNanos {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_supervisor_that_is_gone_is_named() {
+        let health = Health::new(Arc::new(Counters::new(Vec::new(), 0)));
+        assert_eq!(health.problems(), Vec::<String>::new(), "it has not begun");
+        health.set_watch(vec!["something".into()]);
+        assert_eq!(health.problems(), ["something"]);
+        let later = now().plus(STALL_AFTER * 2);
+        let said = health.silent_supervisor(later).unwrap();
+        assert!(said.starts_with("the supervisor has not looked for "), "{said}");
+    }
 
     #[test]
     fn a_silent_worker_and_a_downed_link_are_named() {

@@ -80,7 +80,9 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let Stopped { ledger, is_whole } = pipeline.stop();
     ledger.check().map_err(|imbalance| Failure::Running(Box::new(imbalance)))?;
     if !is_whole {
-        return Err(Failure::Running("a thread panicked, as the log says".into()));
+        return Err(Failure::Running(
+            "a worker stood still, or a thread panicked, as the log says".into(),
+        ));
     }
     tracing::info!(
         packets = ledger.kernel_packets(),

@@ -53,6 +53,7 @@ impl Collector for SensorCollector {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut families = Families { encoder };
         self.interfaces(&mut families)?;
+        self.occupancy(&mut families)?;
         self.packets(&mut families)?;
         self.workers(&mut families)?;
         self.flows(&mut families)?;
@@ -141,6 +142,20 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
         &c.kernel_drops
     }),
     ("ringwatch_ring_freezes", "Times that the ring became full", |c| &c.ring_freezes),
+    ("ringwatch_ring_blocks_full", "Blocks that the kernel handed over full", |c| &c.blocks_full),
+    (
+        "ringwatch_ring_blocks_timed_out",
+        "Blocks that the kernel handed over because their time was up, however empty",
+        |c| &c.blocks_timed_out,
+    ),
+    (
+        "ringwatch_ring_frames_cut",
+        "Frames that lost their end: they were longer than a block",
+        |c| &c.cut,
+    ),
+    ("ringwatch_ring_corrupt_blocks", "Blocks in which something failed the checks", |c| {
+        &c.corrupt_blocks
+    }),
     ("ringwatch_ring_corrupt", "Ring entries that failed the checks at the border", |c| &c.corrupt),
     ("ringwatch_unread_frames", "Frames in rings that were given up before they were read", |c| {
         &c.unread
@@ -270,6 +285,29 @@ impl SensorCollector {
         Ok(())
     }
 
+    fn occupancy(&self, families: &mut Families<'_>) -> fmt::Result {
+        let workers = self.counters.workers().iter().enumerate();
+        let rows = workers.flat_map(|(worker, set)| {
+            let interfaces = self.counters.interfaces().iter().zip(&set.interfaces);
+            interfaces.flat_map(move |(name, counted)| {
+                let marks = [("10s", &counted.occupancy_recent), ("run", &counted.occupancy_most)];
+                marks.map(|(window, thousandths)| {
+                    let labels = vec![
+                        ("interface", name.clone()),
+                        ("worker", worker.to_string()),
+                        ("window", window.to_owned()),
+                    ];
+                    (labels, thousandths.read() as f64 / 1000.0)
+                })
+            })
+        });
+        families.gauge(
+            "ringwatch_ring_occupancy_ratio",
+            "The most of a ring that was filled and not given back at once; at 1 frames are dropped",
+            rows,
+        )
+    }
+
     fn packets(&self, families: &mut Families<'_>) -> fmt::Result {
         let counters = &self.counters;
         let interfaces = || counters.interfaces().iter().enumerate();
@@ -341,11 +379,15 @@ mod tests {
         counters.workers()[1].interfaces[0].kernel_drops.add(7);
         counters.workers()[0].interfaces[0].packets.malformed[3].add(2);
         counters.workers()[0].worker.connections.add(5);
+        counters.workers()[1].interfaces[0].occupancy_recent.set(125);
+        counters.workers()[1].interfaces[0].occupancy_most.set(1000);
         let text = render(&registry(counters, Vec::new()));
         for line in [
             "ringwatch_kernel_drops_total{interface=\"eth0\",worker=\"1\"} 7",
             "ringwatch_malformed_packets_total{interface=\"eth0\",reason=\"ipv4_header\"} 2",
             "ringwatch_new_connections_total{worker=\"0\"} 5",
+            "ringwatch_ring_occupancy_ratio{interface=\"eth0\",worker=\"1\",window=\"10s\"} 0.125",
+            "ringwatch_ring_occupancy_ratio{interface=\"eth0\",worker=\"1\",window=\"run\"} 1.0",
             "# TYPE ringwatch_kernel_drops counter",
         ] {
             assert!(text.lines().any(|has| has == line), "no {line} in\n{text}");

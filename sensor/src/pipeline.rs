@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
@@ -43,6 +43,7 @@ use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
 use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
+use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
 use crate::flow::{EndedFlow, FlowTable};
@@ -57,6 +58,7 @@ use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
 use crate::setup::{self, Captured};
 use crate::supervisor::{self, Supervisor, SupervisorStatus};
+use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
 use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
 use crate::worker::{self, CONNECTION_RING, FLOW_RING, Milestone, Outlets, Plan, WorkerError};
@@ -108,6 +110,17 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A worker did not come so far in time.
+    #[error(
+        "worker {worker} has not opened its rings within {seconds} s: is the machine overloaded, or \
+         capture.ring_mib too large?"
+    )]
+    WorkerSilent {
+        /// Its number.
+        worker: usize,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A worker's thread ended before it said how the start went.
     #[error("worker {0} ended before it began; its message stands above")]
     WorkerGone(usize),
@@ -157,6 +170,9 @@ pub struct Start {
 }
 
 const NEWS_QUEUE: usize = 1024;
+/// How long the start waits for each step of a worker: longer than the supervisor, which says who stands
+/// still.
+const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long the end waits for the workers: they drain their rings and publish for two seconds each at
 /// most, after the turn that they are in.
 const WORKERS_LIMIT: Duration = Duration::from_secs(15);
@@ -182,7 +198,7 @@ impl Pipeline {
         let crew = Crew::hire(&start, &common)?;
         let stop_supervisor = Arc::new(AtomicBool::new(false));
         let supervisor = common.start_supervisor(&start, reserve, lookout, &stop_supervisor)?;
-        wait_for(&crew.said, Milestone::Joined)?;
+        wait_for(&crew.said, Milestone::Joined, START_LIMIT)?;
         let uplink = common.start_uplink(&start, crew.batches)?;
         let recorder = common.recorder(&start, output, uplink.as_ref());
         let reader_gone = Arc::new(AtomicBool::new(false));
@@ -193,6 +209,8 @@ impl Pipeline {
             flows: crew.flows,
             unwritten_flows: Default::default(),
             ledger: common.ledger.clone(),
+            timing: Arc::clone(&common.timing),
+            devices: Arc::clone(&common.devices),
             started: Instant::now(),
             stats_interval: start.stats_interval,
             unwritten_by_workers: 0,
@@ -208,7 +226,7 @@ impl Pipeline {
         )?;
         let api = common.start_api(&start, uplink.as_ref())?;
         common.board.open();
-        wait_for(&crew.said, Milestone::Live)?;
+        wait_for(&crew.said, Milestone::Live, START_LIMIT)?;
         Ok(Self {
             stop_workers: common.stop,
             workers: crew.threads,
@@ -294,6 +312,8 @@ struct Common {
     places: Option<Arc<Places>>,
     announcer: Arc<Announcer>,
     supervision: Arc<SupervisorStatus>,
+    timing: Arc<Timing>,
+    devices: Arc<Devices>,
 }
 
 impl Common {
@@ -322,6 +342,8 @@ impl Common {
             interfaces: Arc::new(start.captured.interface_names()),
             places: matches!(start.captured, Captured::Matching(_)).then(Arc::default),
             announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
+            timing: Arc::new(Timing::new(workers)),
+            devices: Arc::new(Devices::new(names.clone())),
             supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
     }
@@ -426,6 +448,8 @@ impl Common {
             Arc::clone(&self.announcer) as _,
             Arc::clone(&self.supervision) as _,
             Arc::clone(&self.interfaces) as _,
+            Arc::clone(&self.timing) as _,
+            Arc::clone(&self.devices) as _,
         ];
         sources.extend(uplink.map(UplinkThread::metrics));
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
@@ -525,6 +549,7 @@ impl Crew {
             tables,
             counters: common.counters.workers()[index].clone(),
             exporter,
+            stopwatch: common.timing.stopwatch(index),
             outlets,
             board: Arc::clone(&common.board),
             places: common.places.clone(),
@@ -534,9 +559,17 @@ impl Crew {
 }
 
 /// Waits until every worker has come so far.
-fn wait_for(said: &[Said], milestone: Milestone) -> Result<(), StartError> {
-    for (index, said) in said.iter().enumerate() {
-        while said.recv().map_err(|_| StartError::WorkerGone(index))?? != milestone {}
+fn wait_for(said: &[Said], milestone: Milestone, limit: Duration) -> Result<(), StartError> {
+    for (worker, said) in said.iter().enumerate() {
+        let next = || {
+            said.recv_timeout(limit).map_err(|error| match error {
+                RecvTimeoutError::Disconnected => StartError::WorkerGone(worker),
+                RecvTimeoutError::Timeout => {
+                    StartError::WorkerSilent { worker, seconds: limit.as_secs() }
+                }
+            })
+        };
+        while next()?? != milestone {}
     }
     Ok(())
 }
@@ -574,4 +607,22 @@ fn join(name: &str, thread: JoinHandle<()>) -> bool {
         tracing::error!(thread = name, "thread panicked; its message stands above");
     }
     ended.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_waits_for_no_worker_without_end() {
+        let (say, first) = bounded(3);
+        let (_silent, second) = bounded(3);
+        let said = [first, second];
+        say.send(Ok(Milestone::Joined)).unwrap();
+        let error = wait_for(&said, Milestone::Joined, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StartError::WorkerSilent { worker: 1, .. }), "{error}");
+        drop(say);
+        let error = wait_for(&said, Milestone::Live, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StartError::WorkerGone(0)), "{error}");
+    }
 }

@@ -17,7 +17,7 @@ use crate::connections::{NewConnection, begins_second};
 use crate::counters::{Counters, WorkerCounters};
 use crate::detect::{Alert, AlertSummary};
 use crate::event::{
-    self, DecoderStats, Event, EventWriter, FlowEnd, InterfaceChange, WorkerChange,
+    self, DecoderStats, Event, EventWriter, FlowEnd, InterfaceChange, LiveStats, WorkerChange,
 };
 use crate::flow::{EndedFlow, FlowLimit};
 use crate::interfaces::InterfaceNames;
@@ -231,9 +231,11 @@ impl Recorder {
         uptime_seconds: u64,
         decoder: DecoderStats,
         ledger: &Ledger,
+        live: Option<&LiveStats<'_>>,
     ) {
         self.counters.stats.fetch_add(1, Ordering::Relaxed);
-        self.write(&Event::Stats { time, uptime_seconds, decoder, ledger }, RecordKind::Stats);
+        let event = Event::Stats { time, uptime_seconds, decoder, ledger, live };
+        self.write(&event, RecordKind::Stats);
     }
 
     /// Tells what the second that `now` lies behind left untold.

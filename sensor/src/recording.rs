@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::connections::NewConnection;
+use crate::devices::Devices;
+use crate::event::LiveStats;
 use crate::flow::EndedFlow;
 use crate::health;
 use crate::ledger::LedgerView;
 use crate::pipeline::{DELIVERY_LIMIT, ToRecorder};
 use crate::recorder::{Recorder, UnwrittenFlows};
+use crate::timing::Timing;
 
 /// How often the recorder looks for new connections; bounds how old a line is when it is written.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -28,6 +31,10 @@ pub struct RecorderDesk {
     pub flows: Vec<rtrb::Consumer<EndedFlow>>,
     /// The ledger, for `stats` events.
     pub ledger: LedgerView,
+    /// Latency of frames, for `stats` events.
+    pub timing: Arc<Timing>,
+    /// The interfaces' own counters, for `stats` events.
+    pub devices: Arc<Devices>,
     /// When the sensor started.
     pub started: Instant,
     /// Time between `stats` events.
@@ -117,7 +124,9 @@ impl RecorderDesk {
     fn stats(&mut self) {
         let decoder = self.ledger.counters().decoder_stats();
         let ledger = self.ledger.read();
-        self.recorder.stats(health::now(), self.started.elapsed().as_secs(), decoder, &ledger);
+        let live = LiveStats { latency: self.timing.latency(), devices: self.devices.refresh() };
+        let uptime_seconds = self.started.elapsed().as_secs();
+        self.recorder.stats(health::now(), uptime_seconds, decoder, &ledger, Some(&live));
     }
 
     /// The last `stats` event is to show what became of everything before it.

@@ -224,7 +224,6 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
         retire_ms,
         snaplen: WHOLE_FRAME,
         promiscuous,
-        busy_poll_us: 0,
     })
 }
 

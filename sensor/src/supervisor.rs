@@ -20,6 +20,10 @@
 //! Every new ring takes a socket out of the reserve. What cannot be done for want of sockets, health
 //! names with the remedy.
 
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,9 +31,9 @@ use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_;
+use nix::net::if_::{self, InterfaceFlags};
 
-use crate::afpacket::{self, Fanout, Interface, Reserve, Scope, Symmetry, Unbound};
+use crate::afpacket::{self, Fanout, Interface, OpenError, Reserve, Scope, Symmetry, Unbound};
 use crate::announce::Announcer;
 use crate::counters::Counters;
 use crate::event::{InterfaceChange, WorkerChange};
@@ -37,11 +41,9 @@ use crate::gathering::{Board, Gathering, Stage};
 use crate::health::{Health, Link};
 use crate::interfaces::Lookout;
 use crate::metrics::{Families, Source};
+pub use rules::STALL_AFTER;
+use rules::{Action, Presence, Pulse, Retry, Sight, Situation, Tended, Unread};
 
-/// A worker that made no pass over its rings for so long stands still. It makes at least four a second.
-pub const STALL_AFTER: Duration = Duration::from_secs(3);
-/// A worker that opens a ring may take so long.
-const OPENING_LIMIT: Duration = Duration::from_secs(60);
 /// How often the supervisor looks around, at rest and while rings come together.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_SOON: Duration = Duration::from_millis(5);
@@ -49,12 +51,6 @@ const LOOK_SOON: Duration = Duration::from_millis(5);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// A look that comes later than this was held up itself: silence of the workers says nothing.
 const HELD_UP: Duration = Duration::from_secs(1);
-/// A worker that panicked, or rings that could not be opened, are tried again after the first time,
-/// then after twice as long each time, up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A worker that has run for so long since its panic is well.
-const WELL_AFTER: Duration = Duration::from_secs(60);
-
 /// Watches over workers and interfaces.
 pub struct Supervisor {
     board: Arc<Board>,
@@ -116,47 +112,20 @@ struct Watched {
     presence: Presence,
     /// The newest gathering of each worker.
     calls: Vec<Option<Arc<Gathering>>>,
+    /// What the newest group of all replaces: read on until somebody has taken over.
+    before: Vec<Option<Arc<Gathering>>>,
     /// Rings of workers that stand still, to be silenced when the others begin.
     left_behind: Vec<(usize, Arc<Gathering>)>,
     /// The rings are those of an interface that is not there any more, or their order is wrong.
     is_other: bool,
+    /// It is administratively up, as far as the system says.
+    is_up: bool,
     /// Its link was down when it was looked at last.
     was_down: bool,
     retry: Retry,
     /// The failure of the newest gathering was taken into account.
     is_failure_noted: bool,
-    /// Frames came in at some time: what was not read before is no loss.
-    has_begun: bool,
-    unread_since: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    There,
-    Renamed,
-    Gone,
-    /// There again, its rings are not open yet.
-    Returning,
-}
-
-/// When to try again what failed.
-#[derive(Default)]
-struct Retry {
-    not_before: Option<Instant>,
-    failures: u32,
-}
-
-/// A worker under watch.
-struct Tended {
-    heartbeat: u64,
-    /// When the heartbeat changed.
-    heard: Instant,
-    is_stalled: bool,
-    panics: u64,
-    panicked: Option<Instant>,
-    retry: Retry,
-    /// It panicked and has not been back on all interfaces since.
-    is_away: bool,
+    unread: Unread,
 }
 
 impl Supervisor {
@@ -166,34 +135,26 @@ impl Supervisor {
         let Parts { board, counters, health, announcer, status, reserve, fanout, .. } = parts;
         let now = Instant::now();
         let workers = counters.workers().len();
-        let macs = hardware_addresses();
+        let properties = properties_by_name();
         let watched = parts.scopes.into_iter().map(|(name, scope)| Watched {
-            mac: macs.get(&name).copied(),
+            mac: properties.get(&name).and_then(|it| it.mac),
+            is_up: true,
             name,
             scope,
             presence: Presence::There,
             calls: vec![None; workers],
+            before: vec![None; workers],
             left_behind: Vec::new(),
             is_other: false,
             was_down: false,
             retry: Retry::default(),
             is_failure_noted: false,
-            has_begun: false,
-            unread_since: None,
+            unread: Unread::new(now),
         });
-        let tended = |_| Tended {
-            heartbeat: 0,
-            heard: now,
-            is_stalled: false,
-            panics: 0,
-            panicked: None,
-            retry: Retry::default(),
-            is_away: false,
-        };
         Self {
             interfaces: watched.collect(),
             lookout: parts.lookout,
-            workers: (0..workers).map(tended).collect(),
+            workers: (0..workers).map(|_| Tended::new(now)).collect(),
             board,
             counters,
             health,
@@ -226,7 +187,7 @@ impl Supervisor {
         let since = now.duration_since(self.looked);
         self.looked = now;
         if since > HELD_UP {
-            self.workers.iter_mut().for_each(|worker| worker.heard = now);
+            self.workers.iter_mut().for_each(|worker| worker.excuse(now));
         }
         for worker in 0..self.workers.len() {
             self.look_at_worker(worker, now);
@@ -256,36 +217,25 @@ impl Supervisor {
     fn look_at_worker(&mut self, index: usize, now: Instant) {
         let worker = &mut self.workers[index];
         let heartbeat = self.counters.workers()[index].worker.heartbeat.read();
-        if std::mem::replace(&mut worker.heartbeat, heartbeat) != heartbeat {
-            worker.heard = now;
-            if std::mem::take(&mut worker.is_stalled) {
+        let is_opening =
+            self.interfaces.iter().any(|watched| watched.stage(index) == Stage::Called);
+        let pulse = worker.hear(heartbeat, is_opening, now);
+        if worker.note_panics(self.board.panics(index), now) {
+            self.announcer.worker(index, WorkerChange::Panicked);
+        }
+        match pulse {
+            Pulse::Same => {}
+            Pulse::Resumed => {
                 self.announcer.worker(index, WorkerChange::Resumed);
                 // Where nobody could take over, it goes on with the ring that it has.
                 for watched in &mut self.interfaces {
                     watched.left_behind.retain(|(worker, _)| *worker != index);
                 }
             }
-        }
-        let panics = self.board.panics(index);
-        if std::mem::replace(&mut worker.panics, panics) != panics {
-            let was_well = worker.panicked.is_none_or(|at| now.duration_since(at) > WELL_AFTER);
-            if was_well {
-                worker.retry = Retry::default();
+            Pulse::Stalled(since) => {
+                self.announcer.worker(index, WorkerChange::Stalled);
+                self.replace(index, since);
             }
-            worker.retry.after_failure(now);
-            worker.panicked = Some(now);
-            worker.is_away = true;
-            self.announcer.worker(index, WorkerChange::Panicked);
-        }
-        // A large ring takes the kernel its time.
-        let is_opening =
-            self.interfaces.iter().any(|watched| watched.stage(index) == Stage::Called);
-        let limit = if is_opening { OPENING_LIMIT } else { STALL_AFTER };
-        if !worker.is_stalled && now.duration_since(worker.heard) > limit {
-            worker.is_stalled = true;
-            let since = worker.heard;
-            self.announcer.worker(index, WorkerChange::Stalled);
-            self.replace(index, since);
         }
     }
 
@@ -296,7 +246,7 @@ impl Supervisor {
             let Some(call) = watched.calls[index].clone() else { continue };
             match call.stage(index) {
                 Stage::Live => {
-                    watched.unread_since.get_or_insert(since);
+                    watched.unread.note_stall(since);
                     watched.left_behind.push((index, call));
                 }
                 Stage::Called | Stage::Opened | Stage::Joined => call.dismiss(index),
@@ -307,51 +257,46 @@ impl Supervisor {
 
     /// Notices when an interface goes, comes back, or changes.
     fn look_at_interfaces(&mut self) {
+        // Those of a glob are the lookout's.
         if self.lookout.is_some() {
             return;
         }
-        let macs = hardware_addresses();
+        let properties = properties_by_name();
         for (index, watched) in self.interfaces.iter_mut().enumerate() {
-            let Scope::One(interface) = &mut watched.scope else { continue };
-            let say = |change| self.announcer.interface(index, change);
-            match Interface::find(&interface.name) {
-                Ok(found) => {
-                    if watched.presence == Presence::Gone || found.index != interface.index {
-                        if watched.presence != Presence::Gone {
-                            say(InterfaceChange::Gone);
-                        }
-                        watched.presence = Presence::Returning;
-                        watched.is_other = true;
-                        watched.retry = Retry::default();
-                        watched.mac = None;
-                        self.health.set_link(index, Link::Up);
-                    } else if watched.presence == Presence::Renamed {
-                        watched.presence = Presence::There;
-                    }
-                    if watched.presence == Presence::There && found.mtu != interface.mtu {
-                        say(InterfaceChange::MtuChanged);
-                    }
-                    let mac = macs.get(&found.name).copied();
-                    if mac != watched.mac && watched.mac.is_some() && mac.is_some() {
-                        say(InterfaceChange::MacChanged);
-                    }
-                    watched.mac = mac.or(watched.mac);
-                    *interface = found;
-                }
-                Err(_) if watched.presence == Presence::Gone => {}
-                Err(_) => {
-                    if has_another_name(interface) {
-                        if watched.presence != Presence::Renamed {
-                            say(InterfaceChange::Renamed);
-                        }
-                        watched.presence = Presence::Renamed;
-                    } else {
-                        say(InterfaceChange::Gone);
-                        watched.presence = Presence::Gone;
-                        self.health.set_link(index, Link::Gone);
-                    }
-                }
+            let Scope::One(interface) = &watched.scope else { continue };
+            let found = match Interface::find(&interface.name) {
+                Ok(found) => Some(found),
+                // The system gave no answer (no descriptor left, say): nothing is known.
+                Err(OpenError::System { .. }) => continue,
+                Err(_) => None,
+            };
+            let before = watched.presence;
+            let (presence, change) = before.after(sight(interface, found.as_ref()));
+            watched.presence = presence;
+            if let Some(change) = change {
+                self.announcer.interface(index, change);
             }
+            if presence == Presence::Gone && before != Presence::Gone {
+                self.health.set_link(index, Link::Gone);
+            }
+            let Some(found) = found else { continue };
+            let is_other = before == Presence::Gone || found.index != interface.index;
+            if is_other {
+                watched.is_other = true;
+                watched.retry = Retry::default();
+                watched.mac = None;
+                self.health.set_link(index, Link::Up);
+            } else if presence == Presence::There && found.mtu != interface.mtu {
+                self.announcer.interface(index, InterfaceChange::MtuChanged);
+            }
+            let Properties { mac, is_up } =
+                properties.get(&found.name).copied().unwrap_or_default();
+            if mac != watched.mac && watched.mac.is_some() && mac.is_some() {
+                self.announcer.interface(index, InterfaceChange::MacChanged);
+            }
+            watched.mac = mac.or(watched.mac);
+            watched.is_up = is_up;
+            watched.scope = Scope::One(found);
         }
     }
 
@@ -362,7 +307,17 @@ impl Supervisor {
         let is_down = self.health.link(interface) == Link::Down;
         let is_up_again = std::mem::replace(&mut watched.was_down, is_down) && !is_down;
         let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
-        if is_up_again && is_ordered && !watched.is_in_order() {
+        if !is_up_again || !is_ordered || watched.is_in_order() {
+            return;
+        }
+        if self.reserve.left() < watched.live().len() {
+            // Whoever finds no socket would lose its ring: rather a wrong order than fewer readers.
+            tracing::warn!(
+                name = watched.name,
+                "the link came up with the rings in another order than that of the workers, and the \
+                 reserve has no sockets for a new group; restart the sensor to put them in order"
+            );
+        } else {
             tracing::warn!(
                 name = watched.name,
                 "the link came up with the rings in another order than that of the workers; \
@@ -379,26 +334,25 @@ impl Supervisor {
             return true;
         }
         watched.note_settled(interface, &self.announcer, now);
+        watched.give_back_sockets(&self.reserve);
         if watched.presence == Presence::Gone || !watched.retry.is_due(now) {
             return false;
         }
         let fit: Vec<usize> = (0..self.workers.len())
             .filter(|worker| self.workers[*worker].may_be_called(now))
             .collect();
-        let live = watched.live();
-        let missing: Vec<usize> = fit.iter().copied().filter(|one| !live.contains(one)).collect();
-        let is_stale = watched.is_stale();
-        if fit.is_empty() || missing.is_empty() && !is_stale || !watched.is_current() {
-            return false;
-        }
-        let is_ordered = matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue));
-        let left = self.reserve.left();
-        // The order is worth a new group only if all find a place in it.
-        let needs_order = is_ordered && left >= fit.len();
-        if is_stale || live.is_empty() || needs_order {
-            self.call_all(interface, &fit)
-        } else {
-            self.call_missing(interface, &missing)
+        let situation = Situation {
+            fit: &fit,
+            live: &watched.live(),
+            is_stale: watched.is_stale(),
+            is_ordered: matches!(self.fanout, Some(Fanout::Cpu | Fanout::Queue)),
+            sockets: self.reserve.left(),
+        };
+        match situation.action() {
+            Action::Nothing => false,
+            _ if !watched.can_be_opened(self.fanout.is_some()) => false,
+            Action::CallAll => self.call_all(interface, &fit),
+            Action::CallMissing(missing) => self.call_missing(interface, &missing),
         }
     }
 
@@ -410,6 +364,10 @@ impl Supervisor {
         let gathering = Arc::new(Gathering::new(scope, self.fanout.clone(), sockets));
         watched.is_other = false;
         watched.is_failure_noted = false;
+        // Of several tries, the rings before the first are those that are read on.
+        if !watched.live().is_empty() {
+            watched.before.clone_from(&watched.calls);
+        }
         for call in &mut watched.calls {
             *call = Some(Arc::clone(&gathering));
         }
@@ -449,14 +407,11 @@ impl Supervisor {
     /// Adds up the time in which something of an interface was not read.
     fn count_unread(&mut self, interface: usize, now: Instant) {
         let watched = &mut self.interfaces[interface];
-        let has_readers = !watched.live().is_empty();
-        watched.has_begun |= has_readers;
+        let has_readers = !watched.live().is_empty() || watched.is_read_on();
         let is_unread = watched.is_stale() || watched.presence == Presence::Gone || !has_readers;
-        if let Some(since) = watched.unread_since {
-            let nanos = u64::try_from(now.duration_since(since).as_nanos()).unwrap_or(u64::MAX);
-            self.status.uncaptured[interface].fetch_add(nanos, Ordering::Relaxed);
-        }
-        watched.unread_since = (is_unread && watched.has_begun).then_some(now);
+        let missed = watched.unread.look(is_unread, now);
+        let nanos = u64::try_from(missed.as_nanos()).unwrap_or(u64::MAX);
+        self.status.uncaptured[interface].fetch_add(nanos, Ordering::Relaxed);
     }
 
     /// Notices workers that read all their rings again after a panic.
@@ -465,8 +420,8 @@ impl Supervisor {
             let is_back = |watched: &Watched| {
                 watched.presence == Presence::Gone || watched.stage(index) == Stage::Live
             };
-            if worker.is_away && worker.may_be_called(now) && self.interfaces.iter().all(is_back) {
-                worker.is_away = false;
+            let is_back = worker.may_be_called(now) && self.interfaces.iter().all(is_back);
+            if is_back && worker.note_return() {
                 self.announcer.worker(index, WorkerChange::Restarted);
             }
         }
@@ -474,14 +429,9 @@ impl Supervisor {
 
     /// What is wrong beyond links and heartbeats, in words.
     fn problems(&self, now: Instant) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (index, worker) in self.workers.iter().enumerate() {
-            if worker.is_away {
-                problems.push(format!("worker {index} panicked and is not back yet"));
-            } else if worker.panicked.is_some_and(|at| now.duration_since(at) < WELL_AFTER) {
-                problems.push(format!("worker {index} panicked less than a minute ago"));
-            }
-        }
+        let workers = self.workers.iter().enumerate();
+        let mut problems: Vec<String> =
+            workers.filter_map(|(index, worker)| worker.problem(index, now)).collect();
         for watched in self.interfaces.iter().filter(|one| one.presence != Presence::Gone) {
             problems.extend(watched.problem(&self.workers));
         }
@@ -506,6 +456,14 @@ impl Watched {
         (0..self.calls.len()).filter(|worker| self.stage(*worker) == Stage::Live).collect()
     }
 
+    /// Older rings are read while those of a new group are opened, or could not be.
+    fn is_read_on(&self) -> bool {
+        self.before.iter().zip(&self.calls).enumerate().any(|(worker, (before, call))| {
+            let has_ring = before.as_ref().is_some_and(|it| it.stage(worker) == Stage::Live);
+            has_ring && call.as_ref().is_none_or(|call| !call.has_taken_over())
+        })
+    }
+
     /// The group must be made anew: the interface is another one, or a share of it is not read.
     fn is_stale(&self) -> bool {
         self.is_other || !self.left_behind.is_empty()
@@ -518,12 +476,24 @@ impl Watched {
         afpacket::creation_order(&inodes).is_ok_and(|order| order.is_sorted())
     }
 
-    /// The interface is still what it was when it was looked up. Rings may notice earlier than this
-    /// thread that it is gone; to call for new ones then would waste sockets.
+    /// Rings can be opened on it: otherwise sockets would be wasted.
+    fn can_be_opened(&self, is_group: bool) -> bool {
+        // At the start, whatever is wrong is to be said at once.
+        let is_first_call = self.calls.iter().all(Option::is_none);
+        is_first_call || self.is_current() && !self.waits_for_link(is_group)
+    }
+
+    /// It is still what it was when it was looked up. Rings may notice earlier than this thread that
+    /// it is gone.
     fn is_current(&self) -> bool {
         let Scope::One(interface) = &self.scope else { return true };
-        let is_first_call = self.calls.iter().all(Option::is_none);
-        is_first_call || if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
+        if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
+            || self.presence == Presence::Renamed && has_another_name(interface)
+    }
+
+    /// While the interface is down, kernels before 6.13 let no ring join a group.
+    fn waits_for_link(&self, is_group: bool) -> bool {
+        is_group && !self.is_up
     }
 
     /// Releases gatherings in which nobody is missing; says whether one is under way.
@@ -556,6 +526,9 @@ impl Watched {
         } else if !self.live().is_empty() {
             self.retry = Retry::default();
         }
+        if !self.live().is_empty() {
+            self.before.fill(None);
+        }
         // Rings of the interface before may not have noticed yet that it is gone.
         let is_back = self.presence == Presence::Returning && !self.is_other;
         if is_back && !self.live().is_empty() {
@@ -564,17 +537,35 @@ impl Watched {
         }
     }
 
+    /// Sockets of which no ring was made, for want of memory or as their worker stood still, serve again.
+    fn give_back_sockets(&self, reserve: &Reserve) {
+        // The oldest is to be the first again: their order is that of the workers.
+        for (worker, call) in self.calls.iter().enumerate().rev() {
+            let Some(call) = call else { continue };
+            if matches!(call.stage(worker), Stage::Failed | Stage::Absent) {
+                call.take_socket(worker).into_iter().for_each(|socket| reserve.give_back(socket));
+            }
+        }
+    }
+
     fn problem(&self, workers: &[Tended]) -> Option<String> {
         let name = &self.name;
         let live = self.live();
-        if live.is_empty() {
-            let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
-                call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
-            });
+        let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
+            call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
+        });
+        if live.is_empty() && !self.is_read_on() {
+            if self.presence == Presence::Returning && !self.is_up {
+                return Some(format!("interface {name} is there again, but down: set it up"));
+            }
             return Some(format!("interface {name} is not read{}", why.unwrap_or_default()));
         }
         if self.is_stale() {
             return Some(format!("a part of the flows of interface {name} is not read"));
+        }
+        if live.is_empty() {
+            let why = why.unwrap_or_default();
+            return Some(format!("rings of interface {name} are to be replaced{why}"));
         }
         let missing = (0..workers.len()).find(|worker| !live.contains(worker))?;
         let why = self.calls[missing].as_ref().and_then(|call| call.failure(missing));
@@ -583,26 +574,13 @@ impl Watched {
     }
 }
 
-impl Tended {
-    fn is_fit(&self) -> bool {
-        !self.is_stalled && !self.is_away
-    }
-
-    fn may_be_called(&self, now: Instant) -> bool {
-        !self.is_stalled && self.retry.is_due(now)
-    }
-}
-
-impl Retry {
-    fn after_failure(&mut self, now: Instant) {
-        let (least, most) = RETRY;
-        let delay = least.saturating_mul(1 << self.failures.min(6)).min(most);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(now + delay);
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|at| now >= at)
+/// What became of an interface, given what has its name now.
+fn sight(interface: &Interface, found: Option<&Interface>) -> Sight {
+    match found {
+        Some(found) if found.index == interface.index => Sight::Same,
+        Some(_) => Sight::Other,
+        None if has_another_name(interface) => Sight::OtherName,
+        None => Sight::Nothing,
     }
 }
 
@@ -613,14 +591,31 @@ fn has_another_name(interface: &Interface) -> bool {
         .is_ok_and(|name| !name.is_empty() && name.to_bytes() != interface.name.as_bytes())
 }
 
-/// The hardware address of each interface that has one.
-fn hardware_addresses() -> BTreeMap<String, [u8; 6]> {
-    let Ok(interfaces) = getifaddrs() else { return BTreeMap::new() };
-    let address = |one: nix::ifaddrs::InterfaceAddress| {
-        let mac = one.address?.as_link_addr()?.addr()?;
-        Some((one.interface_name, mac))
-    };
-    interfaces.filter_map(address).collect()
+/// What the system says of an interface beside what [`Interface`] has.
+#[derive(Clone, Copy, Debug)]
+struct Properties {
+    mac: Option<[u8; 6]>,
+    is_up: bool,
+}
+
+impl Default for Properties {
+    /// Nothing is known: nothing is held against it.
+    fn default() -> Self {
+        Self { mac: None, is_up: true }
+    }
+}
+
+/// The properties of all interfaces; empty if the system does not say.
+fn properties_by_name() -> BTreeMap<String, Properties> {
+    let Ok(addresses) = getifaddrs() else { return BTreeMap::new() };
+    let mut properties: BTreeMap<String, Properties> = BTreeMap::new();
+    for one in addresses {
+        let mac = one.address.as_ref().and_then(|it| it.as_link_addr()).and_then(|it| it.addr());
+        let of_interface = properties.entry(one.interface_name).or_default();
+        of_interface.mac = of_interface.mac.or(mac);
+        of_interface.is_up = one.flags.contains(InterfaceFlags::IFF_UP);
+    }
+    properties
 }
 
 impl SupervisorStatus {
@@ -651,7 +646,7 @@ impl Source for SupervisorStatus {
             .map(|(name, nanos)| (vec![("interface", name.clone())], read(nanos) / 1_000_000));
         families.counter(
             "ringwatch_uncaptured_milliseconds",
-            "Time in which frames of an interface, or of a part of its flows, were not read",
+            "Time in which an interface, or a part of its flows, was not read, up to 0.1 s too much each time",
             rows,
         )?;
         families.gauge(

@@ -8,10 +8,11 @@
 //! just reading: then it keeps them until the next time. It never waits.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::metrics::{Families, Source};
 
@@ -68,7 +69,12 @@ impl Stopwatch {
     /// Hands over what was measured since the last time.
     pub fn hand_over(&mut self) {
         // Readers hold the lock while they copy; what finds it taken is handed over at the next tick.
-        let Ok(mut shared) = self.shared.try_lock() else { return };
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            // A worker that panicked while it added left whole histograms behind.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         shared.add(&self.own);
         self.own.reset();
     }
@@ -85,7 +91,7 @@ pub struct Timing {
 }
 
 /// Quantiles of the latency of all frames. Unit: microseconds; 0 before the first frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Latency {
     /// Half of the frames were seen within this.
     pub p50: u64,

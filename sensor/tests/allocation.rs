@@ -113,7 +113,7 @@ impl Desk {
     fn work_through(&mut self, vector: &[Vec<u8>]) {
         let mut frames = [Frame::EMPTY; VECTOR];
         let places = self.places.load();
-        let mut finder = Finder::new(Some(&places), 0);
+        let mut finder = Finder::new(&places);
         for (frame, data) in frames.iter_mut().zip(vector) {
             self.clock += 400;
             let vlan = (data.len() % 2 == 0).then_some(VlanTag { protocol: DOT1Q, control: 7 });
@@ -139,8 +139,11 @@ impl Desk {
         } = self;
         // A full ring is no reason to allocate: what finds no room is counted and forgotten.
         let connection = |connection| connections.push(connection).unwrap_or_default();
+        let mut taken = [Frame::EMPTY; VECTOR];
         let packets =
-            analyser.analyse(0, frames, connection, |flow| flows.push(flow).unwrap_or_default());
+            analyser.analyse(0, &mut frames.iter().copied(), &mut taken, connection, |flow| {
+                flows.push(flow).unwrap_or_default()
+            });
         let counted = &counters.workers()[0].interfaces[0];
         exporter.take(frames, packets, counted, |tuple| own.contains(tuple));
     }

@@ -196,6 +196,28 @@ fn an_interface_that_moves_to_another_namespace_is_gone() {
 }
 
 #[test]
+fn an_interface_that_comes_back_down_costs_no_socket_until_it_is_up() {
+    let Some(lab) = quiet_lab() else { return };
+    let host = lab.sensor();
+    make_pair(host);
+    let mut sensor = Sensor::start(host, "d0", 2, SMALL);
+    host.ip("link del d0");
+    wait_for_change(&mut sensor, "interface_gone", 1);
+    host.ip("link add d0 type veth peer name d1");
+    let said = ["interface d0 is there again, but down: set it up"];
+    wait_until("health names it", || problems(host) == said);
+    assert_eq!(metric(host, "ringwatch_reserve_sockets"), 64);
+    host.ip("link set d1 up");
+    host.ip("link set d0 up");
+    wait_for_change(&mut sensor, "interface_back", 1);
+    wait_until("all is well", || problems(host).is_empty());
+    inject(host, "d1", 1, 10);
+    wait_until("frames", || analysed(host) == 10);
+    assert_eq!(metric(host, "ringwatch_reserve_sockets"), 62);
+    assert_eq!(sensor.stop(Signal::SIGINT).ledger().kernel_packets(), 10);
+}
+
+#[test]
 fn changes_of_mtu_address_and_name_are_said_and_capture_goes_on() {
     let Some(lab) = quiet_lab() else { return };
     let host = lab.sensor();
@@ -315,6 +337,18 @@ fn the_only_worker_goes_on_with_its_ring_after_it_stood_still() {
     wait_for_change(&mut sensor, "worker_resumed", 1);
     wait_until("all is well", || problems(host).is_empty());
     assert_eq!(metric(host, "ringwatch_reserve_sockets"), 64, "no ring was opened anew");
+    // All that lay in the ring was in its hands at once.
+    let of_ring = "{interface=\"s0\",worker=\"0\"";
+    let full = metric(host, &format!("ringwatch_ring_blocks_full_total{of_ring}"));
+    let timed_out = metric(host, &format!("ringwatch_ring_blocks_timed_out_total{of_ring}"));
+    assert!(full + timed_out > 0, "{full}, {timed_out}");
+    let text = Sensor::ask(host, "/metrics").body;
+    for window in ["10s", "run"] {
+        let row = format!("ringwatch_ring_occupancy_ratio{of_ring},window=\"{window}\"}} ");
+        let ratio = text.lines().find_map(|line| line.strip_prefix(&row)).unwrap();
+        let ratio: f64 = ratio.parse().unwrap();
+        assert!(ratio > 0.0 && ratio <= 1.0, "{window}: {ratio}");
+    }
     assert_eq!(sensor.stop(Signal::SIGINT).ledger().interfaces[0].analysed, 500);
 }
 

@@ -387,6 +387,25 @@ fn received(lab: &Lab) -> u64 {
 }
 
 #[test]
+fn the_last_event_says_how_late_frames_were_and_what_the_interface_itself_counted() {
+    const FRAMES: u64 = 2000;
+    with_workers(|lab, workers| {
+        make_quiet(lab);
+        let mut sensor = Sensor::start(lab.sensor(), "s0", workers, "[api]\nlisten = ''\n");
+        let mut injector = Injector::within(lab.generator(), "g0");
+        let made: Vec<_> =
+            (1..=500).map(|port| syn(&format!("198.18.0.1:{port}"), "198.19.0.2:80")).collect();
+        injector.send_all(made.iter().cycle().take(FRAMES as usize), None).unwrap();
+        let events = sensor.stop(Signal::SIGINT);
+        let said = &events.last_stats()["ringwatch"];
+        assert_eq!(said["devices"]["s0"]["packets"], FRAMES, "{said:#}");
+        let latency = |name: &str| said["latency_us"][name].as_u64().unwrap();
+        assert!(latency("p50") > 0 && latency("p50") <= latency("p99"), "{said:#}");
+        assert!(latency("p99") <= latency("max") && latency("max") < 20_000_000, "{said:#}");
+    });
+}
+
+#[test]
 fn sigint_drains_the_rings_and_every_frame_is_accounted_for() {
     everything_sent_is_in_the_last_ledger(Signal::SIGINT, 128, false);
 }
@@ -418,8 +437,15 @@ fn stuck_sensor(lab: &Lab) -> std::process::Child {
     let mut command = programs::sensor();
     command.args(["-i", "s0", "--workers", "1"]);
     let mut command = lab.sensor().wrap(&command);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    thread::sleep(Duration::from_secs(1));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Opening a large ring takes more than a second on a busy machine.
+    let mut said = std::io::BufReader::new(child.stderr.as_mut().unwrap());
+    let mut line = String::new();
+    while !line.contains("capturing") {
+        line.clear();
+        let bytes = std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        assert!(bytes > 0, "it ended before it captured");
+    }
     let mut injector = Injector::within(lab.generator(), "g0");
     let frames = (1..=2000).map(|port| syn(&format!("198.18.0.1:{port}"), "198.19.0.2:80"));
     injector.send_all(frames, None).unwrap();

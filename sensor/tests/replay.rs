@@ -549,6 +549,30 @@ fn flows_are_the_same_whatever_the_number_of_workers() {
 }
 
 #[test]
+fn connections_beyond_the_limit_are_the_same_whatever_the_number_of_workers() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("sensor.toml");
+    std::fs::write(&config, "[events]\nfile = '-'\nconnections_per_second = 10\n").unwrap();
+    let mut capture = Capture::default();
+    // All at one time: no order but that of addresses and ports says which ten are written.
+    for number in 0..300_u16 {
+        let (source, target) = (socket(SCANNER, 9000 - number), socket(VICTIM, 53));
+        capture.add(0.0, frames::tcp(source, target, SYN, b""));
+    }
+    let path = capture.save(&folder, Format::USUAL);
+    let run = |workers: &str| {
+        events_of(&path, &["--config", config.to_str().unwrap(), "--workers", workers])
+    };
+    let one = run("1");
+    assert_eq!(one.connections().len(), 10);
+    let summaries = one.anomalies("connections_summarised");
+    assert_eq!(summaries[0]["ringwatch"]["connections"], 290, "{summaries:#?}");
+    for workers in ["2", "4"] {
+        assert_eq!(without_workers(&run(workers)), without_workers(&one), "{workers} workers");
+    }
+}
+
+#[test]
 fn flows_beyond_the_limit_are_summarised_whatever_the_number_of_workers() {
     let folder = TempDir::new().unwrap();
     let config = folder.path().join("sensor.toml");

@@ -44,7 +44,7 @@ pub struct InterfaceLedger {
     /// Frames whose ring entry failed the checks at the border (see `afpacket::block`).
     pub corrupt: u64,
     /// Frames that lay in a ring which was given up before a worker could read them, because the
-    /// worker panicked or the ring could not be drained. Senders before this field never lost one so.
+    /// worker panicked. Senders before this field never lost one so.
     pub unread: u64,
     /// Frames of interfaces that are not captured, in a ring on all interfaces. Senders before this
     /// field had no such rings.

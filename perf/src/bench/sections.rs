@@ -93,7 +93,8 @@ fn capture(place: &Place, scale: &Scale) -> String {
             let key = [name.to_owned(), contender.name.clone()];
             table.add(key.into_iter().chain(cells(runs, &contender.command, reference)));
         }
-        let _ = writeln!(text, "- {name}: `ringwatch-load blast -i s0 --cpu 0 {options}`");
+        let cpu = place.processors()[0];
+        let _ = writeln!(text, "- {name}: `ringwatch-load blast -i s0 --cpu {cpu} {options}`");
     }
     for contender in [Contender::sensor(place, 1, None), Contender::tcpdump()] {
         commands(&mut text, &contender);
@@ -377,7 +378,8 @@ fn memory(place: &Place, scale: &Scale) -> String {
     let contender = Contender::sensor(place, 1, None);
     let options = format!("{SYN_FLOOD} --count {}", scale.flood_frames);
     let mut text = String::from("\n## Memory\n\n");
-    let _ = writeln!(text, "`ringwatch-load blast -i s0 --cpu 0 {options}`\n");
+    let cpu = place.processors()[0];
+    let _ = writeln!(text, "`ringwatch-load blast -i s0 --cpu {cpu} {options}`\n");
     let mut table = Table::new(&["when", "looks", "least, MiB", "most, MiB"]);
     let Ok(command) = &contender.command else { return text };
     let mut process = place.start(command, &[place.processors()[1]]);

@@ -100,8 +100,6 @@ pub enum Step {
     FanoutProgram,
     /// `PACKET_STATISTICS`.
     Statistics,
-    /// `SO_BUSY_POLL`, `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`.
-    BusyPoll,
 }
 
 impl fmt::Display for Step {
@@ -120,7 +118,6 @@ impl fmt::Display for Step {
             Self::Fanout => "join a fanout group",
             Self::FanoutProgram => "set the program of a fanout group",
             Self::Statistics => "read the packet statistics",
-            Self::BusyPoll => "poll the interface instead of waiting for interrupts",
         })
     }
 }

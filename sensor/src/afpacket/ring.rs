@@ -33,11 +33,6 @@ pub struct RingConfig {
     /// See frames that are for other hosts, on the interfaces that exist when the ring is opened
     /// ([`Ring::be_promiscuous`] for those that come later). Without effect on loopback.
     pub promiscuous: bool,
-    /// Microseconds for which [`wait`] polls the interface's queue before it sleeps; 0: off. Needs
-    /// CAP_NET_ADMIN and the kernel parameter `net.core.busy_poll`; what is refused is in
-    /// [`Ring::warnings`]. A kernel whose packet sockets do not note the queue of their frames
-    /// (5.17, by its source) has nothing to poll: without a measured gain leave it off.
-    pub busy_poll_us: u32,
 }
 
 impl RingConfig {
@@ -86,7 +81,6 @@ pub struct Ring {
     _mapping: Mapping,
     socket: PacketSocket,
     config: RingConfig,
-    warnings: Vec<OpenError>,
     scope: Scope,
     filter: Filter,
     /// Frames were let in, and not shut out again.
@@ -113,9 +107,6 @@ impl Ring {
     pub fn open(socket: Unbound, config: &RingConfig, scope: &Scope) -> Result<Self, OpenError> {
         config.check()?;
         let (socket, mapping, block_count) = PacketSocket::open(socket, config, scope)?;
-        let busy_poll = socket.busy_poll(config.busy_poll_us);
-        let busy_poll =
-            busy_poll.map_err(|error| OpenError::at(Step::BusyPoll, scope.name(), error));
         let config = RingConfig { block_count, ..*config };
         let blocks = Blocks {
             start: mapping.start(),
@@ -136,7 +127,6 @@ impl Ring {
             _mapping: mapping,
             socket,
             config,
-            warnings: busy_poll.err().into_iter().collect(),
             scope: scope.clone(),
             filter,
             is_open: false,
@@ -372,12 +362,6 @@ impl Ring {
     #[must_use]
     pub fn config(&self) -> &RingConfig {
         &self.config
-    }
-
-    /// Settings that the kernel refused, and without which the ring works as well.
-    #[must_use]
-    pub fn warnings(&self) -> &[OpenError] {
-        &self.warnings
     }
 
     /// What the ring listens to, as it was when the ring was opened.
@@ -659,7 +643,6 @@ mod tests {
             retire_ms: 1,
             snaplen: 1,
             promiscuous: false,
-            busy_poll_us: 0,
         };
         assert!(good.check().is_ok());
         let cases = [

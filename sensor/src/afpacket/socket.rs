@@ -45,7 +45,7 @@ const _: () = {
 /// one needs CAP_NET_RAW; to make a ring of it needs no capability.
 #[derive(Debug)]
 pub struct Unbound {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Unbound {
@@ -55,12 +55,29 @@ impl Unbound {
     /// [`OpenError::Permission`], or [`OpenError::System`] at [`Step::Socket`].
     pub fn new() -> Result<Self, OpenError> {
         match sys::socket(libc::AF_PACKET, libc::SOCK_RAW) {
-            Ok(fd) => Ok(Self { fd }),
+            Ok(fd) => Ok(Self { fd: Arc::new(fd) }),
             Err(error) => Err(match error.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => OpenError::Permission,
                 _ => OpenError::at(Step::Socket, "any interface", error),
             }),
         }
+    }
+
+    /// The same socket once more, to be kept while a ring is made of it: if that fails with
+    /// [`OpenError::Memory`], another can be made of it later. Drop it in every other case: it would
+    /// keep a ring that is dropped in its fanout group.
+    #[must_use]
+    pub fn spare(&self) -> Self {
+        Self { fd: Arc::clone(&self.fd) }
+    }
+}
+
+#[cfg(test)]
+impl Unbound {
+    /// Any file in the place of a socket: for tests of those who pass sockets on.
+    pub(crate) fn of_file() -> Self {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        Self { fd: Arc::new(file.into()) }
     }
 }
 
@@ -87,6 +104,11 @@ impl Reserve {
     pub fn take(&self) -> Option<Unbound> {
         let mut sockets = self.lock();
         (!sockets.is_empty()).then(|| sockets.remove(0))
+    }
+
+    /// Takes back one that no ring could be made of. It comes first again.
+    pub fn give_back(&self, socket: Unbound) {
+        self.lock().insert(0, socket);
     }
 
     /// How many are left.
@@ -116,7 +138,7 @@ impl PacketSocket {
         scope: &Scope,
     ) -> Result<(Self, Mapping, u32), OpenError> {
         let failed = |step| move |error| OpenError::at(step, scope.name(), error);
-        let socket = Self { fd: Arc::new(socket.fd) };
+        let socket = Self { fd: socket.fd };
         let set = |name, value: c_int| sys::set_option(socket.as_fd(), SOL_PACKET, name, &value);
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as c_int)
             .map_err(failed(Step::Version))?;
@@ -185,18 +207,6 @@ impl PacketSocket {
             tp_feature_req_word: 0,
         };
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
-    }
-
-    /// Lets a waiting reader poll the interface's queue for so long. Zero leaves everything as it is.
-    pub(super) fn busy_poll(&self, microseconds: u32) -> io::Result<()> {
-        const FRAMES_PER_POLL: c_int = 64; // what a driver hands over per interrupt
-        if microseconds == 0 {
-            return Ok(());
-        }
-        let set = |name, value| sys::set_option(self.as_fd(), libc::SOL_SOCKET, name, &value);
-        set(libc::SO_BUSY_POLL, c_int::try_from(microseconds).unwrap_or(c_int::MAX))?;
-        set(libc::SO_PREFER_BUSY_POLL, 1)?;
-        set(libc::SO_BUSY_POLL_BUDGET, FRAMES_PER_POLL)
     }
 
     /// Sees all frames of the interface from now on, until the socket is closed or it is deleted.

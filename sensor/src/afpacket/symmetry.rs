@@ -121,7 +121,6 @@ fn open(sockets: [Unbound; 2], mark: [u8; 8]) -> Result<Vec<Ring>, OpenError> {
         retire_ms: 1,
         snaplen: 128,
         promiscuous: false,
-        busy_poll_us: 0,
     };
     let scope = Scope::One(Interface::find("lo")?);
     let rings = sockets.map(|socket| Ring::open(socket, &config, &scope));

@@ -61,7 +61,9 @@ impl Sensor {
                 let table = &mut self.tables[worker];
                 let hash = table.hash(&sighting.1);
                 table.prefetch(hash, sighting.2);
-                table.observe(hash, &sighting.1, sighting.2, UnixNanos(sighting.0));
+                if !table.holds_back(hash, sighting.2) {
+                    table.take_in(hash, &sighting.1, sighting.2, UnixNanos(sighting.0));
+                }
             }
             self.meet(now);
         }

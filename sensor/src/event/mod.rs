@@ -14,11 +14,15 @@ mod json;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
 use crate::detect::{Alert, AlertSummary, Kind};
+use crate::devices::DeviceCounters;
 use crate::packet::FiveTuple;
+use crate::timing::Latency;
 pub use flow::FlowEnd;
 use json::Json;
 
@@ -69,6 +73,15 @@ pub struct DecoderStats {
     pub vlan: u64,
 }
 
+/// What lies around the rings of a live capture.
+#[derive(Clone, Debug)]
+pub struct LiveStats<'a> {
+    /// Of all frames since the start.
+    pub latency: Latency,
+    /// The interfaces' own counters since the start, by name.
+    pub devices: BTreeMap<&'a str, DeviceCounters>,
+}
+
 /// What happened. Each is one line.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -88,6 +101,8 @@ pub enum Event<'a> {
         decoder: DecoderStats,
         /// The whole ledger.
         ledger: &'a Ledger,
+        /// Of a live capture: what lies around the rings.
+        live: Option<&'a LiveStats<'a>>,
     },
     /// Something happened to an interface: an `anomaly` event.
     Interface {
@@ -252,11 +267,17 @@ impl EventWriter {
                 self.ours(&mut json, |_| {});
             }
             Event::Alert(alert) => self.alert(&mut json, alert),
-            Event::Stats { time, uptime_seconds, decoder, ledger } => {
+            Event::Stats { time, uptime_seconds, decoder, ledger, live } => {
                 json.time("timestamp", *time);
                 json.string("event_type", "stats");
                 write_stats(&mut json, *uptime_seconds, decoder, ledger);
-                self.ours(&mut json, |json| json.value("ledger", ledger));
+                self.ours(&mut json, |json| {
+                    json.value("ledger", ledger);
+                    if let Some(LiveStats { latency, devices }) = live {
+                        json.value("latency_us", latency);
+                        json.value("devices", devices);
+                    }
+                });
             }
             Event::Interface { time, interface, change } => {
                 json.time("timestamp", *time);

@@ -111,7 +111,7 @@ fn every_kind() -> Vec<Value> {
         Event::NewConnection(tagged),
         Event::Alert(&vertical),
         Event::Alert(&horizontal),
-        Event::Stats { time: TIME, uptime_seconds: 60, decoder, ledger: &ledger },
+        Event::Stats { time: TIME, uptime_seconds: 60, decoder, ledger: &ledger, live: None },
         Event::Interface { time: TIME, interface: "eth0", change: InterfaceChange::LinkUp },
         Event::Interface { time: TIME, interface: "eth\"0", change: InterfaceChange::Gone },
         Event::Worker { time: TIME, worker: 1, change: WorkerChange::Stalled },

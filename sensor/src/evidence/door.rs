@@ -12,9 +12,13 @@
 //!
 //! A false "seen before" (one new source in a million) only lets a contact in early; a false "same
 //! contact" holds back one contact in 4096. When as many new sources came since as there are words, a
-//! source is still remembered with probability 37 %. At 3 million new sources a second that is after
-//! 90 ms: a scanner of ten probes a second is a suspect within its first half second, one of four a second
-//! within five seconds, on average.
+//! source is still remembered with probability 37 %. At 3 million new sources a second at one worker that
+//! is after 90 ms: a scanner of ten probes a second is a suspect within its first half second, one of four
+//! a second within five seconds, on average; one of a single probe a second takes a day.
+//!
+//! Who knows of the door gets by: sources that come twice, with two contacts, pass, and become suspects
+//! in the place of others. Such a flood costs the same packets, makes half of its packets contacts, and then
+//! the log loses its oldest, counted. The hash is keyed, so nobody can aim at the word of one source.
 
 use crate::hardware::{self, prefetch};
 

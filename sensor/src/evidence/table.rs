@@ -149,7 +149,7 @@ impl ContactTable {
         self.counters
     }
 
-    /// The keyed hash of `key`, for [`ContactTable::prefetch`] and [`ContactTable::observe`].
+    /// The keyed hash of `key`, for [`ContactTable::prefetch`] and [`ContactTable::take_in`].
     #[inline]
     #[must_use]
     pub const fn hash(&self, key: &ContactKey) -> ContactHash {
@@ -158,7 +158,7 @@ impl ContactTable {
         ContactHash { contact: mix(target, key.port as u64 ^ self.key), source }
     }
 
-    /// Starts loading the cache lines that [`ContactTable::observe`] will need. For vectors of
+    /// Starts loading the cache lines that taking in will need. For vectors of
     /// packets: hash and prefetch all of them, then observe all of them.
     #[inline]
     pub fn prefetch(&self, hash: ContactHash, observation: Observation) {
@@ -176,21 +176,27 @@ impl ContactTable {
         self.door.is_engaged() && observation == Observation::Attempted
     }
 
-    /// Takes in one observation. `hash` is that of `key`.
+    /// Is this observation held back, under pressure? It is counted then. What is not held back is to be
+    /// [taken in](ContactTable::take_in).
     #[inline]
-    pub fn observe(
+    pub fn holds_back(&mut self, hash: ContactHash, observation: Observation) -> bool {
+        self.counters.observed += 1;
+        let is_held = self.is_gated(observation) && !self.door.admits(hash.source, hash.contact);
+        if is_held {
+            self.new_attempts = self.new_attempts.saturating_add(1);
+            self.counters.gated += 1;
+        }
+        is_held
+    }
+
+    /// Takes in one observation that is not held back. `hash` is that of `key`.
+    pub fn take_in(
         &mut self,
         hash: ContactHash,
         key: &ContactKey,
         observation: Observation,
         time: UnixNanos,
     ) {
-        self.counters.observed += 1;
-        if self.is_gated(observation) && !self.door.admits(hash.source, hash.contact) {
-            self.new_attempts = self.new_attempts.saturating_add(1);
-            self.counters.gated += 1;
-            return;
-        }
         match self.find(hash, key) {
             Some(way) => self.observe_known(hash, way, observation, time),
             None => self.observe_new(hash, key, observation, time),

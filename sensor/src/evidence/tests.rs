@@ -20,7 +20,9 @@ fn key(source: u32, target: u32, port: u16) -> ContactKey {
 fn see(table: &mut ContactTable, key: ContactKey, what: Observation, time: u64) {
     let hash = table.hash(&key);
     table.prefetch(hash, what);
-    table.observe(hash, &key, what, UnixNanos(time));
+    if !table.holds_back(hash, what) {
+        table.take_in(hash, &key, what, UnixNanos(time));
+    }
 }
 
 fn published(table: &mut ContactTable) -> Vec<Contact> {

@@ -343,6 +343,42 @@ fn a_flood_of_openings_ends_at_the_half_open_table() {
 }
 
 #[test]
+fn what_a_flood_of_openings_leaves_does_not_depend_on_where_vectors_begin() {
+    let left = |vector: usize| {
+        let mut desk = Desk::new(1000);
+        // Repeated openings of known flows among those of a flood that begins to be skipped.
+        let packets: Vec<_> = (0..30_000_u32)
+            .map(|number| match number % 5 {
+                0 => packet((2, 443), (1, (number % 100) as u16), tcp_kind(tcp::ACK)),
+                1 => packet((1, (number % 100) as u16), (2, 443), tcp_kind(tcp::SYN)),
+                _ => packet((9, number as u16), (200, 7), tcp_kind(tcp::SYN)),
+            })
+            .collect();
+        for packets in packets.chunks(vector) {
+            let time = at(1.0);
+            let mut keys: Vec<_> =
+                packets.iter().map(|packet| desk.table.key(packet, 0, time)).collect();
+            keys.iter_mut().flatten().for_each(|key| desk.table.locate(key));
+            let Desk { table, ended } = &mut desk;
+            for (packet, key) in packets.iter().zip(keys) {
+                if let Some(key) = key {
+                    table.observe(&key, packet, 0, WireLen(60), time, &mut |flow| ended.push(flow));
+                }
+            }
+        }
+        let counters = desk.table.counters();
+        let mut ended = desk.finish(2.0);
+        ended.sort();
+        (counters, ended)
+    };
+    let alone = left(1);
+    assert!(alone.0.openings_skipped > 100, "{:?}", alone.0);
+    for vector in [2, 13, 32] {
+        assert!(left(vector) == alone, "vectors of {vector}");
+    }
+}
+
+#[test]
 fn a_table_at_its_size_loses_one_flow_in_a_thousand_at_most() {
     let mut desk = Desk::new(100_000);
     for number in 0..100_000_u32 {

@@ -108,29 +108,27 @@ impl PlaceMap {
 /// Finds the id of one frame after the other. Most have the interface of the one before.
 #[derive(Debug)]
 pub struct Finder<'a> {
-    map: Option<&'a PlaceMap>,
+    map: &'a PlaceMap,
     last: (u32, LinkType),
     id: Option<u32>,
 }
 
 impl<'a> Finder<'a> {
-    /// With a map, by that; without one, all frames are of the interface `id`.
+    /// By this map.
     #[inline]
     #[must_use]
-    pub const fn new(map: Option<&'a PlaceMap>, id: u32) -> Self {
-        // No interface has the index 0.
-        Self { map, last: (0, UNKNOWN_LINK), id: if map.is_some() { None } else { Some(id) } }
+    pub const fn new(map: &'a PlaceMap) -> Self {
+        // Frames of such a link are not wanted, whatever interface they passed.
+        Self { map, last: (0, UNKNOWN_LINK), id: None }
     }
 
     /// The id of a frame; `None`: it is not wanted.
     #[inline]
     pub fn id_of(&mut self, captured: &Captured<'_>) -> Option<u32> {
-        if let Some(map) = self.map {
-            let now = (captured.interface_index, captured.frame.link);
-            if now != self.last {
-                self.last = now;
-                self.id = map.id_of(now.0, now.1);
-            }
+        let now = (captured.interface_index, captured.frame.link);
+        if now != self.last {
+            self.last = now;
+            self.id = self.map.id_of(now.0, now.1);
         }
         self.id
     }
@@ -176,7 +174,7 @@ mod tests {
             packet_type: 0,
             interface_index: index,
         };
-        let mut finder = Finder::new(Some(&map), 0);
+        let mut finder = Finder::new(&map);
         for _ in 0..2 {
             assert_eq!(finder.id_of(&captured(2, LinkType::ETHERNET)), Some(5));
             assert_eq!(finder.id_of(&captured(2, LinkType::ETHERNET)), Some(5));
@@ -184,8 +182,7 @@ mod tests {
             assert_eq!(finder.id_of(&captured(9, LinkType::ETHERNET)), None);
             assert_eq!(finder.id_of(&captured(0, LinkType::RAW)), Some(PlaceMap::RAW));
         }
-        let mut fixed = Finder::new(None, 3);
-        assert_eq!(fixed.id_of(&captured(9, LinkType::RAW)), Some(3));
+        assert_eq!(finder.id_of(&captured(2, UNKNOWN_LINK)), None);
     }
 
     #[test]

@@ -19,8 +19,6 @@ pub(super) struct Told {
     pub(super) flows: Vec<EndedFlow>,
     /// The table had no room for some answers: silence then proves nothing.
     pub(super) answers_lost: bool,
-    /// Connections over the limit of a second, since the start.
-    pub(super) over_limit: u64,
     /// Flows without an event of their own, since the start.
     pub(super) unwritten_flows: UnwrittenFlows,
 }
@@ -29,8 +27,6 @@ pub(super) struct Told {
 pub(super) struct Merge {
     pub(super) detector: Detector,
     pub(super) recorder: Recorder,
-    /// Connections over the limit of a second, of all workers, as last told.
-    over_limit: u64,
     connections: Vec<NewConnection>,
     flows: Vec<EndedFlow>,
     flows_per_second: u32,
@@ -44,7 +40,6 @@ impl Merge {
         Self {
             detector,
             recorder,
-            over_limit: 0,
             connections: Vec::new(),
             flows: Vec::new(),
             flows_per_second,
@@ -74,7 +69,6 @@ impl Merge {
 
     /// Takes in what all workers learnt in the tick that ends at `tick`.
     fn take_in(&mut self, tick: UnixNanos, told: Vec<Told>) {
-        let mut over_limit = 0;
         let mut unwritten_flows = UnwrittenFlows::default();
         for (worker, told) in told.into_iter().enumerate() {
             if told.answers_lost {
@@ -83,16 +77,13 @@ impl Merge {
             told.contacts.iter().for_each(|contact| self.detector.merge(worker, contact));
             self.connections.extend(told.connections);
             self.flows.extend(told.flows);
-            over_limit += told.over_limit;
             unwritten_flows.add(told.unwritten_flows);
         }
         // The order of frames at one time is not known across workers; addresses give one.
-        self.connections.sort_unstable_by_key(|new| (new.time, new.tuple));
+        self.connections.sort_unstable_by_key(|new| (new.time, new.tuple, new.vlan_ids));
         for connection in self.connections.drain(..) {
             self.recorder.connection(&connection);
         }
-        self.recorder.connections_not_written(over_limit - self.over_limit);
-        self.over_limit = over_limit;
         self.recorder.flows_not_written(unwritten_flows.since(self.unwritten_flows));
         self.unwritten_flows = unwritten_flows;
     }

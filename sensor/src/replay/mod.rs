@@ -112,11 +112,20 @@ fn worker(
     (index, workers): (usize, usize),
     counters: &Counters,
 ) -> Worker {
+    let packets = most_packets(path);
+    let contacts = setup::contacts(&config.detect, workers);
     let settings = analyse::Settings {
         new_connections: config.events.new_connections,
-        connections_per_second: config.events.connections_per_second,
-        contacts: setup::contacts(&config.detect, workers),
-        flows: flow_settings(config, path, workers),
+        // The limit of a second is kept where the connections of all workers are in order.
+        connections_per_second: u32::MAX,
+        // At twice the packets it is as if there were no end of room.
+        contacts: contacts.min(packets.saturating_mul(2)),
+        flows: setup::flows(config, workers).map(|flows| FlowSettings {
+            flows: flows.flows.min(packets),
+            // As that of connections.
+            per_second: None,
+            ..flows
+        }),
         key: KEY,
     };
     let counters = counters.workers()[index].clone();
@@ -124,18 +133,12 @@ fn worker(
     Worker { index, workers, analyser, counters, connections: Vec::new(), flows: Vec::new() }
 }
 
-/// The table of flows of one worker: no larger than the file can need, so that a small file costs little.
-fn flow_settings(config: &Config, path: &Path, workers: usize) -> Option<FlowSettings> {
+/// Packets that a file can have at most, for tables no larger than it can need: a small file costs little.
+fn most_packets(path: &Path) -> usize {
     /// A record header of 16 bytes and a link-layer header.
     const LEAST_RECORD: u64 = 30;
-    let packets = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
-    let packets = packets.and_then(|file| usize::try_from(file.len() / LEAST_RECORD).ok());
-    setup::flows(config, workers).map(|flows| FlowSettings {
-        flows: flows.flows.min(packets.unwrap_or(usize::MAX)),
-        // The limit of a second is kept where the flows of all workers are in order.
-        per_second: None,
-        ..flows
-    })
+    let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    file.and_then(|file| usize::try_from(file.len() / LEAST_RECORD).ok()).unwrap_or(usize::MAX)
 }
 
 /// Lets time run out and writes the last events. An error in the file comes after them.
@@ -164,7 +167,7 @@ fn end(
     let ledger = counters.ledger();
     let begun = clock.seen.map_or(UnixNanos(0), |(begun, _)| begun);
     let seconds = ended_at.since(begun).as_secs();
-    merge.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger);
+    merge.recorder.stats(ended_at, seconds, counters.decoder_stats(), &ledger, None);
     merge.recorder.flush();
     if let Some(fault) = fault {
         return Err(fault.into());

@@ -186,10 +186,11 @@ impl Table {
 impl Drop for Seat<'_> {
     /// Nobody is to wait for a worker that panicked.
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Ok(mut state) = self.table.state.lock()
-        {
-            state.is_worker_gone = true;
+        if std::thread::panicking() {
+            if let Ok(mut state) = self.table.state.lock() {
+                state.is_worker_gone = true;
+            }
+            // Whoever finds the state poisoned ends as well.
             self.table.changed.notify_all();
         }
     }
@@ -314,5 +315,70 @@ impl State {
         let told = self.told.iter_mut().filter_map(VecDeque::pop_front);
         let (meetings, told): (Vec<_>, Vec<_>) = told.unzip();
         meetings.first().map(|meeting| (*meeting, told))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::EventOutput;
+    use crate::detect::{Detector, DetectorConfig};
+    use crate::frame::LinkType;
+    use crate::interfaces::InterfaceNames;
+    use crate::output::Output;
+    use crate::recorder::{Recorder, Settings};
+
+    /// A table for two workers at a stream without frames.
+    fn table() -> Table {
+        let header = [[0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0], [0; 8], [0, 0, 0, 0, 1, 0, 0, 0]];
+        let file = CaptureFile::from_reader(Cursor::new(header.concat()), "test").unwrap();
+        let settings = Settings {
+            sensor: String::new(),
+            boot_epoch: 0,
+            interfaces: Arc::new(InterfaceNames::new([("test", LinkType::ETHERNET)])),
+            connections_per_second: 0,
+            flows_per_second: 0,
+            flow_key: 0,
+        };
+        let output = Output::open(&EventOutput::None).unwrap();
+        let recorder = Recorder::new(settings, output, None, Arc::default());
+        let merge = Merge::new(Detector::new(DetectorConfig::default()), recorder, 0);
+        Table::new(Front::new(file, None), merge, 2)
+    }
+
+    /// What a worker that waits finds when the other one panics in `work`.
+    fn found_beside(work: fn(&Table)) -> Result<Task, ReplayError> {
+        // Leaked, so that a thread that waits for ever cannot hold up the test.
+        let table: &'static Table = Box::leak(Box::new(table()));
+        let (sender, receiver) = mpsc::channel();
+        let (mut first, mut second) = (table.seat(0), table.seat(1));
+        let task = first.next_task().unwrap();
+        assert!(matches!(task, Task::ReadOn(..)));
+        thread::spawn(move || drop(sender.send(second.next_task())));
+        while table.state.lock().unwrap().waiting == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let worker = thread::spawn(move || {
+            let _seat = first;
+            work(table);
+        });
+        assert!(worker.join().is_err());
+        receiver.recv_timeout(Duration::from_secs(20)).expect("it does not wait for ever")
+    }
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_panicked() {
+        let found = found_beside(|_| panic!("while it works"));
+        assert!(matches!(found, Err(ReplayError::WorkerGone)));
+        let found = found_beside(|table| {
+            let _state = table.state.lock().unwrap();
+            panic!("while nobody else may look");
+        });
+        assert!(matches!(found, Err(ReplayError::WorkerGone)));
     }
 }

@@ -97,18 +97,16 @@ impl Worker {
     fn analyse_frames<'a>(&mut self, mut frames: impl Iterator<Item = Frame<'a>>) {
         let Self { analyser, connections, flows, .. } = self;
         let mut vector = [Frame::EMPTY; VECTOR];
-        loop {
-            let mut count = 0;
-            for (slot, frame) in vector.iter_mut().zip(&mut frames) {
-                *slot = frame;
-                count += 1;
-            }
-            if count == 0 {
-                return;
-            }
-            let connection = |connection| connections.push(connection);
-            analyser.analyse(0, &vector[..count], connection, |flow| flows.push(flow));
-        }
+        while !analyser
+            .analyse(
+                0,
+                &mut frames,
+                &mut vector,
+                |connection| connections.push(connection),
+                |flow| flows.push(flow),
+            )
+            .is_empty()
+        {}
     }
 
     /// What was learnt since the last meeting; ends the flows that are idle for too long at `now`.
@@ -122,10 +120,8 @@ impl Worker {
         });
         let connections = mem::take(&mut self.connections);
         let flows = mem::take(&mut self.flows);
-        let counted = &self.counters.worker;
-        let over_limit = counted.connections_over_limit.read();
-        let unwritten_flows = UnwrittenFlows::of_worker(counted);
-        Told { contacts, connections, flows, answers_lost, over_limit, unwritten_flows }
+        let unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
+        Told { contacts, connections, flows, answers_lost, unwritten_flows }
     }
 
     /// Ends every flow: at this time nothing more comes.

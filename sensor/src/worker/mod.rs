@@ -1,9 +1,10 @@
 //! A worker: one pinned thread with a ring on each interface.
 //!
 //! ```text
-//!   mod     the loop: turns, ticks, waiting, and what happens after a panic
-//!   slot    its place on one interface: rings that come, are read, and go
-//!   desk    the frames of one block, through analysis and export
+//!   mod        the loop: turns, ticks, waiting, and what happens after a panic
+//!   slot       its place on one interface: rings that come, are read, and go
+//!   occupancy  how full they were
+//!   desk       the frames of one block, through analysis and export
 //! ```
 //!
 //! It analyses frames in place, counts, publishes evidence four times a second, and copies the frames
@@ -12,6 +13,7 @@
 //! [`gathering`](crate::gathering)), at ticks.
 
 mod desk;
+mod occupancy;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ use crate::gathering::{Board, Stage};
 use crate::health::{self, Health, Link};
 use crate::interfaces::Places;
 use crate::sandbox::{self, SandboxError};
+use crate::timing::Stopwatch;
 use crate::uplink::OwnConnections;
 use desk::{Desk, hand_out};
 use slot::{DRAIN_LIMIT, Progress, Reading, STRAGGLERS, Slot};
@@ -70,6 +73,8 @@ pub struct Plan {
     pub counters: WorkerSet,
     /// Frames on their way out.
     pub exporter: Exporter,
+    /// How late frames are, and how long blocks are kept.
+    pub stopwatch: Stopwatch,
     /// Ways out of the worker; none of them is ever waited for.
     pub outlets: Outlets,
     /// Where it is called to open rings.
@@ -131,6 +136,7 @@ struct Worker {
     tables: analyse::Settings,
     counters: WorkerSet,
     exporter: Exporter,
+    stopwatch: Stopwatch,
     outlets: Outlets,
     board: Arc<Board>,
     /// Version of the board that was answered last.
@@ -194,6 +200,7 @@ impl Worker {
             tables,
             counters,
             exporter: plan.exporter,
+            stopwatch: plan.stopwatch,
             outlets: plan.outlets,
             board: plan.board,
             answered: 0,
@@ -318,7 +325,8 @@ impl Worker {
     fn turn(&mut self) -> bool {
         let mut is_busy = false;
         self.turn_began = health::now();
-        let Self { slots, analyser, counters, exporter, outlets, connections_lost, .. } = self;
+        let Self { slots, analyser, counters, exporter, stopwatch, outlets, .. } = self;
+        let connections_lost = &mut self.connections_lost;
         let places = self.places.as_deref();
         for slot in slots {
             for reading in &mut slot.readings {
@@ -330,6 +338,7 @@ impl Worker {
                         break;
                     };
                     is_busy = true;
+                    let granted = health::now();
                     // After the block was granted: a connection whose packets are in it is in the list.
                     let own = outlets.own.load();
                     let places = places.map(Places::load);
@@ -343,9 +352,13 @@ impl Worker {
                         connections_lost,
                         flows: &mut outlets.flows,
                         worker: &counters.worker,
+                        stopwatch,
+                        granted,
                     };
                     let last = desk.work_through(&block, &own);
                     reading.last_frame = reading.last_frame.max(last);
+                    drop(block);
+                    stopwatch.block(health::now().since(granted));
                 }
             }
         }
@@ -355,6 +368,7 @@ impl Worker {
     /// Publishes what is new: evidence, statistics, link states, batches that are not full. Says
     /// whether the detector was told all there is.
     fn tick(&mut self, until: UnixNanos) -> bool {
+        self.stopwatch.hand_over();
         let evidence = &mut self.outlets.evidence;
         let mut is_complete = true;
         let published = self.analyser.publish(|contact| {

@@ -8,8 +8,9 @@ use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use super::WorkerError;
+use super::occupancy::Occupancy;
 use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
-use crate::counters::InterfaceCounters;
+use crate::counters::{Counter, InterfaceCounters};
 use crate::gathering::{Board, Gathering, Stage};
 use crate::interfaces::PlaceMap;
 use crate::setup;
@@ -32,6 +33,7 @@ pub(super) struct Slot {
     next: Option<Ring>,
     /// Rings that are read: at most one that is not closing.
     pub(super) readings: Vec<Reading>,
+    occupancy: Occupancy,
 }
 
 /// A ring that is read, and what was told of it.
@@ -44,12 +46,20 @@ pub(super) struct Reading {
     pub(super) last_frame: UnixNanos,
     /// It lets no further frame in since then, and goes when it is empty.
     closing_since: Option<Instant>,
-    told: Statistics,
-    told_corrupt: u64,
+    told: Told,
     /// Interfaces of a ring on all that it was asked to see everything of.
     promiscuous: Vec<u32>,
     /// It was said that the filter has no room for all interfaces that are not wanted.
     is_room_said: bool,
+}
+
+/// What a ring has counted so far, as it was told to the worker's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    statistics: Statistics,
+    corrupt: u64,
+    corrupt_blocks: u64,
+    cut: u64,
 }
 
 /// What a step of a slot brought.
@@ -63,7 +73,15 @@ pub(super) enum Progress {
 
 impl Slot {
     pub(super) fn new(worker: usize, interface: usize, filter: Option<Program>) -> Self {
-        Self { interface, worker, filter, call: None, next: None, readings: Vec::with_capacity(2) }
+        Self {
+            interface,
+            worker,
+            filter,
+            call: None,
+            next: None,
+            readings: Vec::with_capacity(2),
+            occupancy: Occupancy::new(Instant::now()),
+        }
     }
 
     /// Takes the next step of the newest gathering, if it is time for it.
@@ -80,10 +98,10 @@ impl Slot {
         let step = match call.stage(self.worker) {
             Stage::Called => self.open(&call, config).map(|()| Progress::None),
             Stage::Opened if call.is_turn_of(self.worker) => {
-                self.join(&call).map(|()| Progress::None)
+                self.join(&call).and_then(|()| self.begin_if_released(&call))
             }
-            Stage::Joined if call.is_released() => self.begin(&call),
-            Stage::Absent if call.is_released() => Ok(self.retire()),
+            Stage::Joined => self.begin_if_released(&call),
+            Stage::Absent | Stage::Failed if call.has_taken_over() => Ok(self.retire()),
             _ => Ok(Progress::None),
         };
         step.map_err(|error| {
@@ -108,10 +126,16 @@ impl Slot {
 
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
+        let spare = socket.spare();
         // Of all interfaces, only those that are wanted are to be promiscuous: see `follow`.
         let is_one = matches!(call.scope, Scope::One(_));
         let config = &RingConfig { promiscuous: config.promiscuous && is_one, ..*config };
-        let mut ring = Ring::open(socket, config, &call.scope)?;
+        let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
+            if matches!(error, OpenError::Memory { .. }) {
+                call.put_back(self.worker, spare);
+            }
+        });
+        let mut ring = ring?;
         if let Some(filter) = &self.filter {
             ring.set_filter(filter.instructions())?;
         }
@@ -158,6 +182,10 @@ impl Slot {
         Ok(())
     }
 
+    fn begin_if_released(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
+        if call.is_released() { self.begin(call) } else { Ok(Progress::None) }
+    }
+
     /// The ring before this one lets nothing in any more; a moment later this one does.
     fn begin(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
         let Some(mut ring) = self.next.take() else { return Ok(Progress::None) };
@@ -169,8 +197,7 @@ impl Slot {
             is_drained: true,
             last_frame: UnixNanos(0),
             closing_since: None,
-            told: Statistics::default(),
-            told_corrupt: 0,
+            told: Told::default(),
             promiscuous: Vec::new(),
             is_room_said: false,
         };
@@ -187,6 +214,7 @@ impl Slot {
         let mut progress = Progress::None;
         for reading in self.readings.iter_mut().filter(|one| !one.is_closing()) {
             reading.close();
+            reading.call.leave(self.worker, Stage::Left);
             progress = Progress::Changed;
         }
         progress
@@ -210,8 +238,8 @@ impl Slot {
             || self.readings.iter().any(Reading::is_closing)
             || self.call.as_ref().is_some_and(|call| match call.stage(self.worker) {
                 Stage::Called | Stage::Opened | Stage::Joined => true,
-                Stage::Absent => !self.readings.is_empty(),
-                Stage::Live | Stage::Failed | Stage::Left => false,
+                Stage::Absent | Stage::Failed => !self.readings.is_empty(),
+                Stage::Live | Stage::Left => false,
             })
     }
 
@@ -223,9 +251,14 @@ impl Slot {
     /// Reads the kernel's counters; says whether frames were dropped since the last time.
     pub(super) fn refresh_statistics(&mut self, counted: &InterfaceCounters) -> bool {
         let mut is_lossy = false;
+        let mut thousandths = 0;
         for reading in &mut self.readings {
             is_lossy |= reading.refresh_statistics(counted);
+            thousandths = thousandths.max(reading.take_occupancy());
         }
+        let marks = self.occupancy.note(thousandths, Instant::now());
+        counted.occupancy_recent.set(marks.recent);
+        counted.occupancy_most.set(marks.most);
         is_lossy
     }
 
@@ -256,6 +289,7 @@ impl Slot {
         for reading in &mut self.readings {
             reading.close();
             reading.refresh_statistics(counted);
+            reading.call.leave(self.worker, Stage::Left);
         }
         self.readings.clear();
         if let Some(call) = &self.call {
@@ -311,7 +345,8 @@ impl Reading {
             tracing::warn!(
                 rejected = count,
                 left,
-                "the filter has no room for all interfaces that are not wanted; the worker takes the                  frames of the others out and counts them as not_wanted"
+                "the filter has no room for all interfaces that are not wanted; the worker takes the \
+                 frames of the others out and counts them as not_wanted"
             );
         }
     }
@@ -350,14 +385,69 @@ impl Reading {
 
     /// A new ring's counters start at zero: what is new is added to those of all rings before.
     fn refresh_statistics(&mut self, counted: &InterfaceCounters) -> bool {
-        let corrupt = self.ring.corrupt();
-        counted.corrupt.add(corrupt - self.told_corrupt);
-        self.told_corrupt = corrupt;
-        let Ok(now) = self.ring.refresh_statistics() else { return false };
+        // Without an answer of the kernel, its part is what it was.
+        let statistics = self.ring.refresh_statistics().unwrap_or(self.ring.statistics());
+        let now = Told {
+            statistics,
+            corrupt: self.ring.corrupt(),
+            corrupt_blocks: self.ring.corrupt_blocks(),
+            cut: self.ring.cut().frames,
+        };
         let told = std::mem::replace(&mut self.told, now);
-        counted.kernel_packets.add(now.packets - told.packets);
-        counted.kernel_drops.add(now.drops - told.drops);
-        counted.ring_freezes.add(now.freezes - told.freezes);
-        now.drops > told.drops
+        now.add_since(&told, counted);
+        now.statistics.drops > told.statistics.drops
+    }
+
+    /// The most blocks that were ours at once since the last call, in thousandths of the ring.
+    fn take_occupancy(&mut self) -> u64 {
+        let blocks = u64::from(self.ring.config().block_count.max(1));
+        u64::from(self.ring.take_high_water()) * 1000 / blocks
+    }
+}
+
+impl Told {
+    /// Adds what is new since `before`.
+    fn add_since(&self, before: &Self, counted: &InterfaceCounters) {
+        let (now, then) = (&self.statistics, &before.statistics);
+        // Wrapping: the end of a ring takes back what a block counted as corrupt that was never stored.
+        let add = |counter: &Counter, now: u64, then: u64| counter.add(now.wrapping_sub(then));
+        add(&counted.kernel_packets, now.packets, then.packets);
+        add(&counted.kernel_drops, now.drops, then.drops);
+        add(&counted.ring_freezes, now.freezes, then.freezes);
+        add(&counted.blocks_full, now.blocks_full, then.blocks_full);
+        add(&counted.blocks_timed_out, now.blocks_timed_out, then.blocks_timed_out);
+        add(&counted.corrupt, self.corrupt, before.corrupt);
+        add(&counted.corrupt_blocks, self.corrupt_blocks, before.corrupt_blocks);
+        add(&counted.cut, self.cut, before.cut);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counters_of_rings_add_up_though_a_ring_takes_back_what_was_never_stored() {
+        let counted = InterfaceCounters::default();
+        let statistics = |packets, blocks_full| Statistics {
+            packets,
+            drops: packets / 10,
+            freezes: 1,
+            blocks_full,
+            blocks_timed_out: 2,
+        };
+        // A block claimed four frames more than there were; the account that is closed knows better.
+        let first = Told { statistics: statistics(100, 5), corrupt: 4, corrupt_blocks: 1, cut: 3 };
+        let end = Told { corrupt: 2, ..first };
+        first.add_since(&Told::default(), &counted);
+        end.add_since(&first, &counted);
+        // The next ring begins at zero.
+        let next = Told { statistics: statistics(50, 1), corrupt: 0, corrupt_blocks: 0, cut: 1 };
+        next.add_since(&Told::default(), &counted);
+        let read = |of: fn(&InterfaceCounters) -> &Counter| of(&counted).read();
+        assert_eq!((read(|c| &c.kernel_packets), read(|c| &c.kernel_drops)), (150, 15));
+        assert_eq!((read(|c| &c.blocks_full), read(|c| &c.blocks_timed_out)), (6, 4));
+        assert_eq!((read(|c| &c.corrupt), read(|c| &c.corrupt_blocks)), (2, 1));
+        assert_eq!((read(|c| &c.cut), read(|c| &c.ring_freezes)), (4, 2));
     }
 }

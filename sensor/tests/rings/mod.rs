@@ -17,7 +17,6 @@ pub const CONFIG: RingConfig = RingConfig {
     retire_ms: 5,
     snaplen: 65535,
     promiscuous: true,
-    busy_poll_us: 0,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
