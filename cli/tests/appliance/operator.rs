@@ -67,8 +67,9 @@ fn every_metric_is_documented_and_the_text_is_open_metrics() {
     site.finish(vec![sensor], collector).assert_complete();
 }
 
-/// Checks the whole text against the OpenMetrics format as far as counters and gauges go, and gives
-/// the names of all samples. Source: OpenMetrics 1.0.0, "Text format".
+/// Checks the whole text against the OpenMetrics format as far as counters, gauges and histograms go,
+/// and gives the names of all samples, of a histogram that of its family. Source: OpenMetrics 1.0.0,
+/// "Text format".
 fn check_open_metrics(text: &str) -> BTreeSet<String> {
     let body = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("no end: {text}"));
     let mut families: Vec<(&str, &str)> = Vec::new();
@@ -81,7 +82,7 @@ fn check_open_metrics(text: &str) -> BTreeSet<String> {
             assert!(helped.insert(name), "described twice: {line}");
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
-            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert!(families.iter().all(|(known, _)| *known != name), "declared twice: {line}");
             families.push((name, kind));
         } else {
@@ -96,11 +97,16 @@ fn check_open_metrics(text: &str) -> BTreeSet<String> {
 }
 
 /// A sample belongs to the family before it, has well-formed labels and a number. Gives its name.
-fn check_sample<'a>(line: &'a str, (family, kind): &(&str, &str)) -> &'a str {
+fn check_sample<'a>(line: &'a str, (family, kind): &(&'a str, &str)) -> &'a str {
     let (series, value) = line.rsplit_once(' ').unwrap();
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-    let suffix = if *kind == "counter" { "_total" } else { "" };
-    assert_eq!(name, format!("{family}{suffix}"), "{line}");
+    let suffixes: &[&str] = match *kind {
+        "counter" => &["_total"],
+        "gauge" => &[""],
+        _ => &["_bucket", "_sum", "_count"],
+    };
+    let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("of no family: {line}"));
+    assert!(suffixes.contains(&suffix), "{line}");
     assert!(is_name(name), "{line}");
     let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
     assert!(value.is_finite() && (value >= 0.0 || *kind == "gauge"), "{line}");
@@ -113,7 +119,8 @@ fn check_sample<'a>(line: &'a str, (family, kind): &(&str, &str)) -> &'a str {
         assert!(inner.is_some_and(|inner| !inner.contains(['"', '\\'])), "{line}");
         assert!(is_name(key) && known.insert(key), "{line}");
     }
-    name
+    assert_eq!(suffix == "_bucket", known.contains("le"), "{line}");
+    if *kind == "histogram" { family } else { name }
 }
 
 fn is_name(text: &str) -> bool {
@@ -182,8 +189,10 @@ fn up_shows_the_traffic_of_loopback_and_leaves_nothing_behind() {
     }
     assert_nothing_is_left(&site, namespace);
     let events = fs::read_to_string(site.path("data/store/events/eve.json")).unwrap();
-    let seen = events.lines().filter(|line| line.contains("\"dest_port\":7301")).count();
-    assert_eq!(seen, 50);
+    let seen = events.lines().filter(|line| line.contains("\"dest_port\":7301"));
+    // Each connection once when it began and once when it was over: only the latter has a reason.
+    let (over, begun): (Vec<_>, Vec<_>) = seen.partition(|line| line.contains("\"reason\":"));
+    assert_eq!((begun.len(), over.len()), (50, 50));
 }
 
 #[test]

@@ -28,7 +28,7 @@ const ROOM: usize = 64 * 1024;
 
 /// A piece of a file with the whole records that begin in it or in the piece before.
 ///
-/// Its memory is [`READ`], [`ROOM`] and 24 bytes for each frame in it; while a file has longer
+/// Its memory is `READ`, `ROOM` and 24 bytes for each frame in it; while a file has longer
 /// records, up to [`MAX_BLOCK`](super::MAX_BLOCK) more.
 pub struct Chunk {
     buffer: Vec<u8>,
