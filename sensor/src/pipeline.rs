@@ -343,7 +343,7 @@ impl Common {
             places: matches!(start.captured, Captured::Matching(_)).then(Arc::default),
             announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
             timing: Arc::new(Timing::new(workers)),
-            devices: Arc::new(Devices::new(names.clone())),
+            devices: Arc::new(Devices::new(names.clone(), start.captured.patterns().cloned())),
             supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
     }

@@ -113,6 +113,15 @@ impl Captured {
         }
     }
 
+    /// What those match that are captured together under one name; `None` where each has its own.
+    #[must_use]
+    pub fn patterns(&self) -> Option<&Patterns> {
+        match self {
+            Self::Named(_) => None,
+            Self::Matching(patterns) => Some(patterns),
+        }
+    }
+
     /// What the rings of each of these listen to.
     #[must_use]
     pub fn scopes(&self) -> Vec<Scope> {
