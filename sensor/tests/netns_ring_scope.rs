@@ -306,6 +306,9 @@ fn rejector_silences_a_ring_from_another_thread_and_keeps_none_alive() {
         let other = rejector.clone();
         thread::spawn(move || other.reject_all().unwrap()).join().unwrap();
         send(&lab, &probe(), 50);
+        ring.set_filter(&[]).unwrap();
+        ring.set_excluded(&[12345]).unwrap();
+        send(&lab, &probe(), 50);
         let mut ours = 0;
         let analysed = drain(&mut ring, |captured| ours += u32::from(is_ours(captured)));
         assert_ledger(&ring, analysed);

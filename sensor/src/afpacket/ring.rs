@@ -224,8 +224,8 @@ impl Ring {
         OpenError::FilterTooLong { interface, instructions: program.len() }
     }
 
-    /// A way to silence this ring from another thread. A later change of the filter, by the thread of
-    /// the ring, lets frames in again.
+    /// A way to silence this ring from another thread. No later change of the filter lets frames in
+    /// again.
     #[must_use]
     pub fn rejector(&self) -> Rejector {
         self.socket.rejector()

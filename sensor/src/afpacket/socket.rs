@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use libc::{
@@ -127,6 +128,8 @@ impl Reserve {
 #[derive(Debug)]
 pub(super) struct PacketSocket {
     fd: Arc<OwnedFd>,
+    /// Another thread silenced the ring.
+    is_silenced: Arc<AtomicBool>,
 }
 
 impl PacketSocket {
@@ -138,7 +141,7 @@ impl PacketSocket {
         scope: &Scope,
     ) -> Result<(Self, Mapping, u32), OpenError> {
         let failed = |step| move |error| OpenError::at(step, scope.name(), error);
-        let socket = Self { fd: socket.fd };
+        let socket = Self { fd: socket.fd, is_silenced: Arc::default() };
         let set = |name, value: c_int| sys::set_option(socket.as_fd(), SOL_PACKET, name, &value);
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as c_int)
             .map_err(failed(Step::Version))?;
@@ -266,14 +269,16 @@ impl PacketSocket {
         reject_all(&self.fd)
     }
 
-    /// From now on the frames enter the ring that `program` accepts.
+    /// From now on the frames enter the ring that `program` accepts, unless it was silenced.
     pub(super) fn accept(&self, program: &[sock_filter]) -> io::Result<()> {
-        sys::attach_filter(self.as_fd(), program)
+        sys::attach_filter(self.as_fd(), program)?;
+        // Whoever silences it says so first: either this sees it, or their filter comes after this one.
+        if self.is_silenced.load(Ordering::SeqCst) { self.reject_all() } else { Ok(()) }
     }
 
     /// A way to silence the ring from another thread.
     pub(super) fn rejector(&self) -> Rejector {
-        Rejector { fd: Arc::downgrade(&self.fd) }
+        Rejector { fd: Arc::downgrade(&self.fd), is_silenced: Arc::clone(&self.is_silenced) }
     }
 
     /// Counters since the last call, which this one clears.
@@ -311,14 +316,16 @@ impl AsFd for PacketSocket {
 #[derive(Clone, Debug)]
 pub struct Rejector {
     fd: Weak<OwnedFd>,
+    is_silenced: Arc<AtomicBool>,
 }
 
 impl Rejector {
-    /// Lets no further frame into the ring, if it still exists.
+    /// Lets no further frame into the ring, if it still exists, whatever its own thread does.
     ///
     /// # Errors
     /// The kernel's.
     pub fn reject_all(&self) -> io::Result<()> {
+        self.is_silenced.store(true, Ordering::SeqCst);
         self.fd.upgrade().map_or(Ok(()), |fd| reject_all(&fd))
     }
 }
