@@ -34,7 +34,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{self, Fanout, OpenError, Program, Reserve, RingConfig, Symmetry, Unbound};
+use crate::afpacket::{
+    self, Fanout, OpenError, Program, Promiscuity, Reserve, RingConfig, Symmetry, Unbound,
+};
 use crate::analyse;
 use crate::announce::Announcer;
 use crate::api::{Api, ApiError};
@@ -169,6 +171,15 @@ pub struct Start {
     pub stats_interval: Duration,
 }
 
+impl Start {
+    /// What asks the interfaces of a glob for all frames, if that is configured. Rings on one interface do
+    /// so themselves.
+    fn promiscuity(&self) -> Result<Option<Promiscuity>, OpenError> {
+        let is_needed = matches!(self.captured, Captured::Matching(_)) && self.ring.promiscuous;
+        is_needed.then(Promiscuity::new).transpose()
+    }
+}
+
 const NEWS_QUEUE: usize = 1024;
 /// How long the start waits for each step of a worker: longer than the supervisor, which says who stands
 /// still.
@@ -190,11 +201,12 @@ impl Pipeline {
         let rings = start.captured.names().len() * start.cpus.len();
         let reserve = Reserve::fill(setup::reserve_sockets(&start.config.capture, rings))?;
         let symmetry = test_symmetry(&start)?;
+        let promiscuity = start.promiscuity()?;
         // Threads inherit what this one has: from here on nobody has any privilege.
         sandbox::give_up_privileges()?;
         let (to_recorder, news) = bounded(NEWS_QUEUE);
         let common = Common::new(&start, &to_recorder, symmetry.as_ref());
-        let lookout = common.lookout(&start)?;
+        let lookout = common.lookout(&start, promiscuity)?;
         let crew = Crew::hire(&start, &common)?;
         let stop_supervisor = Arc::new(AtomicBool::new(false));
         let supervisor = common.start_supervisor(&start, reserve, lookout, &stop_supervisor)?;
@@ -349,12 +361,16 @@ impl Common {
     }
 
     /// Looks for the first time at what a glob matches, before any frame comes.
-    fn lookout(&self, start: &Start) -> Result<Option<Lookout>, StartError> {
+    fn lookout(
+        &self,
+        start: &Start,
+        promiscuity: Option<Promiscuity>,
+    ) -> Result<Option<Lookout>, StartError> {
         let (Captured::Matching(patterns), Some(places)) = (&start.captured, &self.places) else {
             return Ok(None);
         };
         let (names, places) = (Arc::clone(&self.interfaces), Arc::clone(places));
-        let lookout = Lookout::new(patterns.clone(), names, places);
+        let lookout = Lookout::new(patterns.clone(), names, places, promiscuity);
         let lookout = lookout.map_err(StartError::Interfaces)?;
         let interfaces: Vec<&str> = lookout.captured().collect();
         match interfaces.as_slice() {

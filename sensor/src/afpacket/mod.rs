@@ -69,6 +69,6 @@ pub use libpcap::{CompileError, Libpcap, Program};
 pub use order::creation_order;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use scope::Scope;
-pub use socket::{Rejector, Reserve, Unbound};
+pub use socket::{Promiscuity, Rejector, Reserve, Unbound};
 pub use stats::Statistics;
 pub use symmetry::{Symmetry, probe_symmetry};

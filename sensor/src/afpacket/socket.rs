@@ -159,7 +159,7 @@ impl PacketSocket {
 
     fn make_promiscuous(&self, scope: &Scope) -> io::Result<()> {
         for index in scope.to_be_promiscuous()? {
-            let made = self.be_promiscuous(index);
+            let made = promiscuous(self.as_fd(), libc::PACKET_ADD_MEMBERSHIP, index);
             let is_gone = made.as_ref().is_err_and(|error| {
                 // Of all interfaces, one may have been deleted since they were listed.
                 matches!(scope, Scope::All { .. }) && error.raw_os_error() == Some(libc::ENODEV)
@@ -210,17 +210,6 @@ impl PacketSocket {
             tp_feature_req_word: 0,
         };
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
-    }
-
-    /// Sees all frames of the interface from now on, until the socket is closed or it is deleted.
-    pub(super) fn be_promiscuous(&self, index: u32) -> io::Result<()> {
-        let membership = packet_mreq {
-            mr_ifindex: signed(index),
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
     }
 
     fn bind(&self, index: u32) -> io::Result<()> {
@@ -309,6 +298,51 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Asks interfaces for all frames that pass them, those to other hosts too. Once anybody has asked, an
+/// interface shows them to every packet socket, so one of these serves all rings of a process. Ends when
+/// it is dropped. Receives nothing itself.
+#[derive(Debug)]
+pub struct Promiscuity {
+    socket: Unbound,
+}
+
+impl Promiscuity {
+    /// Asks nobody yet. Needs CAP_NET_RAW, and nothing afterwards.
+    ///
+    /// # Errors
+    /// As [`Unbound::new`].
+    pub fn new() -> Result<Self, OpenError> {
+        Ok(Self { socket: Unbound::new()? })
+    }
+
+    /// Asks the interface `index`, until it is deleted. Call once: it is counted.
+    ///
+    /// # Errors
+    /// The kernel's; `ENODEV` if there is none.
+    pub fn begin(&self, index: u32) -> io::Result<()> {
+        promiscuous(self.socket.fd.as_fd(), libc::PACKET_ADD_MEMBERSHIP, index)
+    }
+
+    /// Takes that back, if it was asked.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end(&self, index: u32) -> io::Result<()> {
+        promiscuous(self.socket.fd.as_fd(), libc::PACKET_DROP_MEMBERSHIP, index)
+    }
+}
+
+/// All frames of the interface `index`, or not, until the socket is closed or it is deleted.
+fn promiscuous(socket: BorrowedFd<'_>, change: c_int, index: u32) -> io::Result<()> {
+    let membership = packet_mreq {
+        mr_ifindex: signed(index),
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    sys::set_option(socket, SOL_PACKET, change, &membership)
 }
 
 /// The right to silence a ring from another thread, and nothing else. Keeps no ring alive: a socket

@@ -45,7 +45,6 @@ pub struct PlaceMap {
     /// By index, in its order.
     places: Vec<(u32, Place)>,
     unwanted: Vec<u32>,
-    promiscuous: Vec<u32>,
 }
 
 /// What becomes of the frames of one interface.
@@ -65,26 +64,15 @@ impl PlaceMap {
     /// Id of such frames that begin with an IP header: a capture file has one link type for each id.
     pub const RAW: u32 = 1;
 
-    /// The map of these interfaces; of those that the filter is to reject; and of those that are asked
-    /// for all frames.
-    pub(super) fn new(
-        places: BTreeMap<u32, Place>,
-        unwanted: Vec<u32>,
-        promiscuous: Vec<u32>,
-    ) -> Self {
-        Self { places: places.into_iter().collect(), unwanted, promiscuous }
+    /// The map of these interfaces, and of those that the filter is to reject.
+    pub(super) fn new(places: BTreeMap<u32, Place>, unwanted: Vec<u32>) -> Self {
+        Self { places: places.into_iter().collect(), unwanted }
     }
 
     /// Indexes of interfaces whose frames are not wanted.
     #[must_use]
     pub fn unwanted(&self) -> &[u32] {
         &self.unwanted
-    }
-
-    /// Indexes of wanted interfaces that have more frames to show than those to this host.
-    #[must_use]
-    pub fn promiscuous(&self) -> &[u32] {
-        &self.promiscuous
     }
 
     /// The id of frames that passed the interface `index` and begin like this; `None`: not wanted.
@@ -146,7 +134,7 @@ mod tests {
             (7, Place::Id(6, LinkType::RAW)),
             (3, Place::Unnamed),
         ];
-        PlaceMap::new(places.into(), vec![9], vec![2])
+        PlaceMap::new(places.into(), vec![9])
     }
 
     #[test]
@@ -163,7 +151,7 @@ mod tests {
         assert_eq!(of(2, LinkType::RAW), Some(PlaceMap::RAW));
         assert_eq!(of(4, UNKNOWN_LINK), None);
         assert_eq!(of(2, UNKNOWN_LINK), None);
-        assert_eq!((map.unwanted(), map.promiscuous()), ([9].as_slice(), [2].as_slice()));
+        assert_eq!(map.unwanted(), [9]);
     }
 
     #[test]

@@ -298,7 +298,7 @@ impl Worker {
         let version = places.version();
         if std::mem::replace(&mut self.followed, version) != version {
             let map = places.load();
-            self.slots.iter_mut().for_each(|slot| slot.follow(&map, self.ring.promiscuous));
+            self.slots.iter_mut().for_each(|slot| slot.follow(&map));
         }
     }
 

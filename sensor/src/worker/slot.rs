@@ -47,8 +47,6 @@ pub(super) struct Reading {
     /// It lets no further frame in since then, and goes when it is empty.
     closing_since: Option<Instant>,
     told: Told,
-    /// Interfaces of a ring on all that it was asked to see everything of.
-    promiscuous: Vec<u32>,
     /// It was said that the filter has no room for all interfaces that are not wanted.
     is_room_said: bool,
 }
@@ -127,7 +125,7 @@ impl Slot {
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
         let spare = socket.spare();
-        // Of all interfaces, only those that are wanted are to be promiscuous: see `follow`.
+        // Of all interfaces, only those that are wanted are to be promiscuous: the lookout asks them.
         let is_one = matches!(call.scope, Scope::One(_));
         let config = &RingConfig { promiscuous: config.promiscuous && is_one, ..*config };
         let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
@@ -198,7 +196,6 @@ impl Slot {
             last_frame: UnixNanos(0),
             closing_since: None,
             told: Told::default(),
-            promiscuous: Vec::new(),
             is_room_said: false,
         };
         if !call.advance(self.worker, Stage::Joined, Stage::Live) {
@@ -222,13 +219,10 @@ impl Slot {
 
     /// Lets the rings on all interfaces see those that are wanted and, as far as the filter has room, no
     /// others.
-    pub(super) fn follow(&mut self, map: &PlaceMap, is_promiscuous: bool) {
+    pub(super) fn follow(&mut self, map: &PlaceMap) {
         let open = self.readings.iter_mut().filter(|one| !one.is_closing());
         for reading in open.filter(|one| matches!(one.ring.scope(), Scope::All { .. })) {
             reading.exclude(map.unwanted());
-            if is_promiscuous {
-                reading.be_promiscuous(map.promiscuous());
-            }
         }
     }
 
@@ -349,20 +343,6 @@ impl Reading {
                  frames of the others out and counts them as not_wanted"
             );
         }
-    }
-
-    /// Asks for all frames of those interfaces that were not asked for before. The kernel forgets those
-    /// that are deleted.
-    fn be_promiscuous(&mut self, wanted: &[u32]) {
-        for index in wanted.iter().filter(|index| !self.promiscuous.contains(index)) {
-            // One that was deleted meanwhile has nothing to show.
-            if let Err(error) = self.ring.be_promiscuous(*index)
-                && error.raw_os_error() != Some(libc::ENODEV)
-            {
-                tracing::warn!(index, %error, "cannot see all frames of the interface");
-            }
-        }
-        self.promiscuous = wanted.to_vec();
     }
 
     /// Nothing can come any more, or it takes too long.
