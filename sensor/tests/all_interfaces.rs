@@ -345,6 +345,32 @@ fn what_the_filter_has_no_room_for_is_taken_out_by_the_worker_and_counted() {
 }
 
 #[test]
+fn a_filter_that_fits_is_replaced_though_there_is_no_room_for_both_at_once() {
+    const PAIRS: usize = 60;
+    let Some(lab) = quiet_lab() else { return };
+    let host = lab.sensor();
+    // Since Linux 6.8 each namespace has a limit of its own. The longer filter needs about two thirds.
+    host.run("sysctl", &["-qw", "net.core.optmem_max=3072"]);
+    for number in 0..PAIRS {
+        make_pair(host, &format!("x{number}"), &format!("y{number}"));
+    }
+    let settings = configuration("exclude = [\"lo\", \"x*\", \"y*\"]");
+    let mut sensor = Sensor::start(host, "*", 1, &settings);
+    thread::sleep(SETTLED);
+    make_pair(host, "xlate", "ylate");
+    thread::sleep(SETTLED);
+    for number in 0..PAIRS {
+        inject(host, &format!("x{number}"), 3);
+    }
+    inject(host, "xlate", 3);
+    inject(lab.generator(), "g0", 20);
+    let events = sensor.stop(Signal::SIGINT);
+    assert_eq!(flows(&events), expect([("s0", 20)]));
+    let ledger = the_interface(&events);
+    assert_eq!((ledger.kernel_packets, ledger.analysed, ledger.not_wanted), (20, 20, 0));
+}
+
+#[test]
 fn frames_come_in_while_fifty_interfaces_are_made_and_deleted_and_every_one_is_accounted_for() {
     let Some(lab) = quiet_lab() else { return };
     let host = lab.sensor();

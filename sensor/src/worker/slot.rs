@@ -47,6 +47,8 @@ pub(super) struct Reading {
     /// It lets no further frame in since then, and goes when it is empty.
     closing_since: Option<Instant>,
     told: Told,
+    /// What a ring on all interfaces was told to reject last.
+    unwanted: Vec<u32>,
     /// It was said that the filter has no room for all interfaces that are not wanted.
     is_room_said: bool,
 }
@@ -196,6 +198,7 @@ impl Slot {
             last_frame: UnixNanos(0),
             closing_since: None,
             told: Told::default(),
+            unwanted: Vec::new(),
             is_room_said: false,
         };
         if !call.advance(self.worker, Stage::Joined, Stage::Live) {
@@ -322,11 +325,20 @@ impl Reading {
 
     /// Rejects the frames of these interfaces, or of as many as the filter has room for.
     fn exclude(&mut self, unwanted: &[u32]) {
+        if self.unwanted == unwanted {
+            return;
+        }
         let mut count = unwanted.len();
+        let mut has_made_room = false;
         loop {
             match self.ring.set_excluded(&unwanted[..count]) {
                 Ok(()) => break,
-                Err(OpenError::FilterTooLong { .. }) if count > 0 => count /= 2,
+                // The filter before counts until it is replaced: without exclusions it leaves more room.
+                Err(OpenError::FilterTooLong { .. }) if !has_made_room => {
+                    has_made_room = true;
+                    let _ = self.ring.set_excluded(&[]);
+                }
+                Err(OpenError::FilterTooLong { .. }) if count > 0 => count -= count.div_ceil(4),
                 Err(error) => {
                     let error = error_chain(&error);
                     tracing::warn!(error, "cannot change the filter of the ring");
@@ -334,6 +346,7 @@ impl Reading {
                 }
             }
         }
+        self.unwanted = unwanted.to_vec();
         let left = unwanted.len() - count;
         if left > 0 && !std::mem::replace(&mut self.is_room_said, true) {
             tracing::warn!(
