@@ -120,8 +120,13 @@ impl Sensor {
         let mut settled = ledger.clone();
         let mut waiting = 0;
         for interface in &mut settled.interfaces {
-            let counts =
-                [interface.kernel_drops, interface.corrupt, interface.unread, interface.analysed];
+            let counts = [
+                interface.kernel_drops,
+                interface.corrupt,
+                interface.unread,
+                interface.not_wanted,
+                interface.analysed,
+            ];
             let read = counts.into_iter().fold(0, u64::saturating_add);
             waiting = interface.kernel_packets.saturating_sub(read).saturating_add(waiting);
             interface.kernel_packets = interface.kernel_packets.min(read);

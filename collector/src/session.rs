@@ -25,8 +25,8 @@ use wire::frames::FrameBatch;
 use wire::header::{MINOR, Stream};
 use wire::ledger::Ledger;
 use wire::message::{
-    Ack, CollectorHello, Control, Echo, Gap, Goodbye, Heartbeat, Interface, Limits, Message,
-    Resume, SensorHello,
+    Ack, CollectorHello, Control, Echo, Gap, Goodbye, Heartbeat, Interface, Limits, MAX_INTERFACES,
+    Message, Resume, SensorHello,
 };
 use wire::records::{RecordBatch, RecordKind};
 use wire::units::{Sequence, UnixNanos};
@@ -37,8 +37,6 @@ use crate::status::Marks;
 pub const SILENCE: Duration = Duration::from_secs(15);
 /// How often a heartbeat is sent.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Most interfaces of one sensor: a node with this many pods is far beyond what exists.
-const MOST_INTERFACES: usize = 4096;
 /// Longest name of an interface, in bytes: a file name, when a capture file is read.
 const LONGEST_INTERFACE: usize = 255;
 
@@ -347,7 +345,7 @@ impl Session {
         let mut last = None;
         for frame in &batch {
             let id = frame.interface;
-            if last != Some(id) && !self.interfaces.iter().any(|interface| interface.id == id) {
+            if last != Some(id) && !is_declared(&self.interfaces, id) {
                 return Err(SessionError::UnknownInterface { id });
             }
             last = Some(id);
@@ -428,7 +426,7 @@ impl Session {
             let count = interfaces.len() + 1;
             let is_usable = interface.name.len() <= LONGEST_INTERFACE
                 && !interface.name.chars().any(char::is_control);
-            if count > MOST_INTERFACES || !is_usable {
+            if count > MAX_INTERFACES || !is_usable {
                 return Err(SessionError::TooManyInterfaces { count });
             }
             interfaces.push(interface);
@@ -488,6 +486,12 @@ impl Session {
     fn mismatch(&self, claimed: String) -> SessionError {
         SessionError::NameMismatch { claimed, certified: self.sensor.clone() }
     }
+}
+
+/// Sensors number their interfaces from 0 on; others may do as they like.
+fn is_declared(interfaces: &[Interface], id: u32) -> bool {
+    interfaces.get(id as usize).is_some_and(|interface| interface.id == id)
+        || interfaces.iter().any(|interface| interface.id == id)
 }
 
 /// Positions between the last one taken, 0 if none is known of this run, and the next one.
@@ -635,6 +639,24 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_may_be_declared_until_there_are_as_many_as_a_sensor_has_at_most() {
+        let mut link = Link::greeted();
+        for first in (0..MAX_INTERFACES as u32).step_by(512) {
+            let interfaces = (first..first + 512).map(|id| Interface {
+                id,
+                name: format!("veth{id}"),
+                linktype: 1,
+                snaplen: 9,
+            });
+            let interfaces = interfaces.collect();
+            link.control(Control::Interfaces(Interfaces { interfaces })).unwrap();
+            assert!(link.frames(u64::from(first) + 1, first + 511).is_ok());
+        }
+        let error = link.frames(1 << 40, MAX_INTERFACES as u32).unwrap_err();
+        assert_eq!(error.name(), "unknown_interface");
+    }
+
+    #[test]
     fn the_first_word_is_the_collectors_and_says_where_to_go_on() {
         let resume = Resume { boot_epoch: 5, records: Sequence(3), frames: Sequence(4) };
         let mut link = Link::new(Some(resume));
@@ -778,7 +800,7 @@ mod tests {
             snaplen: 9,
         };
         for interfaces in [
-            (0..=MOST_INTERFACES).map(|id| interface(id, "e")).collect(),
+            (0..=MAX_INTERFACES).map(|id| interface(id, "e")).collect(),
             vec![interface(1, "line\nbreak")],
             vec![interface(1, &"x".repeat(256))],
         ] {

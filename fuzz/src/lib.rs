@@ -30,7 +30,14 @@ pub fn parser(input: &[u8]) {
     let link = LINKS[usize::from(*link) % LINKS.len()];
     let vlan = (*tag != 0).then(|| VlanTag { protocol: 0x8100, control: u16::from(*tag) });
     let wire_len = data.len() as u32 + u32::from(u16::from_le_bytes([*cut0, *cut1]));
-    check_frame(&Frame { data, wire_len: WireLen(wire_len), time: UnixNanos(0), vlan, link });
+    check_frame(&Frame {
+        data,
+        wire_len: WireLen(wire_len),
+        time: UnixNanos(0),
+        vlan,
+        link,
+        interface: 0,
+    });
 }
 
 /// The reader of capture files: the input is a file.

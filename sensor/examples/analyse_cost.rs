@@ -92,7 +92,7 @@ fn run(analyser: &mut Analyser, bytes: &[u8], clock: &mut u64) {
         let mut frames = chunk.chunks_exact(FRAME_BYTES).map(|data| {
             *clock += 400;
             let (time, wire_len) = (UnixNanos(*clock), WireLen(FRAME_BYTES as u32));
-            Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET }
+            Frame { data, wire_len, time, vlan: None, link: LinkType::ETHERNET, interface: 0 }
         });
         analyser.analyse(0, &mut frames, &mut vector, |_| {}, |_| {});
         if number % 20_000 == 0 {

@@ -107,10 +107,11 @@ impl Analyser {
         }
     }
 
-    /// Takes the next frames of one interface out of `source`, at most [`VECTOR`], puts them into
+    /// Takes the next frames of one ring or file out of `source`, at most [`VECTOR`], puts them into
     /// `vector`, analyses them, and gives their packets, in the same order; none if there are no more.
-    /// `connection` is called for each new connection to be written, `ended` for each flow that ends by a
-    /// packet.
+    /// They count under the place `slot` of the list of counters; connections and flows have the
+    /// interface of their frames. `connection` is called for each new connection to be written, `ended`
+    /// for each flow that ends by a packet.
     ///
     /// A ring asks for the memory of frames some steps ahead. Each step here has the work of a frame
     /// beside it, so that the memory is there when it is needed: taking all frames of a vector first
@@ -118,13 +119,13 @@ impl Analyser {
     #[inline]
     pub fn analyse<'a>(
         &mut self,
-        interface: usize,
+        slot: usize,
         source: &mut impl Iterator<Item = Frame<'a>>,
         vector: &mut [Frame<'a>; VECTOR],
         mut connection: impl FnMut(NewConnection),
         mut ended: impl FnMut(EndedFlow),
     ) -> &[Packet] {
-        let (count, observed) = self.parse(interface, source, vector);
+        let (count, observed) = self.parse(slot, source, vector);
         let frames = &vector[..count];
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
@@ -138,8 +139,8 @@ impl Analyser {
                 self.contacts.take_in(*hash, &key, *observation, frames[number].time);
             }
         }
-        self.log_connections(interface, frames, &mut connection);
-        self.count_flows(interface, frames, &mut ended);
+        self.log_connections(frames, &mut connection);
+        self.count_flows(frames, &mut ended);
         &self.packets[..frames.len()]
     }
 
@@ -148,11 +149,11 @@ impl Analyser {
     #[inline]
     fn parse<'a>(
         &mut self,
-        interface: usize,
+        slot: usize,
         source: &mut impl Iterator<Item = Frame<'a>>,
         vector: &mut [Frame<'a>; VECTOR],
     ) -> (usize, usize) {
-        let counters = &self.counters.interfaces[interface];
+        let counters = &self.counters.interfaces[slot];
         let mut flows = self.flows.as_mut();
         let (mut count, mut observed) = (0, 0);
         let mut bytes = 0;
@@ -175,8 +176,7 @@ impl Analyser {
             tunnelled += u64::from(packet.tunnel_depth != 0);
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
             if let Some(Flows { table, keys, .. }) = &mut flows {
-                // An index of a list that has one entry per interface; it fits by far.
-                let mut key = table.key(packet, interface as u32, frame.time);
+                let mut key = table.key(packet, frame.interface, frame.time);
                 key.iter_mut().for_each(|key| table.prefetch(key));
                 keys[number] = key;
             }
@@ -202,15 +202,13 @@ impl Analyser {
     #[inline]
     fn log_connections(
         &mut self,
-        interface: usize,
         frames: &[Frame<'_>],
         connection: &mut impl FnMut(NewConnection),
     ) {
         let Some(log) = &mut self.connections else { return };
         let (mut connections, mut over_limit) = (0, 0);
         for (frame, packet) in frames.iter().zip(&self.packets) {
-            // An index of a list that has one entry per interface; it fits by far.
-            match log.observe(packet, interface as u32, frame.time) {
+            match log.observe(packet, frame.interface, frame.time) {
                 Seen::Nothing => {}
                 Seen::OverLimit => over_limit += 1,
                 Seen::Connection(new) => {
@@ -225,18 +223,13 @@ impl Analyser {
 
     /// Last pass: each packet in its flow.
     #[inline]
-    fn count_flows(
-        &mut self,
-        interface: usize,
-        frames: &[Frame<'_>],
-        ended: &mut impl FnMut(EndedFlow),
-    ) {
+    fn count_flows(&mut self, frames: &[Frame<'_>], ended: &mut impl FnMut(EndedFlow)) {
         let Some(Flows { table, limit, keys, .. }) = &mut self.flows else { return };
         let mut ended = limit.apply(&self.counters.worker.flows, ended);
         for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
             if let Some(key) = key {
-                let interface = interface as u32;
-                table.observe(key, packet, interface, frame.wire_len, frame.time, &mut ended);
+                let Frame { interface, wire_len, time, .. } = *frame;
+                table.observe(key, packet, interface, wire_len, time, &mut ended);
             }
         }
     }

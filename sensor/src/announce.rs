@@ -46,9 +46,14 @@ impl Announcer {
         self.interfaces.get(interface).map_or("", String::as_str)
     }
 
-    /// Says what happened to an interface.
+    /// Says what happened to an interface that is captured by its name.
     pub fn interface(&self, interface: usize, change: InterfaceChange) {
-        let name = self.name(interface);
+        self.interface_of(interface, self.name(interface), change);
+    }
+
+    /// Says what happened to one of the interfaces that are captured together under the place
+    /// `interface`, which is where it counts.
+    pub fn interface_of(&self, interface: usize, name: &str, change: InterfaceChange) {
         match change {
             InterfaceChange::LinkUp => tracing::info!(name, "link is up, capture goes on"),
             InterfaceChange::LinkDown => tracing::warn!(name, "link is down"),
@@ -59,6 +64,7 @@ impl Announcer {
             InterfaceChange::Renamed => {
                 tracing::warn!(name, "interface goes by another name; capture goes on");
             }
+            InterfaceChange::New => tracing::info!(name, "new interface is captured"),
             InterfaceChange::MtuChanged => tracing::info!(name, "mtu changed"),
             InterfaceChange::MacChanged => tracing::info!(name, "hardware address changed"),
         }
@@ -66,7 +72,7 @@ impl Announcer {
             counts[change as usize].fetch_add(1, Ordering::Relaxed);
         }
         // 1 024 news wait at most; what finds no room is in the metrics, and in health while it lasts.
-        let _ = self.news.try_send(ToRecorder::Interface(health::now(), interface, change));
+        let _ = self.news.try_send(ToRecorder::Interface(health::now(), name.to_owned(), change));
     }
 
     /// Says what happened to a worker.

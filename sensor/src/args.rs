@@ -53,7 +53,7 @@ pub struct Run {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interface to capture on; may be repeated
+    /// Interface to capture on: a name, or a glob such as 'veth*' or '*'; may be repeated
     #[arg(short, long, value_name = "IFACE")]
     pub interface: Vec<String>,
     /// Analyse a capture file (pcap, pcapng) instead of an interface; `-` reads standard input
@@ -78,6 +78,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringwatch-sensor -i eth0                       analyse eth0, print events on standard output
   ringwatch-sensor -i eth0 -i lo --events eve.json
+  ringwatch-sensor -i 'veth*' -i eth0            also interfaces that appear later
   ringwatch-sensor --read capture.pcapng         the same analysis on a file, by the file's clock
   ringwatch-sensor -i eth0 --filter 'not port 22'
   ringwatch-sensor --config /etc/ringwatch/sensor.toml

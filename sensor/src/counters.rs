@@ -64,6 +64,9 @@ pub struct InterfaceCounters {
     pub corrupt_blocks: Counter,
     /// Stored in a ring that was given up before they were read: the worker panicked.
     pub unread: Counter,
+    /// Frames of interfaces that are not captured, in a ring on all interfaces: the filter did not know
+    /// them yet, or has no room for them.
+    pub not_wanted: Counter,
     /// Taken into analysis.
     pub analysed: Counter,
     /// Bytes on the wire of the analysed frames.
@@ -98,10 +101,15 @@ impl InterfaceCounters {
     /// After a panic of the worker that writes these counters, and after its rings were closed: what is
     /// missing in the sums was lost with it. To be called by that worker.
     pub fn settle_after_panic(&self) {
-        let [seen, drops, corrupt, analysed] =
-            [&self.kernel_packets, &self.kernel_drops, &self.corrupt, &self.analysed]
-                .map(Counter::read);
-        self.unread.set(seen.saturating_sub(drops + corrupt + analysed));
+        let [seen, drops, corrupt, not_wanted, analysed] = [
+            &self.kernel_packets,
+            &self.kernel_drops,
+            &self.corrupt,
+            &self.not_wanted,
+            &self.analysed,
+        ]
+        .map(Counter::read);
+        self.unread.set(seen.saturating_sub(drops + corrupt + not_wanted + analysed));
         let decided = [&self.not_selected, &self.own_uplink, &self.exported, &self.lost_pool_empty];
         let decided: u64 = decided.map(Counter::read).iter().sum();
         self.lost_worker_panicked.set(analysed.saturating_sub(decided));
@@ -291,7 +299,7 @@ impl Counters {
         let mut ledger = self.ledger();
         for one in &mut ledger.interfaces {
             one.analysed = one.not_selected + one.exported + one.lost.values().sum::<u64>();
-            let read = one.kernel_drops + one.corrupt + one.unread + one.analysed;
+            let read = one.kernel_drops + one.corrupt + one.unread + one.not_wanted + one.analysed;
             one.kernel_packets = one.kernel_packets.max(read);
         }
         ledger
@@ -332,6 +340,7 @@ impl Counters {
             kernel_drops: sum(|c| &c.kernel_drops),
             corrupt: sum(|c| &c.corrupt),
             unread: sum(|c| &c.unread),
+            not_wanted: sum(|c| &c.not_wanted),
             analysed: sum(|c| &c.analysed),
             not_selected: sum(|c| &c.not_selected) + sum(|c| &c.own_uplink),
             exported: sum(|c| &c.exported),
@@ -349,9 +358,10 @@ mod tests {
         let counters = Counters::new(vec!["a".into(), "b".into()], 2);
         for (index, set) in counters.workers().iter().enumerate() {
             let counted = &set.interfaces[1];
-            counted.kernel_packets.add(12 + index as u64);
+            counted.kernel_packets.add(17 + index as u64);
             counted.kernel_drops.add(3);
             counted.unread.add(2);
+            counted.not_wanted.add(5);
             counted.analysed.add(7 + index as u64);
             counted.not_selected.add(4 + index as u64);
             counted.lost_worker_panicked.add(1);
@@ -360,7 +370,8 @@ mod tests {
         }
         let ledger = counters.ledger();
         assert_eq!(ledger.check(), Ok(()));
-        assert_eq!(ledger.interfaces[1].kernel_packets, 25);
+        assert_eq!(ledger.interfaces[1].kernel_packets, 35);
+        assert_eq!(ledger.interfaces[1].not_wanted, 10);
         assert_eq!(ledger.interfaces[1].unread, 4);
         assert_eq!(ledger.interfaces[1].not_selected, 11);
         assert_eq!(ledger.interfaces[1].lost["pool_empty"], 2);

@@ -12,8 +12,10 @@ use std::fmt;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
+use nix::net::if_::if_nameindex;
 use serde::Serialize;
 
+use crate::interfaces::Patterns;
 use crate::metrics::{Families, Source};
 
 /// The receiving side of one interface, as its driver counts it. Unit: frames, unless said.
@@ -57,11 +59,28 @@ impl DeviceCounters {
     }
 }
 
-/// The counters of all interfaces of this network namespace, by name. Empty if the kernel does not say.
-#[must_use]
-pub fn read() -> HashMap<String, DeviceCounters> {
+/// One interface and its counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Device {
+    name: String,
+    /// Stays the same when it is renamed.
+    index: u32,
+    counters: DeviceCounters,
+}
+
+/// The counters of all interfaces of this network namespace. Empty if the kernel does not say.
+fn read() -> Vec<Device> {
+    let Ok(indexes) = if_nameindex() else { return Vec::new() };
+    let indexes =
+        indexes.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index()));
+    let indexes: HashMap<String, u32> = indexes.collect();
     // Of the thread: a process may have threads in several namespaces.
-    parse(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())
+    let counters = parse(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default());
+    let device = |(name, counters): (String, DeviceCounters)| {
+        let index = *indexes.get(&name)?;
+        Some(Device { name, index, counters })
+    };
+    counters.into_iter().filter_map(device).collect()
 }
 
 fn parse(text: &str) -> HashMap<String, DeviceCounters> {
@@ -76,26 +95,38 @@ fn parse(text: &str) -> HashMap<String, DeviceCounters> {
     rows.collect()
 }
 
+/// What is remembered of devices that are not there: they may come back from another namespace, with
+/// their index and all that they had counted.
+const MOST_ABSENT: usize = 1024;
+
 /// The counters of the captured interfaces since the start. They only grow, also when a device is
 /// deleted and made again.
 #[derive(Debug)]
 pub struct Devices {
     names: Vec<String>,
+    /// What the only name stands for, if it is no interface: those that match, all together.
+    patterns: Option<Patterns>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    last: HashMap<String, DeviceCounters>,
+    /// By index.
+    last: HashMap<u32, DeviceCounters>,
     sums: Vec<DeviceCounters>,
 }
 
 impl Devices {
-    /// Counts from now on.
+    /// Counts from now on the interfaces of these names, or those that match.
     #[must_use]
-    pub fn new(names: Vec<String>) -> Self {
+    pub fn new(names: Vec<String>, patterns: Option<Patterns>) -> Self {
+        Self::at(read(), names, patterns)
+    }
+
+    fn at(now: Vec<Device>, names: Vec<String>, patterns: Option<Patterns>) -> Self {
         let sums = vec![DeviceCounters::default(); names.len()];
-        Self { names, state: Mutex::new(State { last: read(), sums }) }
+        let last = now.into_iter().map(|one| (one.index, one.counters)).collect();
+        Self { names, patterns, state: Mutex::new(State { last, sums }) }
     }
 
     /// The names with their sums as they are now. To be called now and then, so that what a device
@@ -105,16 +136,30 @@ impl Devices {
         names.zip(self.take_in(read())).collect()
     }
 
-    fn take_in(&self, now: HashMap<String, DeviceCounters>) -> Vec<DeviceCounters> {
+    fn take_in(&self, now: Vec<Device>) -> Vec<DeviceCounters> {
         // A reader that panicked left whole numbers behind.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { last, sums } = &mut *state;
-        for (name, sum) in self.names.iter().zip(sums.iter_mut()) {
-            let Some(counted) = now.get(name) else { continue };
-            sum.add(&counted.since(&last.get(name).copied().unwrap_or_default()));
-            last.insert(name.clone(), *counted);
+        let present = now.len();
+        for Device { name, index, counters } in &now {
+            // Also of those that are not captured: they may be renamed.
+            let before = last.insert(*index, *counters).unwrap_or_default();
+            if let Some(place) = self.place_of(name) {
+                sums[place].add(&counters.since(&before));
+            }
+        }
+        if last.len() > present + MOST_ABSENT {
+            *last = now.into_iter().map(|one| (one.index, one.counters)).collect();
         }
         sums.clone()
+    }
+
+    /// Which of the names an interface belongs to.
+    fn place_of(&self, name: &str) -> Option<usize> {
+        match &self.patterns {
+            Some(patterns) => patterns.matches(name).then_some(0),
+            None => self.names.iter().position(|one| one == name),
+        }
     }
 }
 
@@ -174,7 +219,7 @@ Inter-|   Receive                                                |  Transmit
         let expected =
             DeviceCounters { packets: 890, bytes: 1_234_567, errors: 1, dropped: 2, fifo: 3 };
         assert_eq!((read.len(), read["eth0"]), (2, expected));
-        assert!(super::read().contains_key("lo"), "this system says as much");
+        assert!(super::read().iter().any(|one| one.name == "lo"), "this system says as much");
     }
 
     #[test]
@@ -182,19 +227,42 @@ Inter-|   Receive                                                |  Transmit
         assert!(parse("eth0: 1 2 three 4 5\neth1 1 2 3 4 5\neth2:\n").is_empty());
     }
 
+    fn device(name: &str, index: u32, packets: u64, dropped: u64) -> Device {
+        Device { name: name.into(), index, counters: counters(packets, dropped) }
+    }
+
     #[test]
     fn sums_go_on_when_a_device_is_deleted_and_made_again() {
-        let devices = Devices {
-            names: vec!["eth0".into()],
-            state: Mutex::new(State {
-                last: HashMap::from([("eth0".into(), counters(1000, 5))]),
-                sums: vec![DeviceCounters::default()],
-            }),
-        };
-        let at = |packets, dropped| HashMap::from([("eth0".into(), counters(packets, dropped))]);
-        assert_eq!(devices.take_in(at(1100, 6)), [counters(100, 1)]);
-        assert_eq!(devices.take_in(HashMap::new()), [counters(100, 1)], "deleted");
-        assert_eq!(devices.take_in(at(30, 2)), [counters(130, 3)], "made again");
-        assert_eq!(devices.take_in(at(40, 2)), [counters(140, 3)]);
+        let at = |index, packets, dropped| vec![device("eth0", index, packets, dropped)];
+        let devices = Devices::at(at(2, 1000, 5), vec!["eth0".into()], None);
+        assert_eq!(devices.take_in(at(2, 1100, 6)), [counters(100, 1)]);
+        assert_eq!(devices.take_in(Vec::new()), [counters(100, 1)], "deleted");
+        assert_eq!(devices.take_in(at(3, 30, 2)), [counters(130, 3)], "made again");
+        assert_eq!(devices.take_in(at(3, 40, 2)), [counters(140, 3)]);
+        assert_eq!(devices.take_in(at(3, 7, 0)), [counters(147, 3)], "made again with its index");
+    }
+
+    #[test]
+    fn what_a_glob_matches_is_counted_together_also_what_comes_later_or_is_renamed() {
+        let patterns = Patterns::new(&["d*".to_owned()], &["d9".to_owned()]).unwrap();
+        let start = vec![device("d0", 2, 1000, 5), device("d9", 3, 70, 0), device("e0", 4, 10, 0)];
+        let devices = Devices::at(start, vec![patterns.name()], Some(patterns));
+        let now = vec![device("d0", 2, 1001, 6), device("d9", 3, 90, 0), device("d1", 5, 20, 0)];
+        assert_eq!(devices.take_in(now), [counters(21, 1)]);
+        let now = vec![device("d7", 2, 1003, 6), device("d1", 3, 91, 0)];
+        assert_eq!(devices.take_in(now), [counters(24, 1)], "what it counted before is not new");
+        let now = vec![device("d1", 5, 22, 0)];
+        assert_eq!(devices.take_in(now), [counters(26, 1)], "back from another namespace");
+    }
+
+    #[test]
+    fn devices_that_come_and_go_are_not_remembered_for_ever() {
+        let patterns = Patterns::new(&["*".to_owned()], &[]).unwrap();
+        let devices = Devices::at(Vec::new(), vec![patterns.name()], Some(patterns));
+        for index in 1..10_000 {
+            devices.take_in(vec![device("d0", index, 1, 0)]);
+            assert!(devices.state.lock().unwrap().last.len() <= MOST_ABSENT + 1);
+        }
+        assert_eq!(devices.take_in(Vec::new()), [counters(9999, 0)]);
     }
 }

@@ -93,7 +93,6 @@ impl Exporter {
     #[inline]
     pub fn take(
         &mut self,
-        interface: u32,
         frames: &[Frame<'_>],
         packets: &[Packet],
         counters: &InterfaceCounters,
@@ -108,7 +107,7 @@ impl Exporter {
                 &counters.not_selected
             } else if is_own(&packet.tuple) {
                 &counters.own_uplink
-            } else if self.push(interface, frame) {
+            } else if self.push(frame) {
                 &counters.exported
             } else {
                 &counters.lost_pool_empty
@@ -124,14 +123,14 @@ impl Exporter {
         }
     }
 
-    fn push(&mut self, interface: u32, frame: &Frame<'_>) -> bool {
+    fn push(&mut self, frame: &Frame<'_>) -> bool {
         // Twice at most: a frame that does not fit into the current batch fits into an empty one.
         for _ in 0..2 {
             if self.current.is_none() {
                 self.current = self.empty.pop().ok();
             }
             let Some(batch) = &mut self.current else { return false };
-            if write(batch, interface, frame) {
+            if write(batch, frame) {
                 return true;
             }
             self.hand_over();
@@ -157,7 +156,7 @@ impl Drop for Exporter {
 
 /// Copies a frame, with the VLAN tag back in its place behind the two MAC addresses.
 #[inline]
-fn write(batch: &mut FrameBatchWriter, interface: u32, frame: &Frame<'_>) -> bool {
+fn write(batch: &mut FrameBatchWriter, frame: &Frame<'_>) -> bool {
     const MAC_ADDRESSES: usize = 12;
     const TAG: u32 = 4;
     let pushed = match (frame.vlan, frame.data.split_at_checked(MAC_ADDRESSES)) {
@@ -165,9 +164,14 @@ fn write(batch: &mut FrameBatchWriter, interface: u32, frame: &Frame<'_>) -> boo
             let [p0, p1] = vlan.protocol.to_be_bytes();
             let [c0, c1] = vlan.control.to_be_bytes();
             let wire_len = WireLen(frame.wire_len.0.saturating_add(TAG));
-            batch.try_push(frame.time, wire_len, interface, &[addresses, &[p0, p1, c0, c1], rest])
+            batch.try_push(
+                frame.time,
+                wire_len,
+                frame.interface,
+                &[addresses, &[p0, p1, c0, c1], rest],
+            )
         }
-        _ => batch.try_push(frame.time, frame.wire_len, interface, &[frame.data]),
+        _ => batch.try_push(frame.time, frame.wire_len, frame.interface, &[frame.data]),
     };
     pushed.is_ok()
 }
@@ -184,7 +188,7 @@ mod tests {
 
     fn frame(data: &[u8], vlan: Option<VlanTag>) -> Frame<'_> {
         let wire_len = WireLen(data.len() as u32);
-        Frame { data, wire_len, time: UnixNanos(1), vlan, link: LinkType::ETHERNET }
+        Frame { data, wire_len, time: UnixNanos(1), vlan, link: LinkType::ETHERNET, interface: 0 }
     }
 
     fn packet(source_port: u16) -> Packet {
@@ -220,7 +224,7 @@ mod tests {
         let bytes: Vec<u8> = (0..20).collect();
         let tag = VlanTag { protocol: 0x88a8, control: 0x2064 };
         let counters = InterfaceCounters::default();
-        exporter.take(0, &[frame(&bytes, Some(tag))], &[packet(1)], &counters, |_| false);
+        exporter.take(&[frame(&bytes, Some(tag))], &[packet(1)], &counters, |_| false);
         exporter.flush();
         let expected = [&bytes[..12], &[0x88, 0xa8, 0x20, 0x64], &bytes[12..]].concat();
         assert_eq!(sent(&mut cycle), [expected]);
@@ -232,15 +236,15 @@ mod tests {
         let bytes = vec![0; 1500];
         let counters = InterfaceCounters::default();
         for _ in 0..100 {
-            exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
+            exporter.take(&[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
         }
-        exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| true);
+        exporter.take(&[frame(&bytes, None)], &[packet(1)], &counters, |_| true);
         exporter.flush();
         let (exported, lost) = (counters.exported.read(), counters.lost_pool_empty.read());
         assert_eq!((exported + lost, counters.own_uplink.read()), (100, 1));
         assert!(lost > 0 && exported > 0, "{exported} exported, {lost} lost");
         assert_eq!(sent(&mut cycle).len() as u64, exported);
-        exporter.take(0, &[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
+        exporter.take(&[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
         assert_eq!(counters.exported.read(), exported + 1, "batches go round");
     }
 

@@ -15,7 +15,13 @@ pub struct Frame<'a> {
     pub vlan: Option<VlanTag>,
     /// How the bytes begin.
     pub link: LinkType,
+    /// The interface that it passed: an id of [`InterfaceNames`](crate::interfaces::InterfaceNames); 0
+    /// for the frames of a file.
+    pub interface: u32,
 }
+
+// A vector of frames is copied for every block: the interface lies where padding was.
+const _: () = assert!(size_of::<Frame<'_>>() == 40);
 
 impl Frame<'_> {
     /// No bytes at no time: what a vector holds where no frame was put yet.
@@ -25,6 +31,7 @@ impl Frame<'_> {
         time: UnixNanos(0),
         vlan: None,
         link: LinkType::ETHERNET,
+        interface: 0,
     };
 }
 

@@ -46,6 +46,7 @@ pub mod gathering;
 pub mod hardware;
 pub mod health;
 pub mod hygiene;
+pub mod interfaces;
 pub mod ledger;
 pub mod metrics;
 pub mod output;

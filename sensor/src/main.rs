@@ -8,16 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use sensor::afpacket::{Interface, OpenError};
+use sensor::afpacket::{Interface, OpenError, RingConfig};
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
 use sensor::file::FileError;
 use sensor::filter::FilterError;
-use sensor::frame::LinkType;
 use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
-use sensor::setup::{self, SetupError};
+use sensor::setup::{self, Captured, SetupError};
 use sensor::worker::WorkerError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -53,12 +52,12 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let stopped = Arc::new(AtomicBool::new(false));
     listen_for_signals(&stopped)?;
     let config = run.configuration()?;
-    let interfaces = setup::interfaces(&config.capture)?;
+    let captured = setup::captured(&config.capture)?;
+    let names = captured.names();
     let cpus = setup::cpus(&config.capture)?;
-    let ring = setup::ring(&config.capture, interfaces.len() * cpus.len())?;
-    let filters = setup::filters(&config.capture, interfaces.iter().map(|one| one.link))?;
+    let ring = setup::ring(&config.capture, names.len() * cpus.len())?;
+    let filters = setup::filters(&config.capture, &captured)?;
     let sensor = setup::sensor_name(&config)?;
-    let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
     tracing::info!(
         sensor,
         interfaces = ?names,
@@ -69,30 +68,10 @@ fn capture(run: &Run) -> Result<(), Failure> {
         stall_tolerance_ms = setup::stall_tolerance_ms(&ring),
         "starting; ring sizes are for each interface and worker"
     );
-    for name in &names {
-        hygiene::check(name, &cpus).log();
-        let bytes = ring.ring_bytes() * cpus.len() as u64;
-        let ms_at = |megabits| setup::line_rate_ms(bytes, megabits);
-        match setup::link_speed(name) {
-            Some(mbit_s) => tracing::info!(
-                interface = name,
-                bytes,
-                mbit_s,
-                line_rate_ms = ms_at(mbit_s),
-                "what its rings hold"
-            ),
-            None => tracing::info!(
-                interface = name,
-                bytes,
-                ms_at_1_gbit_s = ms_at(1000),
-                ms_at_10_gbit_s = ms_at(10_000),
-                "what its rings hold; the interface says no speed"
-            ),
-        }
-    }
+    describe(&captured, &cpus, &ring);
     let stats_interval = run.stats_interval();
     let pipeline =
-        Pipeline::start(Start { config, sensor, interfaces, filters, cpus, ring, stats_interval })?;
+        Pipeline::start(Start { config, sensor, captured, filters, cpus, ring, stats_interval })?;
     tracing::info!("capturing; SIGINT or SIGTERM ends it");
     while !stopped.load(Ordering::Relaxed) && !pipeline.is_reader_gone() {
         std::thread::park_timeout(Duration::from_millis(50));
@@ -113,6 +92,47 @@ fn capture(run: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Says how the interfaces are set up, and for how long their rings last.
+fn describe(captured: &Captured, cpus: &[usize], ring: &RingConfig) {
+    /// Of more than these that match a glob, a log is no place for the details.
+    const MOST_MATCHES: usize = 16;
+    let present = match captured {
+        Captured::Named(_) => captured.names(),
+        Captured::Matching(patterns) => {
+            let mut names = Interface::names().unwrap_or_default();
+            names.retain(|name| patterns.matches(name));
+            names
+        }
+    };
+    for name in present.iter().take(MOST_MATCHES) {
+        hygiene::check(name, cpus).log();
+    }
+    if present.len() > MOST_MATCHES {
+        let unchecked = present.len() - MOST_MATCHES;
+        tracing::info!(unchecked, "see check-interface for the set-up of further interfaces");
+    }
+    for name in captured.names() {
+        let bytes = ring.ring_bytes() * cpus.len() as u64;
+        let ms_at = |megabits| setup::line_rate_ms(bytes, megabits);
+        match setup::link_speed(&name) {
+            Some(mbit_s) => tracing::info!(
+                interface = name,
+                bytes,
+                mbit_s,
+                line_rate_ms = ms_at(mbit_s),
+                "what its rings hold"
+            ),
+            None => tracing::info!(
+                interface = name,
+                bytes,
+                ms_at_1_gbit_s = ms_at(1000),
+                ms_at_10_gbit_s = ms_at(10_000),
+                "what its rings hold; the interface says no speed"
+            ),
+        }
+    }
+}
+
 /// Analyses a capture file.
 fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
     let config = run.configuration()?;
@@ -130,9 +150,9 @@ fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
 fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let workers = setup::cpus(&config.capture)?.len();
-    setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
-    // Of the interfaces, nothing is known here; most are Ethernet.
-    setup::filters(&config.capture, [LinkType::ETHERNET])?;
+    setup::ring(&config.capture, setup::rings_of_worker(&config.capture)? * workers)?;
+    // Of the interfaces, nothing is known here: the filter for all of them has what that for one has.
+    setup::filter_for_all(&config.capture)?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())

@@ -160,6 +160,11 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
     ("ringwatch_unread_frames", "Frames in rings that were given up before they were read", |c| {
         &c.unread
     }),
+    (
+        "ringwatch_not_wanted_frames",
+        "Frames of interfaces that are not captured, which passed the filter of a ring on all",
+        |c| &c.not_wanted,
+    ),
     ("ringwatch_analysed_packets", "Frames taken into analysis", |c| &c.analysed),
     ("ringwatch_analysed_bytes", "Bytes on the wire of the frames taken into analysis", |c| {
         &c.analysed_bytes

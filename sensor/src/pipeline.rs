@@ -35,7 +35,7 @@ use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
-    self, Fanout, Interface, OpenError, Program, Reserve, RingConfig, Symmetry, Unbound,
+    self, Fanout, OpenError, Program, Promiscuity, Reserve, RingConfig, Symmetry, Unbound,
 };
 use crate::analyse;
 use crate::announce::Announcer;
@@ -51,13 +51,14 @@ use crate::export::Exporter;
 use crate::flow::{EndedFlow, FlowTable};
 use crate::gathering::Board;
 use crate::health::{self, Health};
+use crate::interfaces::{InterfaceNames, Lookout, Places};
 use crate::ledger::LedgerView;
 use crate::metrics::{self, Source};
 use crate::output::{Output, OutputError};
 use crate::recorder::{self, Recorder, RecorderCounters};
 use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
-use crate::setup;
+use crate::setup::{self, Captured};
 use crate::supervisor::{self, Supervisor, SupervisorStatus};
 use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
@@ -71,8 +72,8 @@ pub enum ToRecorder {
     Alert(Box<Alert>),
     /// Alerts that could not be told one by one.
     AlertsSummarised(UnixNanos, AlertSummary),
-    /// Something happened to the interface with this index.
-    Interface(UnixNanos, usize, InterfaceChange),
+    /// Something happened to the interface of this name.
+    Interface(UnixNanos, String, InterfaceChange),
     /// Something happened to a worker.
     Worker(UnixNanos, usize, WorkerChange),
     /// Everyone else has ended: write what is left.
@@ -94,6 +95,9 @@ pub enum StartError {
     /// The local API cannot serve.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The system does not say which interfaces there are.
+    #[error("cannot list the interfaces")]
+    Interfaces(#[source] std::io::Error),
     /// The uplink cannot start.
     #[error(transparent)]
     Uplink(#[from] UplinkStartError),
@@ -155,16 +159,25 @@ pub struct Start {
     pub config: Config,
     /// Name of the sensor.
     pub sensor: String,
-    /// The interfaces, looked up.
-    pub interfaces: Vec<Interface>,
+    /// What is captured on.
+    pub captured: Captured,
     /// CPUs of the workers; their number is that of the workers.
     pub cpus: Vec<usize>,
     /// Sizes of each ring.
     pub ring: RingConfig,
-    /// Filter of the rings, by the interface; `None` lets everything in.
+    /// Filter of the rings, in the order of [`Captured::names`]; `None` lets everything in.
     pub filters: Vec<Option<Program>>,
     /// Time between `stats` events.
     pub stats_interval: Duration,
+}
+
+impl Start {
+    /// What asks the interfaces of a glob for all frames, if that is configured. Rings on one interface do
+    /// so themselves.
+    fn promiscuity(&self) -> Result<Option<Promiscuity>, OpenError> {
+        let is_needed = matches!(self.captured, Captured::Matching(_)) && self.ring.promiscuous;
+        is_needed.then(Promiscuity::new).transpose()
+    }
 }
 
 const NEWS_QUEUE: usize = 1024;
@@ -185,16 +198,18 @@ impl Pipeline {
     /// See [`StartError`]; the program is to end then.
     pub fn start(start: Start) -> Result<Self, StartError> {
         let output = Output::open(&start.config.events.output)?;
-        let rings = start.interfaces.len() * start.cpus.len();
+        let rings = start.captured.names().len() * start.cpus.len();
         let reserve = Reserve::fill(setup::reserve_sockets(&start.config.capture, rings))?;
         let symmetry = test_symmetry(&start)?;
+        let promiscuity = start.promiscuity()?;
         // Threads inherit what this one has: from here on nobody has any privilege.
         sandbox::give_up_privileges()?;
         let (to_recorder, news) = bounded(NEWS_QUEUE);
         let common = Common::new(&start, &to_recorder, symmetry.as_ref());
+        let lookout = common.lookout(&start, promiscuity)?;
         let crew = Crew::hire(&start, &common)?;
         let stop_supervisor = Arc::new(AtomicBool::new(false));
-        let supervisor = common.start_supervisor(&start, reserve, &stop_supervisor)?;
+        let supervisor = common.start_supervisor(&start, reserve, lookout, &stop_supervisor)?;
         wait_for(&crew.said, Milestone::Joined, START_LIMIT)?;
         let uplink = common.start_uplink(&start, crew.batches)?;
         let recorder = common.recorder(&start, output, uplink.as_ref());
@@ -304,6 +319,9 @@ struct Common {
     keys: Keys,
     boot_epoch: u64,
     board: Arc<Board>,
+    interfaces: Arc<InterfaceNames>,
+    /// Where frames belong, where a ring has several interfaces.
+    places: Option<Arc<Places>>,
     announcer: Arc<Announcer>,
     supervision: Arc<SupervisorStatus>,
     timing: Arc<Timing>,
@@ -312,7 +330,7 @@ struct Common {
 
 impl Common {
     fn new(start: &Start, news: &Sender<ToRecorder>, symmetry: Option<&Symmetry>) -> Self {
-        let names: Vec<String> = start.interfaces.iter().map(|one| one.name.clone()).collect();
+        let names = start.captured.names();
         let workers = start.cpus.len();
         let counters = Arc::new(Counters::new(names.clone(), workers));
         let recorder_counters = Arc::new(RecorderCounters::default());
@@ -333,17 +351,40 @@ impl Common {
             keys: Keys::random(),
             boot_epoch: health::now().0,
             board: Arc::new(Board::new(workers, names.len())),
+            interfaces: Arc::new(start.captured.interface_names()),
+            places: matches!(start.captured, Captured::Matching(_)).then(Arc::default),
             announcer: Arc::new(Announcer::new(names.clone(), workers, news.clone())),
             timing: Arc::new(Timing::new(workers)),
-            devices: Arc::new(Devices::new(names.clone())),
+            devices: Arc::new(Devices::new(names.clone(), start.captured.patterns().cloned())),
             supervision: Arc::new(SupervisorStatus::new(names, symmetry)),
         }
+    }
+
+    /// Looks for the first time at what a glob matches, before any frame comes.
+    fn lookout(
+        &self,
+        start: &Start,
+        promiscuity: Option<Promiscuity>,
+    ) -> Result<Option<Lookout>, StartError> {
+        let (Captured::Matching(patterns), Some(places)) = (&start.captured, &self.places) else {
+            return Ok(None);
+        };
+        let (names, places) = (Arc::clone(&self.interfaces), Arc::clone(places));
+        let lookout = Lookout::new(patterns.clone(), names, places, promiscuity);
+        let lookout = lookout.map_err(StartError::Interfaces)?;
+        let interfaces: Vec<&str> = lookout.captured().collect();
+        match interfaces.as_slice() {
+            [] => tracing::info!(patterns = patterns.name(), "no interface matches yet; waiting"),
+            _ => tracing::info!(?interfaces, "captured now; those that come later will be too"),
+        }
+        Ok(Some(lookout))
     }
 
     fn start_supervisor(
         &self,
         start: &Start,
         reserve: Reserve,
+        lookout: Option<Lookout>,
         stop: &Arc<AtomicBool>,
     ) -> Result<JoinHandle<bool>, StartError> {
         let supervisor = Supervisor::new(supervisor::Parts {
@@ -354,7 +395,8 @@ impl Common {
             status: Arc::clone(&self.supervision),
             reserve,
             fanout: setup::fanout(&start.config, start.cpus.len()),
-            interfaces: start.interfaces.clone(),
+            scopes: start.captured.names().into_iter().zip(start.captured.scopes()).collect(),
+            lookout,
         });
         let stop = Arc::clone(stop);
         let body = move || {
@@ -373,7 +415,7 @@ impl Common {
         let about = uplink_thread::About {
             sensor: &start.sensor,
             boot_epoch: self.boot_epoch,
-            interfaces: &start.interfaces,
+            interfaces: Arc::clone(&self.interfaces),
             snaplen: start.config.export.snaplen,
         };
         let (ledger, status) = (self.ledger.clone(), Arc::clone(&self.uplink));
@@ -384,7 +426,7 @@ impl Common {
         let settings = recorder::Settings {
             sensor: start.sensor.clone(),
             boot_epoch: self.boot_epoch,
-            interfaces: self.counters.interfaces().to_vec(),
+            interfaces: Arc::clone(&self.interfaces),
             connections_per_second: start.config.events.connections_per_second,
             flows_per_second: start.config.events.flows_per_second,
             flow_key: self.keys.flow,
@@ -421,6 +463,7 @@ impl Common {
             Arc::clone(&self.detection_counters) as _,
             Arc::clone(&self.announcer) as _,
             Arc::clone(&self.supervision) as _,
+            Arc::clone(&self.interfaces) as _,
             Arc::clone(&self.timing) as _,
             Arc::clone(&self.devices) as _,
         ];
@@ -525,6 +568,7 @@ impl Crew {
             stopwatch: common.timing.stopwatch(index),
             outlets,
             board: Arc::clone(&common.board),
+            places: common.places.clone(),
             stop: Arc::clone(&common.stop),
         }
     }

@@ -20,6 +20,7 @@ use crate::event::{
     self, DecoderStats, Event, EventWriter, FlowEnd, InterfaceChange, LiveStats, WorkerChange,
 };
 use crate::flow::{EndedFlow, FlowLimit};
+use crate::interfaces::InterfaceNames;
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
@@ -33,7 +34,7 @@ pub struct Recorder {
     writer: EventWriter,
     output: Output,
     uplink: Option<Sender<OutgoingRecord>>,
-    interfaces: Vec<String>,
+    interfaces: Arc<InterfaceNames>,
     limit: SecondLimit,
     flows: FlowLimit,
     unwritten_flows: UnwrittenFlows,
@@ -68,7 +69,7 @@ pub struct Settings {
     /// Start of this run; part of each event's id.
     pub boot_epoch: u64,
     /// Names of the interfaces.
-    pub interfaces: Vec<String>,
+    pub interfaces: Arc<InterfaceNames>,
     /// New connections written in a second, of all workers together.
     pub connections_per_second: u32,
     /// Ended flows written in a second, of all workers together.
@@ -131,7 +132,8 @@ impl Recorder {
         let kind = Kind::Tcp { flags: tcp::SYN, sequence: 0, acknowledgement: 0 };
         let packet = Packet { tuple, kind, ..Packet::default() };
         let community_id = packet::community_id(&packet).unwrap_or_default();
-        let interface = self.interfaces.get(interface as usize).map_or("", String::as_str);
+        let names = self.interfaces.load();
+        let interface = names.get(interface as usize).map_or("", |one| &one.name);
         let event = Event::NewConnection(event::NewConnection {
             time,
             tuple,
@@ -166,7 +168,8 @@ impl Recorder {
         };
         let packet = Packet { tuple: flow.tuple, kind, ..Packet::default() };
         let community_id = packet::community_id(&packet).unwrap_or_default();
-        let interface = self.interfaces.get(flow.interface as usize).map_or("", String::as_str);
+        let names = self.interfaces.load();
+        let interface = names.get(flow.interface as usize).map_or("", |one| &one.name);
         let event = Event::FlowEnd(FlowEnd {
             flow,
             interface,
@@ -212,9 +215,8 @@ impl Recorder {
     }
 
     /// Something happened to an interface.
-    pub fn interface(&mut self, time: UnixNanos, interface: usize, change: InterfaceChange) {
-        let name = self.interfaces.get(interface).cloned().unwrap_or_default();
-        self.anomaly(&Event::Interface { time, interface: &name, change });
+    pub fn interface(&mut self, time: UnixNanos, interface: &str, change: InterfaceChange) {
+        self.anomaly(&Event::Interface { time, interface, change });
     }
 
     /// Something happened to a worker.

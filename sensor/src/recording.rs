@@ -90,7 +90,7 @@ impl RecorderDesk {
                 self.recorder.alerts_summarised(time, summary);
             }
             ToRecorder::Interface(time, interface, change) => {
-                self.recorder.interface(time, interface, change);
+                self.recorder.interface(time, &interface, change);
             }
             ToRecorder::Worker(time, worker, change) => self.recorder.worker(time, worker, change),
             ToRecorder::Finish => {}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig};
+use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig, Scope};
 use crate::analyse::FlowSettings;
 use crate::config::{Capture, Config, Detect, FanoutMode, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
@@ -11,6 +11,7 @@ use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError};
 use crate::flow::Timeouts;
 use crate::frame::LinkType;
+use crate::interfaces::{InterfaceNames, PatternError, Patterns};
 use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
 
@@ -23,6 +24,15 @@ pub enum SetupError {
         /// Names of the interfaces that exist.
         existing: Vec<String>,
     },
+    /// All interfaces that are named are excluded as well.
+    #[error("capture.exclude leaves none of the interfaces {}", named.join(", "))]
+    AllExcluded {
+        /// The interfaces.
+        named: Vec<String>,
+    },
+    /// What is named is no name of an interface and no glob.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// An interface cannot be captured on.
     #[error(transparent)]
     Interface(#[from] OpenError),
@@ -84,20 +94,92 @@ const MOST_RESERVED: usize = 4096;
 /// Smallest block: it holds the largest frame that the kernel puts together, 64 KiB and headers.
 const LEAST_BLOCK_KIB: u32 = 128;
 
-/// The interfaces to capture on, looked up.
+/// What is captured on.
+#[derive(Clone, Debug)]
+pub enum Captured {
+    /// Interfaces that exist, each with a ring for each worker.
+    Named(Vec<Interface>),
+    /// Whatever interfaces match, now or later, with one ring for each worker.
+    Matching(Patterns),
+}
+
+impl Captured {
+    /// The names under which frames are counted: one for each ring of a worker.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Named(interfaces) => interfaces.iter().map(|one| one.name.clone()).collect(),
+            Self::Matching(patterns) => vec![patterns.name()],
+        }
+    }
+
+    /// What those match that are captured together under one name; `None` where each has its own.
+    #[must_use]
+    pub fn patterns(&self) -> Option<&Patterns> {
+        match self {
+            Self::Named(_) => None,
+            Self::Matching(patterns) => Some(patterns),
+        }
+    }
+
+    /// What the rings of each of these listen to.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<Scope> {
+        match self {
+            Self::Named(interfaces) => interfaces.iter().cloned().map(Scope::One).collect(),
+            Self::Matching(_) => vec![Scope::All { excluded: Vec::new() }],
+        }
+    }
+
+    /// The ids that frames begin with. Those of named interfaces are their places.
+    #[must_use]
+    pub fn interface_names(&self) -> InterfaceNames {
+        match self {
+            Self::Named(interfaces) => {
+                InterfaceNames::new(interfaces.iter().map(|one| (one.name.as_str(), one.link)))
+            }
+            Self::Matching(patterns) => {
+                // In the order of `PlaceMap::ETHERNET` and `PlaceMap::RAW`.
+                let links = [LinkType::ETHERNET, LinkType::RAW];
+                InterfaceNames::new(links.map(|link| (patterns.name(), link)))
+            }
+        }
+    }
+}
+
+/// What to capture on. Named interfaces are looked up; a glob among the names may match nothing yet.
 ///
 /// # Errors
-/// None is named, or one does not exist; both list those that do.
-pub fn interfaces(capture: &Capture) -> Result<Vec<Interface>, SetupError> {
-    if capture.interfaces.is_empty() {
+/// None is named, or one does not exist; both list those that do. All are excluded. A name or glob
+/// cannot be one.
+pub fn captured(capture: &Capture) -> Result<Captured, SetupError> {
+    let named = &capture.interfaces;
+    if named.is_empty() {
         return Err(SetupError::NoInterface { existing: Interface::names().unwrap_or_default() });
     }
-    let found = capture.interfaces.iter().map(|name| Interface::find(name));
-    let mut found: Vec<Interface> = found.collect::<Result<_, _>>()?;
+    let patterns = Patterns::new(named, &capture.exclude)?;
+    if patterns.has_glob() {
+        return Ok(Captured::Matching(patterns));
+    }
+    let wanted = named.iter().filter(|name| !patterns.excludes(name));
+    let mut found: Vec<Interface> =
+        wanted.map(|name| Interface::find(name)).collect::<Result<_, _>>()?;
+    if found.is_empty() {
+        return Err(SetupError::AllExcluded { named: named.clone() });
+    }
     let mut seen = std::collections::HashSet::new();
     // The same interface twice, under whatever name, would count every frame twice.
     found.retain(|interface| seen.insert(interface.index));
-    Ok(found)
+    Ok(Captured::Named(found))
+}
+
+/// How many rings a worker has, as far as that can be told without a look at the system.
+///
+/// # Errors
+/// A name or glob cannot be one.
+pub fn rings_of_worker(capture: &Capture) -> Result<usize, SetupError> {
+    let patterns = Patterns::new(&capture.interfaces, &capture.exclude)?;
+    Ok(if patterns.has_glob() { 1 } else { capture.interfaces.len().max(1) })
 }
 
 /// The CPU of each worker.
@@ -154,19 +236,24 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     })
 }
 
-/// The filter of each ring of a worker, by the interface; empty where all frames are wanted.
+/// The filter of each ring of a worker, in the order of [`Captured::names`]; `None` where all frames are
+/// wanted.
 ///
 /// # Errors
 /// See [`FilterError`].
 pub fn filters(
     capture: &Capture,
-    links: impl IntoIterator<Item = LinkType>,
+    captured: &Captured,
 ) -> Result<Vec<Option<Program>>, FilterError> {
-    let Some(expression) = &capture.filter else {
-        return Ok(links.into_iter().map(|_| None).collect());
-    };
-    let compiler = Compiler::new(expression)?;
-    links.into_iter().map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
+    match captured {
+        Captured::Matching(_) => Ok(vec![filter_for_all(capture)?]),
+        Captured::Named(interfaces) => {
+            let Some(expression) = &capture.filter else { return Ok(vec![None; interfaces.len()]) };
+            let compiler = Compiler::new(expression)?;
+            let links = interfaces.iter().map(|one| one.link);
+            links.map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
+        }
+    }
 }
 
 /// The filter of rings on all interfaces; `None` where all frames are wanted.
@@ -391,7 +478,31 @@ mod tests {
     #[test]
     fn an_interface_named_twice_is_captured_once() {
         let twice = Capture { interfaces: vec!["lo".into(), "lo".into()], ..capture(1) };
-        assert_eq!(interfaces(&twice).unwrap().len(), 1);
+        assert_eq!(captured(&twice).unwrap().names(), ["lo"]);
+    }
+
+    #[test]
+    fn a_glob_makes_one_ring_of_all_and_may_match_nothing() {
+        let interfaces = vec!["nosuch*".into(), "lo".into()];
+        let globs = Capture { interfaces, ..capture(1) };
+        let captured = captured(&globs).unwrap();
+        assert_eq!(captured.names(), ["nosuch*,lo"]);
+        assert_eq!(captured.scopes(), [Scope::All { excluded: Vec::new() }]);
+        assert_eq!(rings_of_worker(&globs).unwrap(), 1);
+        let declared = captured.interface_names().declaration(0, 9);
+        let links: Vec<u16> = declared.iter().map(|one| one.linktype).collect();
+        assert_eq!(links, [LinkType::ETHERNET.0, LinkType::RAW.0]);
+    }
+
+    #[test]
+    fn names_that_are_excluded_are_left_out_until_none_is_left() {
+        let exclude = vec!["no*".into()];
+        let interfaces: Vec<String> = vec!["lo".into(), "nosuch0".into()];
+        let named = Capture { interfaces: interfaces.clone(), exclude, ..capture(1) };
+        assert_eq!(captured(&named).unwrap().names(), ["lo"]);
+        let none = Capture { interfaces, exclude: vec!["*".into()], ..capture(1) };
+        let error = captured(&none).unwrap_err().to_string();
+        assert_eq!(error, "capture.exclude leaves none of the interfaces lo, nosuch0");
     }
 
     #[test]

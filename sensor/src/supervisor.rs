@@ -14,6 +14,9 @@
 //!   hash, peer: a worker has come back  its ring joins the group that there is
 //! ```
 //!
+//! Where the configuration has a glob, its rings are on all interfaces and nothing of this happens when
+//! one of them goes: a [`Lookout`] tells the workers which is which.
+//!
 //! Every new ring takes a socket out of the reserve. What cannot be done for want of sockets, health
 //! names with the remedy.
 
@@ -36,6 +39,7 @@ use crate::counters::Counters;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::gathering::{Board, Gathering, Stage};
 use crate::health::{Health, Link};
+use crate::interfaces::Lookout;
 use crate::metrics::{Families, Source};
 pub use rules::STALL_AFTER;
 use rules::{Action, Presence, Pulse, Retry, Sight, Situation, Tended, Unread};
@@ -57,6 +61,8 @@ pub struct Supervisor {
     reserve: Reserve,
     fanout: Option<Fanout>,
     interfaces: Vec<Watched>,
+    /// Looks after what a glob matches, where there is one.
+    lookout: Option<Lookout>,
     workers: Vec<Tended>,
     looked: Instant,
     asked: Instant,
@@ -78,8 +84,10 @@ pub struct Parts {
     pub reserve: Reserve,
     /// How frames are dealt; `None` for one worker.
     pub fanout: Option<Fanout>,
-    /// The interfaces, as they are at the start.
-    pub interfaces: Vec<Interface>,
+    /// What the rings of each place listen to, as it is at the start, and what it is called.
+    pub scopes: Vec<(String, Scope)>,
+    /// Looks after what a glob matches, where there is one.
+    pub lookout: Option<Lookout>,
 }
 
 /// What the supervisor counts, for metrics.
@@ -95,8 +103,10 @@ pub struct SupervisorStatus {
 
 /// An interface under watch.
 struct Watched {
-    /// As it was when it was looked up last; its name is the configured one.
-    interface: Interface,
+    /// Its name as it was configured, or the patterns.
+    name: String,
+    /// The interface as it was when it was looked up last, or all.
+    scope: Scope,
     /// Its hardware address.
     mac: Option<[u8; 6]>,
     presence: Presence,
@@ -122,15 +132,15 @@ impl Supervisor {
     /// Watches from now on.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { board, counters, health, announcer, status, reserve, fanout, interfaces } =
-            parts;
+        let Parts { board, counters, health, announcer, status, reserve, fanout, .. } = parts;
         let now = Instant::now();
         let workers = counters.workers().len();
         let properties = properties_by_name();
-        let watched = interfaces.into_iter().map(|interface| Watched {
-            mac: properties.get(&interface.name).and_then(|it| it.mac),
+        let watched = parts.scopes.into_iter().map(|(name, scope)| Watched {
+            mac: properties.get(&name).and_then(|it| it.mac),
             is_up: true,
-            interface,
+            name,
+            scope,
             presence: Presence::There,
             calls: vec![None; workers],
             before: vec![None; workers],
@@ -143,6 +153,7 @@ impl Supervisor {
         });
         Self {
             interfaces: watched.collect(),
+            lookout: parts.lookout,
             workers: (0..workers).map(|_| Tended::new(now)).collect(),
             board,
             counters,
@@ -162,7 +173,11 @@ impl Supervisor {
     pub fn run(mut self, stop: &AtomicBool) -> bool {
         while !stop.load(Ordering::Relaxed) {
             let is_gathering = self.look(Instant::now());
-            thread::sleep(if is_gathering { LOOK_SOON } else { LOOK_EVERY });
+            let pause = if is_gathering { LOOK_SOON } else { LOOK_EVERY };
+            match &mut self.lookout {
+                Some(lookout) => lookout.wait(pause),
+                None => thread::sleep(pause),
+            }
         }
         self.workers.iter().all(Tended::is_fit)
     }
@@ -180,6 +195,11 @@ impl Supervisor {
         if now.duration_since(self.asked) >= ASK_EVERY {
             self.asked = now;
             self.look_at_interfaces();
+        }
+        if let Some(lookout) = &mut self.lookout {
+            // A glob makes the interfaces share one place.
+            let say = &mut |name: &str, change| self.announcer.interface_of(0, name, change);
+            lookout.look_if_due(now, say);
         }
         let mut is_gathering = false;
         for interface in 0..self.interfaces.len() {
@@ -237,16 +257,21 @@ impl Supervisor {
 
     /// Notices when an interface goes, comes back, or changes.
     fn look_at_interfaces(&mut self) {
+        // Those of a glob are the lookout's.
+        if self.lookout.is_some() {
+            return;
+        }
         let properties = properties_by_name();
         for (index, watched) in self.interfaces.iter_mut().enumerate() {
-            let before = watched.presence;
-            let found = match Interface::find(&watched.interface.name) {
+            let Scope::One(interface) = &watched.scope else { continue };
+            let found = match Interface::find(&interface.name) {
                 Ok(found) => Some(found),
                 // The system gave no answer (no descriptor left, say): nothing is known.
                 Err(OpenError::System { .. }) => continue,
                 Err(_) => None,
             };
-            let (presence, change) = before.after(watched.sight(found.as_ref()));
+            let before = watched.presence;
+            let (presence, change) = before.after(sight(interface, found.as_ref()));
             watched.presence = presence;
             if let Some(change) = change {
                 self.announcer.interface(index, change);
@@ -255,13 +280,13 @@ impl Supervisor {
                 self.health.set_link(index, Link::Gone);
             }
             let Some(found) = found else { continue };
-            let is_other = before == Presence::Gone || found.index != watched.interface.index;
+            let is_other = before == Presence::Gone || found.index != interface.index;
             if is_other {
                 watched.is_other = true;
                 watched.retry = Retry::default();
                 watched.mac = None;
                 self.health.set_link(index, Link::Up);
-            } else if presence == Presence::There && found.mtu != watched.interface.mtu {
+            } else if presence == Presence::There && found.mtu != interface.mtu {
                 self.announcer.interface(index, InterfaceChange::MtuChanged);
             }
             let Properties { mac, is_up } =
@@ -271,7 +296,7 @@ impl Supervisor {
             }
             watched.mac = mac.or(watched.mac);
             watched.is_up = is_up;
-            watched.interface = found;
+            watched.scope = Scope::One(found);
         }
     }
 
@@ -288,13 +313,13 @@ impl Supervisor {
         if self.reserve.left() < watched.live().len() {
             // Whoever finds no socket would lose its ring: rather a wrong order than fewer readers.
             tracing::warn!(
-                name = watched.interface.name,
+                name = watched.name,
                 "the link came up with the rings in another order than that of the workers, and the \
                  reserve has no sockets for a new group; restart the sensor to put them in order"
             );
         } else {
             tracing::warn!(
-                name = watched.interface.name,
+                name = watched.name,
                 "the link came up with the rings in another order than that of the workers; \
                  a new group is made"
             );
@@ -335,7 +360,7 @@ impl Supervisor {
     fn call_all(&mut self, interface: usize, fit: &[usize]) -> bool {
         let Some(sockets) = self.sockets(fit) else { return false };
         let watched = &mut self.interfaces[interface];
-        let scope = Scope::One(watched.interface.clone());
+        let scope = watched.scope.clone();
         let gathering = Arc::new(Gathering::new(scope, self.fanout.clone(), sockets));
         watched.is_other = false;
         watched.is_failure_noted = false;
@@ -451,16 +476,6 @@ impl Watched {
         afpacket::creation_order(&inodes).is_ok_and(|order| order.is_sorted())
     }
 
-    /// What became of it, given what has its name now.
-    fn sight(&self, found: Option<&Interface>) -> Sight {
-        match found {
-            Some(found) if found.index == self.interface.index => Sight::Same,
-            Some(_) => Sight::Other,
-            None if has_another_name(&self.interface) => Sight::OtherName,
-            None => Sight::Nothing,
-        }
-    }
-
     /// Rings can be opened on it: otherwise sockets would be wasted.
     fn can_be_opened(&self, is_group: bool) -> bool {
         // At the start, whatever is wrong is to be said at once.
@@ -471,8 +486,9 @@ impl Watched {
     /// It is still what it was when it was looked up. Rings may notice earlier than this thread that
     /// it is gone.
     fn is_current(&self) -> bool {
-        if_::if_nametoindex(self.interface.name.as_str()) == Ok(self.interface.index)
-            || self.presence == Presence::Renamed && has_another_name(&self.interface)
+        let Scope::One(interface) = &self.scope else { return true };
+        if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
+            || self.presence == Presence::Renamed && has_another_name(interface)
     }
 
     /// While the interface is down, kernels before 6.13 let no ring join a group.
@@ -533,7 +549,7 @@ impl Watched {
     }
 
     fn problem(&self, workers: &[Tended]) -> Option<String> {
-        let name = &self.interface.name;
+        let name = &self.name;
         let live = self.live();
         let why = self.calls.iter().enumerate().find_map(|(worker, call)| {
             call.as_ref()?.failure(worker).map(|why| format!(": {why}"))
@@ -555,6 +571,16 @@ impl Watched {
         let why = self.calls[missing].as_ref().and_then(|call| call.failure(missing));
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         Some(format!("worker {missing} does not read interface {name}, others do{why}"))
+    }
+}
+
+/// What became of an interface, given what has its name now.
+fn sight(interface: &Interface, found: Option<&Interface>) -> Sight {
+    match found {
+        Some(found) if found.index == interface.index => Sight::Same,
+        Some(_) => Sight::Other,
+        None if has_another_name(interface) => Sight::OtherName,
+        None => Sight::Nothing,
     }
 }
 

@@ -6,10 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use wire::message::{Interface as WireInterface, SensorHello};
+use wire::message::SensorHello;
 
-use crate::afpacket::Interface;
 use crate::config::Uplink;
+use crate::interfaces::InterfaceNames;
 use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
 use crate::setup;
@@ -37,8 +37,8 @@ pub struct About<'a> {
     pub sensor: &'a str,
     /// Start of this run.
     pub boot_epoch: u64,
-    /// Its interfaces.
-    pub interfaces: &'a [Interface],
+    /// Its interfaces, those that come later too.
+    pub interfaces: Arc<InterfaceNames>,
     /// Most bytes of a frame that are exported.
     pub snaplen: u32,
 }
@@ -76,7 +76,8 @@ impl UplinkThread {
             collectors: settings.collectors.clone(),
             tls: setup::tls_files(settings),
             hello: hello(about),
-            interfaces: interfaces(about),
+            interfaces: Arc::clone(&about.interfaces),
+            snaplen: about.snaplen,
             timing: Timing::default(),
             record_queue_bytes: RECORD_QUEUE_BYTES,
         };
@@ -128,18 +129,6 @@ fn hello(about: &About<'_>) -> SensorHello {
         host: setup::host_name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
-}
-
-/// Interface ids on the wire are places in the list.
-fn interfaces(about: &About<'_>) -> Vec<WireInterface> {
-    let numbered = (0..).zip(about.interfaces);
-    let interface = |(id, one): (u32, &Interface)| WireInterface {
-        id,
-        name: one.name.clone(),
-        linktype: one.link.0,
-        snaplen: about.snaplen,
-    };
-    numbered.map(interface).collect()
 }
 
 #[derive(Debug)]

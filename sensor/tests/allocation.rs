@@ -2,6 +2,7 @@
 //! are pressed: not even the first time.
 
 use perf::frames::{self, ACK, ARP, DOT1AD, DOT1Q, FIN, IPV4, IPV6, RST, SYN};
+use sensor::afpacket::Captured;
 use sensor::analyse::{Analyser, FlowSettings, Settings, VECTOR};
 use sensor::config::{Export, ExportFrames};
 use sensor::connections::NewConnection;
@@ -10,6 +11,7 @@ use sensor::detection::Evidence;
 use sensor::export::Exporter;
 use sensor::flow::{EndedFlow, State, Timeouts};
 use sensor::frame::{Frame, LinkType, VlanTag};
+use sensor::interfaces::{Finder, Places};
 use sensor::uplink::OwnConnections;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -69,6 +71,7 @@ struct Desk {
     exporter: Exporter,
     batches: sensor::uplink::BatchRing,
     own: OwnConnections,
+    places: Places,
     connections: (rtrb::Producer<NewConnection>, rtrb::Consumer<NewConnection>),
     flows: (rtrb::Producer<EndedFlow>, rtrb::Consumer<EndedFlow>),
     evidence: (rtrb::Producer<Evidence>, rtrb::Consumer<Evidence>),
@@ -98,6 +101,7 @@ impl Desk {
             exporter,
             batches,
             own: OwnConnections::default(),
+            places: Places::default(),
             connections: rtrb::RingBuffer::new(1 << 10),
             flows: rtrb::RingBuffer::new(1 << 10),
             evidence: rtrb::RingBuffer::new(1 << 10),
@@ -108,11 +112,20 @@ impl Desk {
     /// One vector, as a worker takes it out of a block.
     fn work_through(&mut self, vector: &[Vec<u8>]) {
         let mut frames = [Frame::EMPTY; VECTOR];
+        let places = self.places.load();
+        let mut finder = Finder::new(&places);
         for (frame, data) in frames.iter_mut().zip(vector) {
             self.clock += 400;
             let vlan = (data.len() % 2 == 0).then_some(VlanTag { protocol: DOT1Q, control: 7 });
             let (time, wire_len) = (UnixNanos(self.clock), WireLen(data.len() as u32));
-            *frame = Frame { data, wire_len, time, vlan, link: LinkType::ETHERNET };
+            let link = if data.len() % 8 == 0 { LinkType::RAW } else { LinkType::ETHERNET };
+            *frame = Frame { data, wire_len, time, vlan, link: LinkType::ETHERNET, interface: 0 };
+            let captured = Captured {
+                frame: Frame { link, ..*frame },
+                packet_type: 0,
+                interface_index: u32::from(data.len() as u8),
+            };
+            frame.interface = finder.id_of(&captured).unwrap_or_default();
         }
         let frames = &frames[..vector.len()];
         let own = self.own.load();
@@ -132,7 +145,7 @@ impl Desk {
                 flows.push(flow).unwrap_or_default()
             });
         let counted = &counters.workers()[0].interfaces[0];
-        exporter.take(0, frames, packets, counted, |tuple| own.contains(tuple));
+        exporter.take(frames, packets, counted, |tuple| own.contains(tuple));
     }
 
     /// What a worker does four times a second.

@@ -20,8 +20,8 @@ use rings::{
     started_on, udp,
 };
 use sensor::afpacket::{
-    Direction, Fanout, Interface, OpenError, PeerRule, Reserve, Ring, RingConfig, Scope,
-    Statistics, Unbound, creation_order,
+    Direction, Fanout, Interface, OpenError, PeerRule, Promiscuity, Reserve, Ring, RingConfig,
+    Scope, Statistics, Unbound, creation_order,
 };
 use sensor::frame::LinkType;
 
@@ -83,8 +83,15 @@ fn promiscuous_mode_is_that_of_the_scope_and_ends_with_the_ring() {
         let ring = open(&CONFIG, &Scope::All { excluded: vec![interface("other0").index] });
         assert_eq!(of_each(["s0", "other0", "other1"]), ["1", "0", "1"]);
         add_pair(&lab, "late0", "late1");
-        ring.be_promiscuous(interface("late0").index).unwrap();
+        let promiscuity = Promiscuity::new().unwrap();
+        assert_eq!(of_each(["late0", "late1", "lo"]), ["0", "0", "0"]);
+        for name in ["late0", "late1"] {
+            promiscuity.begin(interface(name).index).unwrap();
+        }
+        promiscuity.end(interface("late1").index).unwrap();
         assert_eq!(of_each(["late0", "late1", "lo"]), ["1", "0", "0"]);
+        drop(promiscuity);
+        assert_eq!(of_each(["s0", "late0", "late1"]), ["1", "0", "0"]);
         drop(ring);
         let ring = open(&RingConfig { promiscuous: false, ..CONFIG }, &all());
         assert_eq!(of_each(["s0", "other1", "late0"]), ["0", "0", "0"]);
@@ -305,6 +312,9 @@ fn rejector_silences_a_ring_from_another_thread_and_keeps_none_alive() {
         let rejector = ring.rejector();
         let other = rejector.clone();
         thread::spawn(move || other.reject_all().unwrap()).join().unwrap();
+        send(&lab, &probe(), 50);
+        ring.set_filter(&[]).unwrap();
+        ring.set_excluded(&[12345]).unwrap();
         send(&lab, &probe(), 50);
         let mut ours = 0;
         let analysed = drain(&mut ring, |captured| ours += u32::from(is_ours(captured)));

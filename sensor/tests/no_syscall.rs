@@ -57,11 +57,20 @@ fn calls_during(thread: u32, work: impl FnOnce()) -> BTreeMap<String, u64> {
 
 #[test]
 fn ten_times_the_frames_cost_no_more_system_calls() {
+    ten_times_the_frames("s0");
+}
+
+#[test]
+fn ten_times_the_frames_of_all_interfaces_cost_no_more_system_calls() {
+    ten_times_the_frames("*");
+}
+
+fn ten_times_the_frames(interface: &str) {
     if !tools::require(&["strace"]) {
         return;
     }
     let Some(lab) = Lab::new() else { return };
-    let mut sensor = Sensor::start(lab.sensor(), "s0", 1, Sensor::SMALL);
+    let mut sensor = Sensor::start(lab.sensor(), interface, 1, Sensor::SMALL);
     let thread = worker(sensor.process().id());
     let mut injector = Injector::within(lab.generator(), "g0");
     let made: Vec<_> = (1..=1000)

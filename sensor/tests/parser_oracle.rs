@@ -115,7 +115,8 @@ fn own_frames(note: &mut impl FnMut(&Frame<'_>, &str)) {
         for data in &frames {
             let wire_len = WireLen(data.len() as u32);
             let link = LinkType::ETHERNET;
-            let frame = Frame { data, wire_len, time: UnixNanos(0), vlan: None, link };
+            let frame =
+                Frame { data, wire_len, time: UnixNanos(0), vlan: None, link, interface: 0 };
             note(&frame, "own frame");
         }
     }

@@ -76,7 +76,8 @@ fn own_frames(batch: &mut Batch) {
         for (number, data) in all.iter().enumerate() {
             let wire_len = WireLen(data.len() as u32);
             let link = LinkType::ETHERNET;
-            let frame = Frame { data, wire_len, time: UnixNanos(0), vlan: None, link };
+            let frame =
+                Frame { data, wire_len, time: UnixNanos(0), vlan: None, link, interface: 0 };
             batch.add(&frame, format!("own frame {number}"));
         }
     }

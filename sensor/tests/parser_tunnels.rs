@@ -15,7 +15,7 @@ const MAX_TUNNELS: usize = 4;
 
 fn frame(data: &[u8]) -> Frame<'_> {
     let wire_len = WireLen(data.len() as u32);
-    Frame { data, wire_len, time: UnixNanos(0), vlan: None, link: LinkType::ETHERNET }
+    Frame { data, wire_len, time: UnixNanos(0), vlan: None, link: LinkType::ETHERNET, interface: 0 }
 }
 
 fn parsed(data: &[u8]) -> Packet {

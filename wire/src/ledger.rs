@@ -4,7 +4,8 @@
 //! stop and at any time up to what still waits in the rings:
 //!
 //! ```text
-//!   kernel_packets = kernel_drops + corrupt + unread + analysed (+ waiting)       per interface
+//!   kernel_packets = kernel_drops + corrupt + unread + not_wanted + analysed      per interface
+//!                    (+ waiting)
 //!   analysed       = not_selected + exported + Σ lost{reason}                     per interface
 //!   exported       = acknowledged + in_flight + Σ lost{reason}                    frames, all interfaces
 //!   produced       = acknowledged + in_flight + Σ lost{reason}                    records
@@ -21,7 +22,8 @@ pub type LostByReason = BTreeMap<String, u64>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
-    /// One entry per captured interface (for a capture file: one, with the file's name).
+    /// One entry per captured interface, or one for all that match a glob, by its patterns (for a capture
+    /// file: one, with the file's name).
     pub interfaces: Vec<InterfaceLedger>,
     /// What became of the frames that workers copied out.
     pub frames: DeliveryLedger,
@@ -44,6 +46,9 @@ pub struct InterfaceLedger {
     /// Frames that lay in a ring which was given up before a worker could read them, because the
     /// worker panicked. Senders before this field never lost one so.
     pub unread: u64,
+    /// Frames of interfaces that are not captured, in a ring on all interfaces. Senders before this
+    /// field had no such rings.
+    pub not_wanted: u64,
     /// Frames that a worker took into analysis.
     pub analysed: u64,
     /// Analysed frames that export did not want: export off, not sampled, or our own uplink.
@@ -115,12 +120,13 @@ impl Ledger {
 
 impl InterfaceLedger {
     fn check(&self) -> Result<(), Imbalance> {
-        let accounted = sum([self.kernel_drops, self.corrupt, self.unread, self.analysed]);
+        let Self { kernel_drops, corrupt, unread, not_wanted, analysed, .. } = *self;
+        let accounted = sum([kernel_drops, corrupt, unread, not_wanted, analysed]);
         balance(
             &self.name,
             "kernel_packets",
             self.kernel_packets,
-            "kernel_drops + corrupt + unread + analysed",
+            "kernel_drops + corrupt + unread + not_wanted + analysed",
             accounted,
         )?;
         let accounted = sum([self.not_selected, self.exported, sum(self.lost.values().copied())]);
@@ -161,10 +167,11 @@ mod tests {
         Ledger {
             interfaces: vec![InterfaceLedger {
                 name: "eth0".into(),
-                kernel_packets: 12,
+                kernel_packets: 15,
                 kernel_drops: 2,
                 corrupt: 1,
                 unread: 2,
+                not_wanted: 3,
                 analysed: 7,
                 not_selected: 1,
                 exported: 4,
@@ -191,8 +198,8 @@ mod tests {
         ledger.interfaces[0].analysed -= 1;
         assert_eq!(
             ledger.check().unwrap_err().to_string(),
-            "ledger of eth0 does not add up: kernel_packets 12, \
-             but kernel_drops + corrupt + unread + analysed 11"
+            "ledger of eth0 does not add up: kernel_packets 15, \
+             but kernel_drops + corrupt + unread + not_wanted + analysed 14"
         );
     }
 

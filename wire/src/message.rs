@@ -108,6 +108,10 @@ pub struct SensorHello {
     pub version: String,
 }
 
+/// Most interfaces that a sensor declares on one connection: a host with this many is far beyond what
+/// exists.
+pub const MAX_INTERFACES: usize = 4096;
+
 /// Interfaces that the frames of following batches refer to. A later message adds to an earlier
 /// one, or replaces entries of the same id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use perf::frames;
 use perf::inject::Injector;
 use perf::tools;
 
@@ -132,15 +133,16 @@ fn stored_frames_are_those_that_tcpdump_wrote() {
     assert!(tagged(&[0x81, 0, 0x60, 0]) > 0 && tagged(&[0x88, 0xa8, 0, 10]) > 0);
 }
 
+fn is_uplink(frame: &Captured) -> bool {
+    let (_, protocol, ends) = conversation(&frame.data);
+    let port = 4750_u16.to_be_bytes();
+    protocol == 6 && ends.iter().any(|end| end.ends_with(&port))
+}
+
 #[test]
 fn the_uplink_on_the_captured_link_is_left_out_and_does_not_feed_on_itself() {
     let settings = Settings { collector: CAPTURED.to_owned(), ..Settings::frames("all") };
     let Some((written, outcome)) = capture_side_by_side(&settings) else { return };
-    let is_uplink = |frame: &Captured| {
-        let (_, protocol, ends) = conversation(&frame.data);
-        let port = 4750_u16.to_be_bytes();
-        protocol == 6 && ends.iter().any(|end| end.ends_with(&port))
-    };
     let stored = between_markers(&outcome.store.frames["web-0/s0"]);
     let mut written = between_markers(&written);
     assert!(!stored.iter().any(is_uplink));
@@ -148,6 +150,52 @@ fn the_uplink_on_the_captured_link_is_left_out_and_does_not_feed_on_itself() {
     written.retain(|frame| !is_uplink(frame));
     assert!(all > written.len() + 100, "the uplink was not on this link");
     assert_same(&stored, &written);
+}
+
+/// The uplink goes over an interface that is captured as well, as all are.
+#[test]
+fn with_all_interfaces_each_has_its_frames_in_the_store_and_the_uplink_is_in_none() {
+    const FRAMES: u16 = 200;
+    let Some(site) = Site::new(1) else { return };
+    let collector = site.start_collector();
+    let settings = Settings {
+        collector: CAPTURED.to_owned(),
+        interface: "\"*\"".to_owned(),
+        ..Settings::frames("all")
+    };
+    let sensor = site.start_sensor(&settings);
+    site.wait_connected(&sensor);
+    let namespace = site.lab.sensor();
+    namespace.ip("link add d0 type veth peer name d1");
+    namespace.ip("link set d1 up");
+    namespace.ip("link set d0 up");
+    std::thread::sleep(Duration::from_secs(1));
+    let datagrams = |source: &'static str| {
+        (1..=FRAMES).map(move |port| {
+            let source = format!("{source}:{port}").parse().unwrap();
+            frames::udp(source, "198.19.0.2:5000".parse().unwrap(), b"counted")
+        })
+    };
+    let send = |namespace, interface: &str, source| {
+        let mut injector = Injector::within(namespace, interface);
+        injector.send_all(datagrams(source), Some(5000)).unwrap();
+    };
+    send(site.lab.generator(), "g0", "198.18.0.1");
+    send(namespace, "d1", "198.18.0.2");
+    let outcome = site.finish(vec![sensor], collector);
+    outcome.assert_complete();
+    let stored = &outcome.store.frames;
+    let counted = |interface: &str| {
+        let frames = stored.get(&format!("web-0/{interface}")).map_or(&[][..], Vec::as_slice);
+        frames.iter().filter(|frame| frame.data.ends_with(b"counted")).count()
+    };
+    let expected = usize::from(FRAMES);
+    assert_eq!(["s0", "d0", "d1", "*"].map(counted), [expected, expected, expected, 0]);
+    assert!(stored.contains_key("web-0/lo"), "{:?}", stored.keys());
+    assert!(!stored.values().flatten().any(is_uplink));
+    let [ended] = outcome.ended.as_slice() else { panic!("one sensor") };
+    let name = &ended.ledger.interfaces[0].name;
+    assert_eq!((name.as_str(), ended.ledger.interfaces.len()), ("*", 1));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Settings {
     pub more: String,
     /// Name of the certificate.
     pub name: String,
+    /// Interfaces, as TOML.
+    pub interface: String,
 }
 
 impl Settings {
@@ -56,6 +58,7 @@ impl Settings {
             export: format!("frames = {frames:?}\n"),
             more: String::new(),
             name: "web-0".to_owned(),
+            interface: "\"s0\"".to_owned(),
         }
     }
 }
@@ -139,10 +142,10 @@ impl Site {
 
     /// Starts a sensor, which may refuse to run.
     pub fn spawn_sensor(&self, namespace: &Namespace, settings: &Settings) -> Sensor {
-        let Settings { collector, export, more, name } = settings;
+        let Settings { collector, export, more, name, interface } = settings;
         let events = self.path(&format!("{name}.json"));
         let text = format!(
-            "[capture]\ninterface = \"s0\"\nworkers = 2\nring_mib = 64\nblock_kib = 256\n\
+            "[capture]\ninterface = {interface}\nworkers = 2\nring_mib = 64\nblock_kib = 256\n\
              [export]\n{export}\n\
              [uplink]\ncollectors = [{collector:?}]\n{}\n\
              [events]\nfile = {events:?}\n{more}\n",

@@ -122,6 +122,7 @@ fn start(site: &Site, number: u8) -> Sensor {
         export: "frames = \"all\"\npool_mib = 4\n".to_owned(),
         more: "[detect]\nmemory_mib = 16\n".to_owned(),
         name: format!("web-{number}"),
+        ..Settings::frames("all")
     };
     site.start_sensor_in(&site.lab.links()[usize::from(number)].sensor, &settings)
 }

@@ -362,6 +362,7 @@ fn frame<'block>(
         vlan: vlan(header),
         // A type of hardware that `Interface::find` refuses has a link type that no parser knows.
         link: interface::link_type(address.sll_hatype).unwrap_or(interface::UNKNOWN_LINK),
+        interface: 0,
     }
 }
 
@@ -473,7 +474,7 @@ mod tests {
         assert_eq!(frames.len(), 2);
         assert_eq!((frames[0].frame.data, frames[0].frame.vlan), (b"first".as_slice(), None));
         assert_eq!(frames[0].direction(), Direction::Incoming);
-        let Frame { data, wire_len, time, vlan, link } = frames[1].frame;
+        let Frame { data, wire_len, time, vlan, link, .. } = frames[1].frame;
         assert_eq!(
             (data, wire_len, link),
             (b"second".as_slice(), WireLen(900), interface::UNKNOWN_LINK)

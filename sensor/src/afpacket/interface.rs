@@ -65,7 +65,7 @@ impl Interface {
 }
 
 /// The link type of frames that begin in a way that is not analysed. No capture file has this number.
-pub(super) const UNKNOWN_LINK: LinkType = LinkType(u16::MAX);
+pub const UNKNOWN_LINK: LinkType = LinkType(u16::MAX);
 
 /// How frames of this hardware begin; `None` where that is neither Ethernet nor IP.
 ///

@@ -31,7 +31,7 @@ pub struct RingConfig {
     /// Bytes kept of each frame, at least 1.
     pub snaplen: u32,
     /// See frames that are for other hosts, on the interfaces that exist when the ring is opened
-    /// ([`Ring::be_promiscuous`] for those that come later). Without effect on loopback.
+    /// ([`Promiscuity`](super::Promiscuity) for those that come later). Without effect on loopback.
     pub promiscuous: bool,
 }
 
@@ -224,8 +224,8 @@ impl Ring {
         OpenError::FilterTooLong { interface, instructions: program.len() }
     }
 
-    /// A way to silence this ring from another thread. A later change of the filter, by the thread of
-    /// the ring, lets frames in again.
+    /// A way to silence this ring from another thread. No later change of the filter lets frames in
+    /// again.
     #[must_use]
     pub fn rejector(&self) -> Rejector {
         self.socket.rejector()
@@ -237,15 +237,6 @@ impl Ring {
     /// The kernel's.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(nix::sys::stat::fstat(self.as_fd())?.st_ino)
-    }
-
-    /// Sees all frames of the interface `index` from now on: for one that appeared after a ring on
-    /// all interfaces was opened.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn be_promiscuous(&self, index: u32) -> io::Result<()> {
-        self.socket.be_promiscuous(index)
     }
 
     /// The next block in ring order, if the kernel has released it. Never waits.

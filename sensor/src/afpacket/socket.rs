@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use libc::{
@@ -127,6 +128,8 @@ impl Reserve {
 #[derive(Debug)]
 pub(super) struct PacketSocket {
     fd: Arc<OwnedFd>,
+    /// Another thread silenced the ring.
+    is_silenced: Arc<AtomicBool>,
 }
 
 impl PacketSocket {
@@ -138,7 +141,7 @@ impl PacketSocket {
         scope: &Scope,
     ) -> Result<(Self, Mapping, u32), OpenError> {
         let failed = |step| move |error| OpenError::at(step, scope.name(), error);
-        let socket = Self { fd: socket.fd };
+        let socket = Self { fd: socket.fd, is_silenced: Arc::default() };
         let set = |name, value: c_int| sys::set_option(socket.as_fd(), SOL_PACKET, name, &value);
         set(libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as c_int)
             .map_err(failed(Step::Version))?;
@@ -156,7 +159,7 @@ impl PacketSocket {
 
     fn make_promiscuous(&self, scope: &Scope) -> io::Result<()> {
         for index in scope.to_be_promiscuous()? {
-            let made = self.be_promiscuous(index);
+            let made = promiscuous(self.as_fd(), libc::PACKET_ADD_MEMBERSHIP, index);
             let is_gone = made.as_ref().is_err_and(|error| {
                 // Of all interfaces, one may have been deleted since they were listed.
                 matches!(scope, Scope::All { .. }) && error.raw_os_error() == Some(libc::ENODEV)
@@ -209,17 +212,6 @@ impl PacketSocket {
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
     }
 
-    /// Sees all frames of the interface from now on, until the socket is closed or it is deleted.
-    pub(super) fn be_promiscuous(&self, index: u32) -> io::Result<()> {
-        let membership = packet_mreq {
-            mr_ifindex: signed(index),
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
-    }
-
     fn bind(&self, index: u32) -> io::Result<()> {
         let address = sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::c_ushort,
@@ -266,14 +258,16 @@ impl PacketSocket {
         reject_all(&self.fd)
     }
 
-    /// From now on the frames enter the ring that `program` accepts.
+    /// From now on the frames enter the ring that `program` accepts, unless it was silenced.
     pub(super) fn accept(&self, program: &[sock_filter]) -> io::Result<()> {
-        sys::attach_filter(self.as_fd(), program)
+        sys::attach_filter(self.as_fd(), program)?;
+        // Whoever silences it says so first: either this sees it, or their filter comes after this one.
+        if self.is_silenced.load(Ordering::SeqCst) { self.reject_all() } else { Ok(()) }
     }
 
     /// A way to silence the ring from another thread.
     pub(super) fn rejector(&self) -> Rejector {
-        Rejector { fd: Arc::downgrade(&self.fd) }
+        Rejector { fd: Arc::downgrade(&self.fd), is_silenced: Arc::clone(&self.is_silenced) }
     }
 
     /// Counters since the last call, which this one clears.
@@ -306,19 +300,66 @@ impl AsFd for PacketSocket {
     }
 }
 
+/// Asks interfaces for all frames that pass them, those to other hosts too. Once anybody has asked, an
+/// interface shows them to every packet socket, so one of these serves all rings of a process. Ends when
+/// it is dropped. Receives nothing itself.
+#[derive(Debug)]
+pub struct Promiscuity {
+    socket: Unbound,
+}
+
+impl Promiscuity {
+    /// Asks nobody yet. Needs CAP_NET_RAW, and nothing afterwards.
+    ///
+    /// # Errors
+    /// As [`Unbound::new`].
+    pub fn new() -> Result<Self, OpenError> {
+        Ok(Self { socket: Unbound::new()? })
+    }
+
+    /// Asks the interface `index`, until it is deleted. Call once: it is counted.
+    ///
+    /// # Errors
+    /// The kernel's; `ENODEV` if there is none.
+    pub fn begin(&self, index: u32) -> io::Result<()> {
+        promiscuous(self.socket.fd.as_fd(), libc::PACKET_ADD_MEMBERSHIP, index)
+    }
+
+    /// Takes that back, if it was asked.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end(&self, index: u32) -> io::Result<()> {
+        promiscuous(self.socket.fd.as_fd(), libc::PACKET_DROP_MEMBERSHIP, index)
+    }
+}
+
+/// All frames of the interface `index`, or not, until the socket is closed or it is deleted.
+fn promiscuous(socket: BorrowedFd<'_>, change: c_int, index: u32) -> io::Result<()> {
+    let membership = packet_mreq {
+        mr_ifindex: signed(index),
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    sys::set_option(socket, SOL_PACKET, change, &membership)
+}
+
 /// The right to silence a ring from another thread, and nothing else. Keeps no ring alive: a socket
 /// that lives on would stay in its fanout group.
 #[derive(Clone, Debug)]
 pub struct Rejector {
     fd: Weak<OwnedFd>,
+    is_silenced: Arc<AtomicBool>,
 }
 
 impl Rejector {
-    /// Lets no further frame into the ring, if it still exists.
+    /// Lets no further frame into the ring, if it still exists, whatever its own thread does.
     ///
     /// # Errors
     /// The kernel's.
     pub fn reject_all(&self) -> io::Result<()> {
+        self.is_silenced.store(true, Ordering::SeqCst);
         self.fd.upgrade().map_or(Ok(()), |fd| reject_all(&fd))
     }
 }

@@ -40,8 +40,10 @@ pub struct Config {
 /// What is captured and how.
 #[derive(Clone, Debug)]
 pub struct Capture {
-    /// Interface names.
+    /// Names and globs of interfaces.
     pub interfaces: Vec<String>,
+    /// Names and globs of interfaces that are not captured, whatever else says so.
+    pub exclude: Vec<String>,
     /// Number of workers; `None`: one per usable CPU.
     pub workers: Option<usize>,
     /// CPUs of the workers, in their order; empty: the usable ones, counted up.
@@ -314,6 +316,13 @@ mod tests {
         assert_eq!(check("[capture]\ninterface = 'a'").unwrap().capture.interfaces, ["a"]);
         let several = check("[capture]\ninterface = ['a', 'b']").unwrap();
         assert_eq!(several.capture.interfaces, ["a", "b"]);
+        let globs = check("[capture]\ninterface = '*'\nexclude = ['veth*', 'lo']").unwrap();
+        assert_eq!(globs.capture.interfaces, ["*"]);
+        assert_eq!(globs.capture.exclude, ["veth*", "lo"]);
+        let wrong = check("[capture]\nexclude = ['lo', 'a b']").unwrap_err();
+        let expected = "sensor.toml:2: capture.exclude = a b is no name or glob of interfaces: names \
+                        of interfaces have no spaces and no slashes";
+        assert_eq!(wrong, expected);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use wire::text::{NAME_RULE, is_name};
 
 use crate::detect::{Network, ParseNetworkError, Profile};
 use crate::filter::Expression;
+use crate::interfaces::{PatternError, Patterns};
 use crate::uplink::AddressError;
 
 use super::{
@@ -43,7 +44,8 @@ struct RawSensor {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawCapture {
-    interface: OneOrMany,
+    interface: Option<Spanned<OneOrMany>>,
+    exclude: Option<Spanned<OneOrMany>>,
     workers: Option<Spanned<u32>>,
     cpus: Vec<usize>,
     ring_mib: Option<Spanned<u32>>,
@@ -63,9 +65,12 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-impl Default for OneOrMany {
-    fn default() -> Self {
-        Self::Many(Vec::new())
+impl OneOrMany {
+    fn list(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        }
     }
 }
 
@@ -162,6 +167,7 @@ impl Checker<'_> {
     fn capture(&self, raw: RawCapture) -> Result<Capture, ConfigError> {
         let RawCapture {
             interface,
+            exclude,
             workers,
             cpus,
             ring_mib,
@@ -189,10 +195,8 @@ impl Checker<'_> {
             None => None,
         };
         Ok(Capture {
-            interfaces: match interface {
-                OneOrMany::One(name) => vec![name],
-                OneOrMany::Many(names) => names,
-            },
+            interfaces: self.patterns("capture.interface", interface)?,
+            exclude: self.patterns("capture.exclude", exclude)?,
             workers: workers.map(|count| count as usize),
             cpus,
             ring_mib: self.number("capture.ring_mib", ring_mib, RING_MIB, "MiB")?,
@@ -209,6 +213,22 @@ impl Checker<'_> {
             )?,
             reserve_sockets: reserve.map(|sockets| sockets as usize),
         })
+    }
+
+    /// Names and globs of interfaces.
+    fn patterns(
+        &self,
+        key: &'static str,
+        patterns: Option<Spanned<OneOrMany>>,
+    ) -> Result<Vec<String>, ConfigError> {
+        let Some(patterns) = patterns else { return Ok(Vec::new()) };
+        let list = patterns.get_ref().list().to_vec();
+        if let Err(PatternError { pattern, reason }) = Patterns::new(&list, &[]) {
+            let wrong = Spanned::new(patterns.span(), pattern);
+            let rule = format!("is no name or glob of interfaces: {reason}");
+            return Err(self.refuse(key, &wrong, &rule));
+        }
+        Ok(list)
     }
 
     fn fanout(&self, mode: Option<Spanned<String>>) -> Result<FanoutMode, ConfigError> {

@@ -164,11 +164,13 @@ pub enum InterfaceChange {
     MtuChanged,
     /// Its hardware address changed.
     MacChanged,
+    /// It matches a glob and was not there before; its frames are read.
+    New,
 }
 
 impl InterfaceChange {
     /// Every change, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LinkUp,
         Self::LinkDown,
         Self::Gone,
@@ -176,6 +178,7 @@ impl InterfaceChange {
         Self::Renamed,
         Self::MtuChanged,
         Self::MacChanged,
+        Self::New,
     ];
 
     /// Its name in events.
@@ -189,6 +192,7 @@ impl InterfaceChange {
             Self::Renamed => "interface_renamed",
             Self::MtuChanged => "mtu_changed",
             Self::MacChanged => "mac_changed",
+            Self::New => "interface_new",
         }
     }
 }

@@ -59,7 +59,7 @@ impl Entry {
     fn frame<'a>(&self, buffer: &'a [u8]) -> Frame<'a> {
         let &Self { time, start, len, wire_len, link, .. } = self;
         let data = buffer.get(start as usize..).and_then(|rest| rest.get(..len as usize));
-        Frame { data: data.unwrap_or_default(), wire_len, time, vlan: None, link }
+        Frame { data: data.unwrap_or_default(), wire_len, time, vlan: None, link, interface: 0 }
     }
 }
 

@@ -34,6 +34,8 @@ use crate::counters::Counters;
 use crate::detect::Detector;
 use crate::file::{CaptureFile, FileError};
 use crate::filter::{FileFilter, FilterError};
+use crate::frame::LinkType;
+use crate::interfaces::InterfaceNames;
 use crate::output::{Output, OutputError};
 use crate::recorder::{self, Recorder};
 use crate::setup;
@@ -178,7 +180,7 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
     let settings = recorder::Settings {
         sensor: sensor.to_owned(),
         boot_epoch: 0,
-        interfaces: vec![name],
+        interfaces: Arc::new(InterfaceNames::new([(name, LinkType::ETHERNET)])),
         connections_per_second: config.events.connections_per_second,
         flows_per_second: config.events.flows_per_second,
         flow_key: KEY,

@@ -328,6 +328,8 @@ mod tests {
     use super::*;
     use crate::config::EventOutput;
     use crate::detect::{Detector, DetectorConfig};
+    use crate::frame::LinkType;
+    use crate::interfaces::InterfaceNames;
     use crate::output::Output;
     use crate::recorder::{Recorder, Settings};
 
@@ -338,7 +340,7 @@ mod tests {
         let settings = Settings {
             sensor: String::new(),
             boot_epoch: 0,
-            interfaces: Vec::new(),
+            interfaces: Arc::new(InterfaceNames::new([("test", LinkType::ETHERNET)])),
             connections_per_second: 0,
             flows_per_second: 0,
             flow_key: 0,

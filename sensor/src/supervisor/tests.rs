@@ -35,7 +35,8 @@ impl Scene {
             counters: Arc::clone(&counters),
             reserve: reserve.clone(),
             fanout: None,
-            interfaces: vec![Interface::find("lo").unwrap()],
+            scopes: vec![("lo".into(), Scope::One(Interface::find("lo").unwrap()))],
+            lookout: None,
         });
         Self { supervisor, board, counters, reserve, now: Instant::now(), _news: news }
     }

@@ -262,7 +262,7 @@ impl Connection {
         batches: &mut BatchRings,
     ) -> Result<usize, ConnectionError> {
         let mut filled = 0;
-        let mut failed = Ok(());
+        let mut failed: Result<(), ConnectionError> = Ok(());
         while filled < FILL {
             self.out.clear();
             if session.next_output(&mut self.out) {
@@ -273,15 +273,20 @@ impl Connection {
             let mut writer = self.tls.writer();
             let is_sent = session.can_send_frames()
                 && batches.serve_one(|batch| {
+                    failed = session.declare(&mut self.out).map_err(ConnectionError::from);
                     let bytes = session.send_frames(batch);
-                    filled += bytes.len();
-                    failed = writer.write_all(bytes);
+                    filled += self.out.len() + bytes.len();
+                    if failed.is_ok() {
+                        let written = writer.write_all(&self.out);
+                        let written = written.and_then(|()| writer.write_all(bytes));
+                        failed = written.map_err(ConnectionError::Io);
+                    }
                 });
-            if !is_sent {
+            if !is_sent || failed.is_err() {
                 break;
             }
         }
-        failed.map_err(ConnectionError::Io)?;
+        failed?;
         Ok(filled)
     }
 

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, TryRecvError};
 use mio::{Events, Poll, Token};
 use wire::ledger::Ledger;
-use wire::message::{Interface, SensorHello};
+use wire::message::SensorHello;
 use wire::records::RecordKind;
 use wire::text::error_chain;
 use wire::units::UnixNanos;
@@ -47,6 +47,8 @@ use self::batches::BatchRings;
 use self::connection::{Connection, ConnectionError, Written};
 use self::own::OwnRegister;
 use self::session::{Now, Session, Timing};
+
+use crate::interfaces::InterfaceNames;
 
 pub use self::batches::BatchRing;
 pub use self::delivery::{Deliveries, Delivery, LossReason};
@@ -97,8 +99,10 @@ pub struct UplinkConfig {
     pub tls: tls::TlsFiles,
     /// What the sensor says of itself. The name must be that of its certificate.
     pub hello: SensorHello,
-    /// Interfaces that the frames refer to.
-    pub interfaces: Vec<Interface>,
+    /// Interfaces that the frames refer to, those that come later too.
+    pub interfaces: Arc<InterfaceNames>,
+    /// Most bytes of a frame that are exported.
+    pub snaplen: u32,
     /// How long it waits for the peer.
     pub timing: Timing,
     /// Bound of the records that wait, normally [`RECORD_QUEUE_BYTES`].
@@ -199,7 +203,7 @@ impl Uplink {
         }
         let session = Session::new(
             config.hello.clone(),
-            config.interfaces.clone(),
+            (Arc::clone(&config.interfaces), config.snaplen),
             config.timing,
             config.record_queue_bytes,
         );

@@ -11,6 +11,7 @@
 //! are acknowledged, over any number of connections. Frames are sent once. Every record and frame
 //! that was ever handed in is acknowledged, in flight or lost for a reason, at any time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::codec::EncodeError;
@@ -18,14 +19,19 @@ use wire::frames::FrameBatchWriter;
 use wire::header::{Kind, MAX_FRAME_BATCH, MAX_PAYLOAD, Stream};
 use wire::ledger::Ledger;
 use wire::message::{
-    Ack, CollectorHello, Control, Echo, Goodbye, Heartbeat, Interface, Interfaces, Limits, Message,
-    Resume, SensorHello,
+    Ack, CollectorHello, Control, Echo, Goodbye, Heartbeat, Interfaces, Limits, Message, Resume,
+    SensorHello,
 };
 use wire::records::{RecordBatchWriter, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
 use super::delivery::{Deliveries, LossReason};
 use super::queue::{BatchesInFlight, RecordQueue};
+use crate::interfaces::InterfaceNames;
+
+/// Interfaces of one message: at 15 bytes a name, each of which JSON may write as six, they stay far
+/// below the longest message.
+const PER_DECLARATION: usize = 512;
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +109,10 @@ pub enum SessionError {
 #[derive(Debug)]
 pub struct Session {
     hello: SensorHello,
-    interfaces: Vec<Interface>,
+    interfaces: Arc<InterfaceNames>,
+    snaplen: u32,
+    /// So many of the interfaces were declared on this connection.
+    declared: usize,
     timing: Timing,
     link: Link,
     records: RecordQueue,
@@ -131,17 +140,20 @@ struct Open {
 }
 
 impl Session {
-    /// A session without a connection. `record_queue_bytes` bounds the records that wait.
+    /// A session without a connection. Frames refer to these interfaces and have so many bytes at most;
+    /// `record_queue_bytes` bounds the records that wait.
     #[must_use]
     pub fn new(
         hello: SensorHello,
-        interfaces: Vec<Interface>,
+        (interfaces, snaplen): (Arc<InterfaceNames>, u32),
         timing: Timing,
         record_queue_bytes: usize,
     ) -> Self {
         Self {
             hello,
             interfaces,
+            snaplen,
+            declared: 0,
             timing,
             link: Link::Away,
             records: RecordQueue::new(record_queue_bytes),
@@ -271,6 +283,24 @@ impl Session {
         batch.finish(sequence)
     }
 
+    /// Appends what the collector has to know of interfaces before the next batch: those that came since
+    /// the last one. To be called with the batch in hand, as its frames may refer to the very last.
+    ///
+    /// # Errors
+    /// [`SessionError::Encode`]; the connection has to be closed.
+    pub fn declare(&mut self, out: &mut Vec<u8>) -> Result<(), SessionError> {
+        if self.interfaces.load().len() == self.declared {
+            return Ok(());
+        }
+        let declaration = self.interfaces.declaration(self.declared, self.snaplen);
+        self.declared += declaration.len();
+        for interfaces in declaration.chunks(PER_DECLARATION) {
+            let interfaces = Interfaces { interfaces: interfaces.to_vec() };
+            Control::Interfaces(interfaces).encode(out)?;
+        }
+        Ok(())
+    }
+
     /// Counts a batch that cannot be sent.
     pub fn lose_frames(&mut self, batch: &FrameBatchWriter, reason: LossReason) {
         self.batches.lose(batch.frames(), reason);
@@ -323,9 +353,11 @@ impl Session {
             return Err(SessionError::LimitsTooSmall { limits: hello.limits });
         }
         self.resume(hello.resume)?;
-        let interfaces = Interfaces { interfaces: self.interfaces.clone() };
         Control::SensorHello(self.hello.clone()).encode(&mut self.control)?;
-        Control::Interfaces(interfaces).encode(&mut self.control)?;
+        self.declared = 0;
+        let mut declaration = Vec::new();
+        self.declare(&mut declaration)?;
+        self.control.append(&mut declaration);
         self.link = Link::Open(Open {
             last_heard: now.monotonic,
             last_beat: now.monotonic,

@@ -24,6 +24,7 @@ use wire::units::{Sequence, UnixNanos, WireLen};
 
 use super::tls::{TlsError, TlsFiles};
 use super::*;
+use crate::frame::LinkType;
 use crate::packet::{FiveTuple, protocol};
 
 const EPOCH: u64 = 42;
@@ -222,7 +223,7 @@ struct Running {
 
 impl Running {
     fn start(pki: &Pki, collectors: &[String], timing: Timing) -> Self {
-        let interface = Interface { id: 0, name: "eth0".into(), linktype: 1, snaplen: 65535 };
+        let interfaces = Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)]));
         let config = UplinkConfig {
             collectors: collectors.iter().map(|text| text.parse().unwrap()).collect(),
             tls: pki.files(),
@@ -233,7 +234,8 @@ impl Running {
                 host: "host".into(),
                 version: "0".into(),
             },
-            interfaces: vec![interface],
+            interfaces,
+            snaplen: 65535,
             timing,
             record_queue_bytes: RECORD_QUEUE_BYTES,
         };

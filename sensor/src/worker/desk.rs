@@ -9,12 +9,15 @@ use crate::counters::{InterfaceCounters, WorkerCounters};
 use crate::export::Exporter;
 use crate::flow::EndedFlow;
 use crate::frame::Frame;
+use crate::interfaces::{Finder, PlaceMap};
 use crate::timing::Stopwatch;
 use crate::uplink::OwnSnapshot;
 
-/// What a worker needs to work on the frames of one interface.
+/// What a worker needs to work on the frames of one ring.
 pub(super) struct Desk<'a> {
     pub(super) interface: usize,
+    /// For a ring on all interfaces.
+    pub(super) places: Option<&'a PlaceMap>,
     pub(super) analyser: &'a mut Analyser,
     pub(super) exporter: &'a mut Exporter,
     pub(super) counted: &'a InterfaceCounters,
@@ -40,9 +43,32 @@ impl Desk<'_> {
     /// Gives the time of the block's last frame.
     #[inline]
     pub(super) fn work_through(&mut self, block: &Block<'_>, own: &OwnSnapshot) -> UnixNanos {
+        let Some(places) = self.places else {
+            // An index of a list with one entry for each interface; it fits by far.
+            let interface = self.interface as u32;
+            return self.vectors(block.frames().map(|it| Frame { interface, ..it.frame }), own);
+        };
+        let (mut finder, not_wanted) = (Finder::new(places), &self.counted.not_wanted);
+        let mut last = UnixNanos(0);
+        let wanted = block.frames().filter_map(|captured| {
+            last = captured.frame.time;
+            let interface = finder.id_of(&captured);
+            not_wanted.add(u64::from(interface.is_none()));
+            Some(Frame { interface: interface?, ..captured.frame })
+        });
+        let last_wanted = self.vectors(wanted, own);
+        last.max(last_wanted)
+    }
+
+    /// Gives the time of the last frame.
+    #[inline]
+    fn vectors<'a>(
+        &mut self,
+        mut frames: impl Iterator<Item = Frame<'a>>,
+        own: &OwnSnapshot,
+    ) -> UnixNanos {
         let mut vector = [Frame::EMPTY; VECTOR];
         let mut last = UnixNanos(0);
-        let mut frames = block.frames().map(|captured| captured.frame);
         while let Some(time) = self.vector(&mut frames, &mut vector, own) {
             last = time;
         }
@@ -70,9 +96,7 @@ impl Desk<'_> {
         let frames = &vector[..packets.len()];
         #[cfg(test)]
         super::tests::fail_on_purpose(frames);
-        // An index of a list with one entry for each interface; it fits by far.
-        let interface = self.interface as u32;
-        self.exporter.take(interface, frames, packets, self.counted, |tuple| own.contains(tuple));
+        self.exporter.take(frames, packets, self.counted, |tuple| own.contains(tuple));
         let (first, last) = (frames.first()?, frames.last()?);
         // Half of a vector is taken as late as its first frame, half as its last: at high rates they are
         // microseconds apart, at low ones a vector has few frames.

@@ -39,6 +39,7 @@ use crate::export::Exporter;
 use crate::flow::EndedFlow;
 use crate::gathering::{Board, Stage};
 use crate::health::{self, Health, Link};
+use crate::interfaces::Places;
 use crate::sandbox::{self, SandboxError};
 use crate::timing::Stopwatch;
 use crate::uplink::OwnConnections;
@@ -78,6 +79,8 @@ pub struct Plan {
     pub outlets: Outlets,
     /// Where it is called to open rings.
     pub board: Arc<Board>,
+    /// Which frames of a ring on all interfaces passed which; `None`: each ring has one interface.
+    pub places: Option<Arc<Places>>,
     /// Set when capture is to end.
     pub stop: Arc<AtomicBool>,
 }
@@ -138,6 +141,9 @@ struct Worker {
     board: Arc<Board>,
     /// Version of the board that was answered last.
     answered: u64,
+    places: Option<Arc<Places>>,
+    /// Version of the places that the rings' filters follow.
+    followed: u64,
     ring: RingConfig,
     busy_poll: Duration,
     stop: Arc<AtomicBool>,
@@ -198,6 +204,8 @@ impl Worker {
             outlets: plan.outlets,
             board: plan.board,
             answered: 0,
+            places: plan.places,
+            followed: 0,
             ring,
             busy_poll,
             stop: plan.stop,
@@ -226,6 +234,8 @@ impl Worker {
             if (is_called || self.is_pending && now >= self.next_look) && !self.look_at_calls() {
                 return;
             }
+            // After the look at the board: a ring that another worker took over keeps its silence.
+            self.follow_places();
             if !is_busy {
                 self.wait();
             }
@@ -260,7 +270,12 @@ impl Worker {
         let mut failure = None;
         for slot in &mut self.slots {
             match slot.attend(&self.board, &self.ring) {
-                Ok(progress) => has_changed |= progress == Progress::Changed,
+                Ok(Progress::None) => {}
+                Ok(Progress::Changed) => {
+                    has_changed = true;
+                    // A ring that has just begun knows of no interface.
+                    self.followed = 0;
+                }
                 Err(error) => {
                     let name = self.outlets.announcer.name(slot.interface);
                     tracing::error!(name, worker = self.index, error = %error_chain(&error),
@@ -275,6 +290,16 @@ impl Worker {
             self.note_loss();
         }
         self.tell_start(failure)
+    }
+
+    /// Lets the rings on all interfaces follow when interfaces come and go.
+    fn follow_places(&mut self) {
+        let Some(places) = &self.places else { return };
+        let version = places.version();
+        if std::mem::replace(&mut self.followed, version) != version {
+            let map = places.load();
+            self.slots.iter_mut().for_each(|slot| slot.follow(&map));
+        }
     }
 
     /// Tells how the start goes; `false` if it failed.
@@ -302,6 +327,7 @@ impl Worker {
         self.turn_began = health::now();
         let Self { slots, analyser, counters, exporter, stopwatch, outlets, .. } = self;
         let connections_lost = &mut self.connections_lost;
+        let places = self.places.as_deref();
         for slot in slots {
             for reading in &mut slot.readings {
                 reading.is_drained = false;
@@ -315,8 +341,10 @@ impl Worker {
                     let granted = health::now();
                     // After the block was granted: a connection whose packets are in it is in the list.
                     let own = outlets.own.load();
+                    let places = places.map(Places::load);
                     let mut desk = Desk {
                         interface: slot.interface,
+                        places: places.as_ref().map(|map| &***map),
                         analyser,
                         exporter,
                         counted,

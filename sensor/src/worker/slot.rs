@@ -9,9 +9,10 @@ use wire::units::UnixNanos;
 
 use super::WorkerError;
 use super::occupancy::Occupancy;
-use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Statistics};
+use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
 use crate::counters::{Counter, InterfaceCounters};
 use crate::gathering::{Board, Gathering, Stage};
+use crate::interfaces::PlaceMap;
 use crate::setup;
 
 /// A packet that passed the old filter is in the ring within a softirq; this is many.
@@ -46,6 +47,10 @@ pub(super) struct Reading {
     /// It lets no further frame in since then, and goes when it is empty.
     closing_since: Option<Instant>,
     told: Told,
+    /// What a ring on all interfaces was told to reject last.
+    unwanted: Vec<u32>,
+    /// It was said that the filter has no room for all interfaces that are not wanted.
+    is_room_said: bool,
 }
 
 /// What a ring has counted so far, as it was told to the worker's counters.
@@ -122,6 +127,9 @@ impl Slot {
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
         let spare = socket.spare();
+        // Of all interfaces, only those that are wanted are to be promiscuous: the lookout asks them.
+        let is_one = matches!(call.scope, Scope::One(_));
+        let config = &RingConfig { promiscuous: config.promiscuous && is_one, ..*config };
         let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
             if matches!(error, OpenError::Memory { .. }) {
                 call.put_back(self.worker, spare);
@@ -190,6 +198,8 @@ impl Slot {
             last_frame: UnixNanos(0),
             closing_since: None,
             told: Told::default(),
+            unwanted: Vec::new(),
+            is_room_said: false,
         };
         if !call.advance(self.worker, Stage::Joined, Stage::Live) {
             // The others went on without this worker meanwhile.
@@ -208,6 +218,15 @@ impl Slot {
             progress = Progress::Changed;
         }
         progress
+    }
+
+    /// Lets the rings on all interfaces see those that are wanted and, as far as the filter has room, no
+    /// others.
+    pub(super) fn follow(&mut self, map: &PlaceMap) {
+        let open = self.readings.iter_mut().filter(|one| !one.is_closing());
+        for reading in open.filter(|one| matches!(one.ring.scope(), Scope::All { .. })) {
+            reading.exclude(map.unwanted());
+        }
     }
 
     /// There is something to do soon.
@@ -302,6 +321,41 @@ impl Reading {
             tracing::warn!(name, %error, "cannot stop the ring; the last frames may be missing");
         }
         self.closing_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Rejects the frames of these interfaces, or of as many as the filter has room for.
+    fn exclude(&mut self, unwanted: &[u32]) {
+        if self.unwanted == unwanted {
+            return;
+        }
+        let mut count = unwanted.len();
+        let mut has_made_room = false;
+        loop {
+            match self.ring.set_excluded(&unwanted[..count]) {
+                Ok(()) => break,
+                // The filter before counts until it is replaced: without exclusions it leaves more room.
+                Err(OpenError::FilterTooLong { .. }) if !has_made_room => {
+                    has_made_room = true;
+                    let _ = self.ring.set_excluded(&[]);
+                }
+                Err(OpenError::FilterTooLong { .. }) if count > 0 => count -= count.div_ceil(4),
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::warn!(error, "cannot change the filter of the ring");
+                    return;
+                }
+            }
+        }
+        self.unwanted = unwanted.to_vec();
+        let left = unwanted.len() - count;
+        if left > 0 && !std::mem::replace(&mut self.is_room_said, true) {
+            tracing::warn!(
+                rejected = count,
+                left,
+                "the filter has no room for all interfaces that are not wanted; the worker takes the \
+                 frames of the others out and counts them as not_wanted"
+            );
+        }
     }
 
     /// Nothing can come any more, or it takes too long.

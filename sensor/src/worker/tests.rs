@@ -24,20 +24,25 @@ pub(super) fn fail_on_purpose(frames: &[Frame<'_>]) {
     assert!(!frames.iter().any(is_poison), "on purpose");
 }
 
-fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeline {
+fn start(
+    lab: &Lab,
+    interface: &str,
+    (fanout, workers): (FanoutMode, usize),
+    events: &Path,
+) -> Pipeline {
     lab.sensor().within(|| {
         let mut config = Config::without_file();
-        config.capture.interfaces = vec!["s0".into()];
+        config.capture.interfaces = vec![interface.into()];
         config.capture.ring_mib = 16;
         config.capture.fanout = fanout;
         config.events.output = EventOutput::File(events.to_owned());
         config.api_listen = None;
-        let interfaces = setup::interfaces(&config.capture).unwrap();
+        let captured = setup::captured(&config.capture).unwrap();
         let ring = setup::ring(&config.capture, workers).unwrap();
         let (sensor, stats_interval) = ("test".to_owned(), Duration::from_secs(60));
         let cpus = vec![0; workers];
-        let filters = vec![None; interfaces.len()];
-        let start = Start { config, sensor, interfaces, filters, cpus, ring, stats_interval };
+        let filters = vec![None];
+        let start = Start { config, sensor, captured, filters, cpus, ring, stats_interval };
         Pipeline::start(start).unwrap()
     })
 }
@@ -62,14 +67,14 @@ fn syns(ports: std::ops::Range<u16>) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// Frames, one that makes its worker panic amid others, and frames again once it is back.
-fn a_worker_that_panics_comes_back(fanout: FanoutMode, workers: usize) {
+fn a_worker_that_panics_comes_back(interface: &str, fanout: FanoutMode, workers: usize) {
     let Some(lab) = Lab::new() else { return };
     for namespace in [lab.sensor(), lab.generator()] {
         namespace.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
     }
     let folder = tempfile::TempDir::new().unwrap();
     let events = folder.path().join("eve.json");
-    let pipeline = start(&lab, fanout, workers, &events);
+    let pipeline = start(&lab, interface, (fanout, workers), &events);
     let mut injector = Injector::within(lab.generator(), "g0");
     injector.send_all(syns(1..101), None).unwrap();
     wait_for(&events, "flows", |events| events.of_type("flow").len() == 100);
@@ -92,22 +97,27 @@ fn a_worker_that_panics_comes_back(fanout: FanoutMode, workers: usize) {
     assert!(interface.lost["worker_panicked"] >= 1, "{interface:#?}");
     // Frames that came while no ring was there, or just as one was closed, were never the kernel's to
     // give: all others are accounted for.
-    let seen = interface.analysed + interface.unread;
+    let seen = interface.analysed + interface.unread + interface.not_wanted;
     assert_eq!(seen, interface.kernel_packets);
     assert!((601..=1001).contains(&seen), "{interface:#?}");
 }
 
 #[test]
 fn a_worker_that_panics_comes_back_into_its_group_and_the_ledger_stays_exact() {
-    a_worker_that_panics_comes_back(FanoutMode::Hash, 2);
+    a_worker_that_panics_comes_back("s0", FanoutMode::Hash, 2);
 }
 
 #[test]
 fn a_worker_that_panics_comes_back_where_the_order_matters() {
-    a_worker_that_panics_comes_back(FanoutMode::Cpu, 2);
+    a_worker_that_panics_comes_back("s0", FanoutMode::Cpu, 2);
 }
 
 #[test]
 fn the_only_worker_comes_back_after_a_panic() {
-    a_worker_that_panics_comes_back(FanoutMode::Hash, 1);
+    a_worker_that_panics_comes_back("s0", FanoutMode::Hash, 1);
+}
+
+#[test]
+fn a_worker_that_panics_comes_back_to_all_interfaces() {
+    a_worker_that_panics_comes_back("*", FanoutMode::Hash, 2);
 }

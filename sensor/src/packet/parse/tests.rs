@@ -23,7 +23,14 @@ const LINKS: [LinkType; 8] = [
 ];
 
 fn frame(link: LinkType, vlan: Option<VlanTag>, data: &[u8]) -> Frame<'_> {
-    Frame { data, wire_len: WireLen(data.len() as u32), time: UnixNanos(0), vlan, link }
+    Frame {
+        data,
+        wire_len: WireLen(data.len() as u32),
+        time: UnixNanos(0),
+        vlan,
+        link,
+        interface: 0,
+    }
 }
 
 fn parse_ethernet(data: &[u8]) -> Packet {

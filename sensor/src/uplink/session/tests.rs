@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use wire::codec::Decoder;
+use wire::message::MAX_INTERFACES;
 use wire::units::WireLen;
 
 use super::*;
+use crate::frame::LinkType;
 
 const EPOCH: u64 = 1_700_000_000_000_000_000;
 const NAME: &str = "ids";
@@ -19,8 +21,8 @@ fn session() -> Session {
         host: "host".into(),
         version: "0".into(),
     };
-    let interface = Interface { id: 0, name: "eth0".into(), linktype: 1, snaplen: 65535 };
-    Session::new(hello, vec![interface], Timing::default(), 1 << 20)
+    let interfaces = Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)]));
+    Session::new(hello, (interfaces, 65535), Timing::default(), 1 << 20)
 }
 
 struct Clock {
@@ -151,6 +153,50 @@ fn hello_and_interfaces_come_first_then_records_then_frames() {
     assert!(session.can_send_frames());
     session.push_record(RecordKind::Alert, b"{}".to_vec());
     assert!(!session.can_send_frames(), "a record waits");
+}
+
+#[test]
+fn interfaces_that_came_later_are_declared_once_before_the_next_batch_and_all_at_a_reconnect() {
+    let (mut session, mut clock) = (session(), Clock::new());
+    let names = Arc::clone(&session.interfaces);
+    let declared = |out: &[u8]| {
+        let (mut decoder, mut rest) = (Decoder::new(), out);
+        let (mut messages, mut ids) = (0, Vec::new());
+        while !rest.is_empty() {
+            rest = &rest[decoder.push(rest)..];
+            while let Some(message) = decoder.next_message().unwrap() {
+                if let Message::Control(Control::Interfaces(Interfaces { interfaces })) = message {
+                    messages += 1;
+                    ids.extend(interfaces.iter().map(|one| one.id));
+                }
+            }
+        }
+        (messages, ids)
+    };
+    let mut connect = |session: &mut Session| {
+        let now = clock.advance(Duration::ZERO);
+        session.connected(now, NAME.into());
+        tell(session, now, Collector::default().hello()).unwrap();
+        let mut out = Vec::new();
+        while session.next_output(&mut out) {}
+        declared(&out)
+    };
+    assert_eq!(connect(&mut session), (1, vec![0]));
+    let mut out = Vec::new();
+    session.declare(&mut out).unwrap();
+    assert!(out.is_empty(), "nothing is new");
+    // As many as there can be, with names that JSON makes six times as long.
+    for number in 1..MAX_INTERFACES {
+        names.add(&format!("{}{number}", "\u{1}".repeat(15)), LinkType::RAW).unwrap();
+    }
+    session.declare(&mut out).unwrap();
+    let later: Vec<u32> = (1..MAX_INTERFACES as u32).collect();
+    assert_eq!(declared(&out), (8, later));
+    out.clear();
+    session.declare(&mut out).unwrap();
+    assert!(out.is_empty(), "all is declared");
+    session.disconnected();
+    assert_eq!(connect(&mut session), (8, (0..MAX_INTERFACES as u32).collect()));
 }
 
 #[test]
