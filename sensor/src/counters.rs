@@ -62,7 +62,8 @@ pub struct InterfaceCounters {
     pub corrupt: Counter,
     /// Blocks in which something failed the checks. Unit: blocks.
     pub corrupt_blocks: Counter,
-    /// Stored in a ring that was given up before they were read: the worker panicked.
+    /// Stored in a ring that was given up before they were read: the worker panicked, or the kernel did
+    /// not hand them over in time.
     pub unread: Counter,
     /// Taken into analysis.
     pub analysed: Counter,

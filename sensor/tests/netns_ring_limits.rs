@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use perf::frames;
 use perf::lab::Lab;
 use rings::{
-    CONFIG, assert_ledger, drain, interface, is_ours, open_on, probe, read_ours, send, send_all,
-    started_on, udp,
+    CONFIG, PATIENCE, assert_ledger, drain, interface, is_ours, open_on, probe, read_ours, send,
+    send_all, started_on, udp,
 };
 use sensor::afpacket::{OpenError, Ring, RingConfig, Scope, Unbound, wait};
 
@@ -220,5 +220,29 @@ fn account_is_settled_exactly_after_overload() {
         assert_ledger(&ring, analysed);
         assert_eq!((ring.corrupt(), ring.corrupt_blocks(), ring.waiting()), (0, 0, 0));
         assert!(ring.statistics().drops > 0);
+    });
+}
+
+#[test]
+fn what_is_left_in_a_ring_is_unread_and_nothing_else() {
+    let Some(lab) = Lab::new() else { return };
+    let config = RingConfig { block_bytes: 4 * KIB, block_count: 8, retire_ms: 600_000, ..CONFIG };
+    lab.sensor().within(|| {
+        let mut ring = started_on(&config, "s0");
+        // Two frames fill a block: four of them are handed over, and one is not.
+        send(&lab, &udp("198.18.0.1:1", "198.19.0.1:2", &[7; 1358]), 9);
+        let begin = Instant::now();
+        while ring.take_high_water() < 4 {
+            assert!(begin.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let read = ring.next_block().unwrap().frames().count() as u64;
+        rings::stop(std::slice::from_mut(&mut ring));
+        ring.settle().unwrap();
+        assert_eq!((ring.corrupt(), ring.corrupt_blocks(), ring.waiting()), (0, 0, 0));
+        let statistics = ring.statistics();
+        assert_eq!(statistics.packets, statistics.drops + read + ring.unread(), "{statistics:?}");
+        // The stacks of both sides may have said something as well.
+        assert!((1..=4).contains(&read) && ring.unread() >= 6, "{read}, {}", ring.unread());
     });
 }

@@ -54,6 +54,7 @@ struct Told {
     statistics: Statistics,
     corrupt: u64,
     corrupt_blocks: u64,
+    unread: u64,
     cut: u64,
 }
 
@@ -313,7 +314,7 @@ impl Reading {
         })
     }
 
-    /// What the kernel put into the ring and no block brought counts as corrupt.
+    /// What still lies in the ring counts as unread.
     fn settle(&mut self, counted: &InterfaceCounters) {
         if let Err(error) = self.ring.settle() {
             let name = self.ring.scope().name();
@@ -330,6 +331,7 @@ impl Reading {
             statistics,
             corrupt: self.ring.corrupt(),
             corrupt_blocks: self.ring.corrupt_blocks(),
+            unread: self.ring.unread(),
             cut: self.ring.cut().frames,
         };
         let told = std::mem::replace(&mut self.told, now);
@@ -357,6 +359,7 @@ impl Told {
         add(&counted.blocks_timed_out, now.blocks_timed_out, then.blocks_timed_out);
         add(&counted.corrupt, self.corrupt, before.corrupt);
         add(&counted.corrupt_blocks, self.corrupt_blocks, before.corrupt_blocks);
+        add(&counted.unread, self.unread, before.unread);
         add(&counted.cut, self.cut, before.cut);
     }
 }
@@ -376,17 +379,24 @@ mod tests {
             blocks_timed_out: 2,
         };
         // A block claimed four frames more than there were; the account that is closed knows better.
-        let first = Told { statistics: statistics(100, 5), corrupt: 4, corrupt_blocks: 1, cut: 3 };
-        let end = Told { corrupt: 2, ..first };
+        let first = Told {
+            statistics: statistics(100, 5),
+            corrupt: 4,
+            corrupt_blocks: 1,
+            unread: 0,
+            cut: 3,
+        };
+        let end = Told { corrupt: 2, unread: 5, ..first };
         first.add_since(&Told::default(), &counted);
         end.add_since(&first, &counted);
         // The next ring begins at zero.
-        let next = Told { statistics: statistics(50, 1), corrupt: 0, corrupt_blocks: 0, cut: 1 };
+        let next = Told { statistics: statistics(50, 1), cut: 1, ..Told::default() };
         next.add_since(&Told::default(), &counted);
         let read = |of: fn(&InterfaceCounters) -> &Counter| of(&counted).read();
         assert_eq!((read(|c| &c.kernel_packets), read(|c| &c.kernel_drops)), (150, 15));
         assert_eq!((read(|c| &c.blocks_full), read(|c| &c.blocks_timed_out)), (6, 4));
         assert_eq!((read(|c| &c.corrupt), read(|c| &c.corrupt_blocks)), (2, 1));
         assert_eq!((read(|c| &c.cut), read(|c| &c.ring_freezes)), (4, 2));
+        assert_eq!(read(|c| &c.unread), 5);
     }
 }

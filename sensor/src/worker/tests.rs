@@ -10,6 +10,7 @@ use perf::frames::{self, SYN};
 use perf::inject::Injector;
 use perf::lab::Lab;
 
+use crate::afpacket::RingConfig;
 use crate::config::{Config, EventOutput, FanoutMode};
 use crate::frame::Frame;
 use crate::pipeline::{Pipeline, Start};
@@ -24,7 +25,21 @@ pub(super) fn fail_on_purpose(frames: &[Frame<'_>]) {
     assert!(!frames.iter().any(is_poison), "on purpose");
 }
 
-fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeline {
+/// Lets an interface carry only what the test sends: without IPv6, no stack says anything by itself.
+fn make_quiet(lab: &Lab) {
+    for namespace in [lab.sensor(), lab.generator()] {
+        namespace.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+    }
+}
+
+/// A ring with a retire time of its own, in milliseconds.
+fn start_retiring(
+    lab: &Lab,
+    fanout: FanoutMode,
+    workers: usize,
+    events: &Path,
+    retire_ms: Option<u32>,
+) -> Pipeline {
     lab.sensor().within(|| {
         let mut config = Config::without_file();
         config.capture.interfaces = vec!["s0".into()];
@@ -34,12 +49,17 @@ fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeli
         config.api_listen = None;
         let interfaces = setup::interfaces(&config.capture).unwrap();
         let ring = setup::ring(&config.capture, workers).unwrap();
+        let ring = RingConfig { retire_ms: retire_ms.unwrap_or(ring.retire_ms), ..ring };
         let (sensor, stats_interval) = ("test".to_owned(), Duration::from_secs(60));
         let cpus = vec![0; workers];
         let filters = vec![None; interfaces.len()];
         let start = Start { config, sensor, interfaces, filters, cpus, ring, stats_interval };
         Pipeline::start(start).unwrap()
     })
+}
+
+fn start(lab: &Lab, fanout: FanoutMode, workers: usize, events: &Path) -> Pipeline {
+    start_retiring(lab, fanout, workers, events, None)
 }
 
 fn wait_for(events: &Path, what: &str, is_so: impl Fn(&Events) -> bool) {
@@ -64,9 +84,7 @@ fn syns(ports: std::ops::Range<u16>) -> impl Iterator<Item = Vec<u8>> {
 /// Frames, one that makes its worker panic amid others, and frames again once it is back.
 fn a_worker_that_panics_comes_back(fanout: FanoutMode, workers: usize) {
     let Some(lab) = Lab::new() else { return };
-    for namespace in [lab.sensor(), lab.generator()] {
-        namespace.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
-    }
+    make_quiet(&lab);
     let folder = tempfile::TempDir::new().unwrap();
     let events = folder.path().join("eve.json");
     let pipeline = start(&lab, fanout, workers, &events);
@@ -110,4 +128,22 @@ fn a_worker_that_panics_comes_back_where_the_order_matters() {
 #[test]
 fn the_only_worker_comes_back_after_a_panic() {
     a_worker_that_panics_comes_back(FanoutMode::Hash, 1);
+}
+
+#[test]
+fn what_the_kernel_does_not_hand_over_before_the_end_is_unread() {
+    let Some(lab) = Lab::new() else { return };
+    make_quiet(&lab);
+    let folder = tempfile::TempDir::new().unwrap();
+    let events = folder.path().join("eve.json");
+    let pipeline = start_retiring(&lab, FanoutMode::Hash, 1, &events, Some(600_000));
+    Injector::within(lab.generator(), "g0").send_all(syns(1..101), None).unwrap();
+    let stopped = pipeline.stop();
+    let interface = &stopped.ledger.interfaces[0];
+    assert!(stopped.is_whole);
+    assert_eq!(stopped.ledger.check(), Ok(()));
+    assert_eq!(
+        (interface.kernel_packets, interface.unread, interface.corrupt, interface.analysed),
+        (100, 100, 0, 0)
+    );
 }
