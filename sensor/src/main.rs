@@ -56,7 +56,7 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let interfaces = setup::interfaces(&config.capture)?;
     let cpus = setup::cpus(&config.capture)?;
     let ring = setup::ring(&config.capture, interfaces.len() * cpus.len())?;
-    let filters = setup::filters(&config.capture, interfaces.iter().map(|one| one.link))?;
+    let filters = setup::filters(&config, interfaces.iter().map(|one| one.link))?;
     let sensor = setup::sensor_name(&config)?;
     let names: Vec<&str> = interfaces.iter().map(|one| one.name.as_str()).collect();
     tracing::info!(
@@ -132,7 +132,7 @@ fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     let workers = setup::cpus(&config.capture)?.len();
     setup::ring(&config.capture, config.capture.interfaces.len().max(1) * workers)?;
     // Of the interfaces, nothing is known here; most are Ethernet.
-    setup::filters(&config.capture, [LinkType::ETHERNET])?;
+    setup::filters(&config, [LinkType::ETHERNET])?;
     setup::sensor_name(&config)?;
     println!("{} is good", path.display());
     Ok(())
@@ -250,7 +250,9 @@ impl From<OpenError> for Failure {
             | OpenError::UnsupportedHardware { .. }
             | OpenError::Setting { .. }
             | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
-            OpenError::Memory { .. } | OpenError::System { .. } => Self::Running(Box::new(error)),
+            OpenError::Memory { .. } | OpenError::LinkType { .. } | OpenError::System { .. } => {
+                Self::Running(Box::new(error))
+            }
         }
     }
 }

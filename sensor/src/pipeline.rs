@@ -34,9 +34,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{
-    self, Fanout, Interface, OpenError, Program, Reserve, RingConfig, Symmetry, Unbound,
-};
+use crate::afpacket::{self, Fanout, Interface, OpenError, Reserve, RingConfig, Symmetry, Unbound};
 use crate::analyse;
 use crate::announce::Announcer;
 use crate::api::{Api, ApiError};
@@ -48,6 +46,7 @@ use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
+use crate::filter::RingFilter;
 use crate::flow::{EndedFlow, FlowTable};
 use crate::gathering::Board;
 use crate::health::{self, Health};
@@ -161,8 +160,8 @@ pub struct Start {
     pub cpus: Vec<usize>,
     /// Sizes of each ring.
     pub ring: RingConfig,
-    /// Filter of the rings, by the interface; `None` lets everything in.
-    pub filters: Vec<Option<Program>>,
+    /// Filter of the rings, by the interface.
+    pub filters: Vec<RingFilter>,
     /// Time between `stats` events.
     pub stats_interval: Duration,
 }

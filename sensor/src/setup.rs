@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig};
 use crate::analyse::FlowSettings;
-use crate::config::{Capture, Config, Detect, FanoutMode, Flow, Uplink};
+use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
-use crate::filter::{Compiler, FilterError};
+use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
 use crate::frame::LinkType;
 use crate::packet::Address;
@@ -154,19 +154,30 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     })
 }
 
-/// The filter of each ring of a worker, by the interface; empty where all frames are wanted.
+/// The filter of each ring of a worker, by the interface, whose link types are given.
 ///
 /// # Errors
-/// See [`FilterError`].
+/// See [`FilterError`]: the expression makes no sense for one of these link types.
 pub fn filters(
-    capture: &Capture,
+    config: &Config,
     links: impl IntoIterator<Item = LinkType>,
-) -> Result<Vec<Option<Program>>, FilterError> {
-    let Some(expression) = &capture.filter else {
-        return Ok(links.into_iter().map(|_| None).collect());
+) -> Result<Vec<RingFilter>, FilterError> {
+    let compiler = config.capture.filter.as_ref().map(Compiler::new).transpose()?;
+    let compile = |link| compiler.as_ref().map(|it| it.for_ring(link, WHOLE_FRAME)).transpose();
+    let is_exported = config.uplink.is_some() && config.export.frames != ExportFrames::None;
+    let filter = |link: LinkType| {
+        let mut known = vec![(link, Ok(compile(link)?))];
+        for other in [LinkType::ETHERNET, LinkType::RAW].into_iter().filter(|one| *one != link) {
+            let program = if is_exported {
+                Err(format!("the collector was told link type {} for its frames", link.0))
+            } else {
+                compile(other).map_err(|error| error.to_string())
+            };
+            known.push((other, program));
+        }
+        Ok(RingFilter::new(known))
     };
-    let compiler = Compiler::new(expression)?;
-    links.into_iter().map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
+    links.into_iter().map(filter).collect()
 }
 
 /// The filter of rings on all interfaces; `None` where all frames are wanted.
@@ -392,6 +403,25 @@ mod tests {
     fn an_interface_named_twice_is_captured_once() {
         let twice = Capture { interfaces: vec!["lo".into(), "lo".into()], ..capture(1) };
         assert_eq!(interfaces(&twice).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn frames_are_not_exported_with_another_link_type_than_the_collector_was_told() {
+        let mut config = Config::without_file();
+        let filter = |config: &Config| filters(config, [LinkType::RAW]).unwrap().remove(0);
+        config.export.frames = ExportFrames::All;
+        assert!(matches!(filter(&config).for_link(LinkType::ETHERNET), Ok(None)), "no uplink");
+        config.uplink = Some(Uplink {
+            collectors: Vec::new(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        });
+        assert!(matches!(filter(&config).for_link(LinkType::RAW), Ok(None)));
+        let reason = filter(&config).for_link(LinkType::ETHERNET).unwrap_err().to_owned();
+        assert_eq!(reason, "the collector was told link type 101 for its frames");
+        config.export.frames = ExportFrames::None;
+        assert!(matches!(filter(&config).for_link(LinkType::ETHERNET), Ok(None)));
     }
 
     #[test]

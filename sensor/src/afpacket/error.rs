@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::frame::LinkType;
+
 /// Why a ring could not be opened. Each variant asks for another remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -58,6 +60,19 @@ pub enum OpenError {
         interface: String,
         /// Instructions of the filter.
         instructions: usize,
+    },
+    /// The interface was deleted and made anew as another kind of device.
+    #[error(
+        "{interface} has link type {} now: {reason}; make it as it was, or restart the sensor",
+        link.0
+    )]
+    LinkType {
+        /// Name of the interface.
+        interface: String,
+        /// How its frames begin.
+        link: LinkType,
+        /// Why they cannot be taken in.
+        reason: String,
     },
     /// Another step failed.
     #[error("cannot {step} on {interface}")]

@@ -27,7 +27,7 @@ use crossbeam_channel::Sender;
 use wire::text::error_chain;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{self, LinkEvent, OpenError, Program, RingConfig, Wake};
+use crate::afpacket::{self, LinkEvent, OpenError, RingConfig, Wake};
 use crate::analyse::{self, Analyser};
 use crate::announce::Announcer;
 use crate::connections::NewConnection;
@@ -36,6 +36,7 @@ use crate::detect::Detector;
 use crate::detection::Evidence;
 use crate::event::InterfaceChange;
 use crate::export::Exporter;
+use crate::filter::RingFilter;
 use crate::flow::EndedFlow;
 use crate::gathering::{Board, Stage};
 use crate::health::{self, Health, Link};
@@ -62,8 +63,8 @@ pub struct Plan {
     pub cpu: usize,
     /// Sizes of each ring.
     pub ring: RingConfig,
-    /// Filter of the ring of each interface; `None` lets everything in.
-    pub filters: Vec<Option<Program>>,
+    /// Filter of the ring of each interface.
+    pub filters: Vec<RingFilter>,
     /// An idle worker looks for frames for so long before it sleeps.
     pub busy_poll: Duration,
     /// Sizes of its tables.

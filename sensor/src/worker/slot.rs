@@ -9,8 +9,10 @@ use wire::units::UnixNanos;
 
 use super::WorkerError;
 use super::occupancy::Occupancy;
-use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Statistics};
+use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
 use crate::counters::{Counter, InterfaceCounters};
+use crate::filter::RingFilter;
+use crate::frame::LinkType;
 use crate::gathering::{Board, Gathering, Stage};
 use crate::setup;
 
@@ -24,8 +26,8 @@ pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Slot {
     pub(super) interface: usize,
     worker: usize,
-    /// What its rings let in; `None`: everything.
-    filter: Option<Program>,
+    /// What its rings let in.
+    filter: RingFilter,
     /// The gathering that was answered last.
     call: Option<Arc<Gathering>>,
     /// Opened for that gathering, not yet begun. Rejects all frames.
@@ -68,7 +70,7 @@ pub(super) enum Progress {
 }
 
 impl Slot {
-    pub(super) fn new(worker: usize, interface: usize, filter: Option<Program>) -> Self {
+    pub(super) fn new(worker: usize, interface: usize, filter: RingFilter) -> Self {
         Self {
             interface,
             worker,
@@ -121,6 +123,7 @@ impl Slot {
     }
 
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
+        let filter = self.filter_for(&call.scope)?;
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
         let spare = socket.spare();
         let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
@@ -129,7 +132,7 @@ impl Slot {
             }
         });
         let mut ring = ring?;
-        if let Some(filter) = &self.filter {
+        if let Some(filter) = filter {
             ring.set_filter(filter.instructions())?;
         }
         let (got, wanted) = (ring.config().block_count, config.block_count);
@@ -153,6 +156,19 @@ impl Slot {
             self.next = Some(ring);
         }
         Ok(())
+    }
+
+    fn filter_for(&self, scope: &Scope) -> Result<Option<&Program>, OpenError> {
+        // A ring on all interfaces needs a program that looks at the hardware of each frame.
+        let link = match scope {
+            Scope::One(interface) => interface.link,
+            Scope::All { .. } => LinkType::ETHERNET,
+        };
+        self.filter.for_link(link).map_err(|reason| OpenError::LinkType {
+            interface: scope.name().to_owned(),
+            link,
+            reason: reason.to_owned(),
+        })
     }
 
     fn join(&mut self, call: &Gathering) -> Result<(), OpenError> {

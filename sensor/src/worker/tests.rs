@@ -52,7 +52,7 @@ fn start_retiring(
         let ring = RingConfig { retire_ms: retire_ms.unwrap_or(ring.retire_ms), ..ring };
         let (sensor, stats_interval) = ("test".to_owned(), Duration::from_secs(60));
         let cpus = vec![0; workers];
-        let filters = vec![None; interfaces.len()];
+        let filters = setup::filters(&config, interfaces.iter().map(|one| one.link)).unwrap();
         let start = Start { config, sensor, interfaces, filters, cpus, ring, stats_interval };
         Pipeline::start(start).unwrap()
     })
