@@ -521,7 +521,7 @@ impl Watched {
         }
     }
 
-    /// Sockets of which no ring was made, for want of memory or as their worker stood still, serve again.
+    /// Sockets of which no ring came, for whatever reason, serve again.
     fn give_back_sockets(&self, reserve: &Reserve) {
         // The oldest is to be the first again: their order is that of the workers.
         for (worker, call) in self.calls.iter().enumerate().rev() {

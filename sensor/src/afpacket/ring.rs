@@ -139,8 +139,10 @@ impl Ring {
     ///
     /// # Errors
     /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`];
-    /// [`OpenError::FilterTooLong`] for too many home networks.
+    /// [`OpenError::FilterTooLong`] for too many home networks. What would be wrong with the filter in
+    /// [`begin`](Ring::begin) is told here: a member of a group cannot leave it.
     pub fn start_group(&self, fanout: &Fanout, members: u32) -> Result<FanoutGroup, OpenError> {
+        self.try_filter()?;
         let program = fanout.program();
         if let Some(program) = &program {
             self.check_length(program)?;
@@ -157,8 +159,10 @@ impl Ring {
     /// Joins a fanout group of the same scope.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one.
+    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one; what
+    /// would be wrong with the filter in [`begin`](Ring::begin).
     pub fn join(&self, group: &FanoutGroup) -> Result<(), OpenError> {
+        self.try_filter()?;
         self.socket.join(*group).map_err(self.failed(Step::Fanout))
     }
 
@@ -205,9 +209,19 @@ impl Ring {
     }
 
     fn accept(&self) -> Result<(), OpenError> {
+        self.attach_to(self.as_fd())
+    }
+
+    /// Would the kernel take the filter? Tried on a socket that gets nothing.
+    fn try_filter(&self) -> Result<(), OpenError> {
+        let socket = sys::query_socket().map_err(self.failed(Step::Filter))?;
+        self.attach_to(socket.as_fd())
+    }
+
+    fn attach_to(&self, socket: BorrowedFd<'_>) -> Result<(), OpenError> {
         let program = self.filter.program();
         self.check_length(&program)?;
-        self.socket.accept(&program).map_err(|error| match error.raw_os_error() {
+        sys::attach_filter(socket, &program).map_err(|error| match error.raw_os_error() {
             // The memory for options of a socket has a limit of its own.
             Some(libc::ENOMEM) => self.too_long(&program),
             _ => OpenError::at(Step::Filter, self.scope.name(), error),

@@ -9,7 +9,9 @@ use wire::units::UnixNanos;
 
 use super::WorkerError;
 use super::occupancy::Occupancy;
-use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
+use crate::afpacket::{
+    LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics, Unbound,
+};
 use crate::counters::{Counter, InterfaceCounters};
 use crate::filter::RingFilter;
 use crate::frame::LinkType;
@@ -30,11 +32,18 @@ pub(super) struct Slot {
     filter: RingFilter,
     /// The gathering that was answered last.
     call: Option<Arc<Gathering>>,
-    /// Opened for that gathering, not yet begun. Rejects all frames.
-    next: Option<Ring>,
+    /// Opened for that gathering, not yet begun.
+    next: Option<Next>,
     /// Rings that are read: at most one that is not closing.
     pub(super) readings: Vec<Reading>,
     occupancy: Occupancy,
+}
+
+/// A ring on its way into a group. Rejects all frames.
+struct Next {
+    ring: Ring,
+    /// Its socket, as long as that could serve again: a member of a group cannot.
+    spare: Option<Unbound>,
 }
 
 /// A ring that is read, and what was told of it.
@@ -103,7 +112,10 @@ impl Slot {
             _ => Ok(Progress::None),
         };
         step.map_err(|error| {
-            self.next = None;
+            if let Some(Next { ring, spare }) = self.next.take() {
+                drop(ring);
+                self.give_back(&call, spare);
+            }
             call.fail(self.worker, error_chain(&error));
             WorkerError::Open(error)
         })
@@ -126,13 +138,15 @@ impl Slot {
         let filter = self.filter_for(&call.scope)?;
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
         let spare = socket.spare();
-        let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
-            if matches!(error, OpenError::Memory { .. }) {
-                call.put_back(self.worker, spare);
+        let mut ring = match Ring::open(socket, config, &call.scope) {
+            Ok(ring) => ring,
+            Err(error) => {
+                self.give_back(call, Some(spare));
+                return Err(error);
             }
-        });
-        let mut ring = ring?;
+        };
         if let Some(filter) = filter {
+            // Before it begins it is only kept.
             ring.set_filter(filter.instructions())?;
         }
         let (got, wanted) = (ring.config().block_count, config.block_count);
@@ -153,9 +167,16 @@ impl Slot {
             call.keep_inode(self.worker, inode);
         }
         if call.advance(self.worker, Stage::Called, Stage::Opened) {
-            self.next = Some(ring);
+            self.next = Some(Next { ring, spare: Some(spare) });
         }
         Ok(())
+    }
+
+    /// A socket of which no ring came serves again, if it can.
+    fn give_back(&self, call: &Gathering, spare: Option<Unbound>) {
+        if let Some(spare) = spare.filter(|spare| spare.reset(&call.scope).is_ok()) {
+            call.put_back(self.worker, spare);
+        }
     }
 
     fn filter_for(&self, scope: &Scope) -> Result<Option<&Program>, OpenError> {
@@ -172,7 +193,7 @@ impl Slot {
     }
 
     fn join(&mut self, call: &Gathering) -> Result<(), OpenError> {
-        let Some(ring) = &self.next else { return Ok(()) };
+        let Some(Next { ring, spare }) = &mut self.next else { return Ok(()) };
         match (&call.fanout, call.group()) {
             (None, _) => {}
             (Some(_), Some(group)) => ring.join(group)?,
@@ -184,6 +205,9 @@ impl Slot {
                     return Ok(());
                 }
             }
+        }
+        if call.fanout.is_some() {
+            *spare = None;
         }
         if !call.advance(self.worker, Stage::Opened, Stage::Joined) {
             self.next = None;
@@ -197,9 +221,13 @@ impl Slot {
 
     /// The ring before this one lets nothing in any more; a moment later this one does.
     fn begin(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
-        let Some(mut ring) = self.next.take() else { return Ok(Progress::None) };
+        let Some(Next { mut ring, spare }) = self.next.take() else { return Ok(Progress::None) };
         self.retire();
-        ring.begin()?;
+        if let Err(error) = ring.begin() {
+            // Whoever is told of it takes care of the socket.
+            self.next = Some(Next { ring, spare });
+            return Err(error);
+        }
         let mut reading = Reading {
             ring,
             call: Arc::clone(call),
@@ -382,7 +410,48 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
+    use perf::lab::Lab;
+
     use super::*;
+    use crate::afpacket::{Fanout, Interface};
+    use crate::config::Config;
+
+    #[test]
+    fn rings_that_cannot_be_made_cost_no_socket() {
+        let Some(lab) = Lab::new() else { return };
+        lab.sensor().within(|| {
+            let there = Interface::find("s0").unwrap();
+            let gone = Interface { index: there.index + 1000, ..there.clone() };
+            let mut config = Config::without_file();
+            config.capture.ring_mib = 2;
+            let ring = setup::ring(&config.capture, 2).unwrap();
+            let filter = setup::filters(&config, [there.link]).unwrap().remove(0);
+            let board = Board::new(2, 1);
+            let mut slot = Slot::new(0, 0, filter);
+            let mut attend = |interface: &Interface, socket, members| {
+                // Of a group that cannot be: the kernel knows no more than 65536 members.
+                let fanout = (members > 1).then_some(Fanout::Hash);
+                let mut sockets = vec![Some(socket)];
+                sockets.resize_with(members, || None);
+                let scope = Scope::One(interface.clone());
+                let call = Arc::new(Gathering::new(scope, fanout, sockets));
+                board.call(0, &call, [0]);
+                let steps = [(); 3].map(|()| slot.attend(&board, &ring).is_ok());
+                (steps.iter().all(|is_ok| *is_ok), call)
+            };
+            let mut socket = Unbound::new().unwrap();
+            for (interface, members) in [(&gone, 1), (&there, 1 << 17)] {
+                for round in 0..20 {
+                    let (is_open, call) = attend(interface, socket, members);
+                    assert!(!is_open && call.failure(0).is_some());
+                    socket = call.take_socket(0).unwrap_or_else(|| panic!("after {round}"));
+                }
+            }
+            let (is_open, call) = attend(&there, socket, 1);
+            assert!(is_open, "{:?}", call.failure(0));
+            assert_eq!((call.stage(0), call.take_socket(0).is_none()), (Stage::Joined, true));
+        });
+    }
 
     #[test]
     fn the_counters_of_rings_add_up_though_a_ring_takes_back_what_was_never_stored() {
