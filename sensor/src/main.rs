@@ -250,9 +250,10 @@ impl From<OpenError> for Failure {
             | OpenError::UnsupportedHardware { .. }
             | OpenError::Setting { .. }
             | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
-            OpenError::Memory { .. } | OpenError::LinkType { .. } | OpenError::System { .. } => {
-                Self::Running(Box::new(error))
-            }
+            OpenError::Memory { .. }
+            | OpenError::LinkType { .. }
+            | OpenError::Down { .. }
+            | OpenError::System { .. } => Self::Running(Box::new(error)),
         }
     }
 }

@@ -74,6 +74,17 @@ pub enum OpenError {
         /// Why they cannot be taken in.
         reason: String,
     },
+    /// No fanout group can be joined while the interface is down, on kernels before 6.13.
+    #[error(
+        "cannot join a fanout group on {interface}, which is down: set it up (ip link set {interface} \
+         up), or capture with one worker"
+    )]
+    Down {
+        /// Name of the interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Another step failed.
     #[error("cannot {step} on {interface}")]
     System {
@@ -138,8 +149,43 @@ impl fmt::Display for Step {
 }
 
 impl OpenError {
+    /// The error of `PACKET_FANOUT` on one interface, or on all.
+    pub(super) fn at_fanout(interface: &str, is_up: bool, source: io::Error) -> Self {
+        let is_of_link = matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENETDOWN));
+        if is_of_link && !is_up {
+            Self::Down { interface: interface.to_owned(), source }
+        } else {
+            Self::at(Step::Fanout, interface, source)
+        }
+    }
+
     /// The error of `step`.
     pub(super) fn at(step: Step, interface: &str, source: io::Error) -> Self {
         Self::System { step, interface: interface.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_joined_for_want_of_a_link_names_the_remedy() {
+        for errno in [libc::EINVAL, libc::ENETDOWN] {
+            let at = |is_up| {
+                OpenError::at_fanout("eth0", is_up, io::Error::from_raw_os_error(errno)).to_string()
+            };
+            assert_eq!(
+                at(false),
+                "cannot join a fanout group on eth0, which is down: set it up (ip link set eth0 up), \
+                 or capture with one worker"
+            );
+            assert_eq!(at(true), "cannot join a fanout group on eth0");
+        }
+        let other = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(
+            OpenError::at_fanout("eth0", false, other).to_string(),
+            "cannot join a fanout group on eth0"
+        );
     }
 }

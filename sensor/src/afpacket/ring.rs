@@ -138,7 +138,7 @@ impl Ring {
     /// Makes a fanout group for up to `members` rings with this ring as its first member.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`];
+    /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`]; [`OpenError::Down`];
     /// [`OpenError::FilterTooLong`] for too many home networks. What would be wrong with the filter in
     /// [`begin`](Ring::begin) is told here: a member of a group cannot leave it.
     pub fn start_group(&self, fanout: &Fanout, members: u32) -> Result<FanoutGroup, OpenError> {
@@ -148,7 +148,7 @@ impl Ring {
             self.check_length(program)?;
         }
         let group = self.socket.start_group(FanoutGroup::new(fanout, members));
-        let group = group.map_err(self.failed(Step::Fanout))?;
+        let group = group.map_err(|error| self.failed_to_join(error))?;
         if let Some(program) = &program {
             let set = self.socket.set_fanout_program(program);
             set.map_err(self.failed(Step::FanoutProgram))?;
@@ -159,11 +159,12 @@ impl Ring {
     /// Joins a fanout group of the same scope.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one; what
+    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one;
+    /// [`OpenError::Down`]; what
     /// would be wrong with the filter in [`begin`](Ring::begin).
     pub fn join(&self, group: &FanoutGroup) -> Result<(), OpenError> {
         self.try_filter()?;
-        self.socket.join(*group).map_err(self.failed(Step::Fanout))
+        self.socket.join(*group).map_err(|error| self.failed_to_join(error))
     }
 
     /// Lets frames in. Call once, after the last member has joined: members that join later would
@@ -396,6 +397,14 @@ impl Ring {
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    fn failed_to_join(&self, error: io::Error) -> OpenError {
+        let is_up = match &self.scope {
+            Scope::One(interface) => self.socket.is_up(interface.index),
+            Scope::All { .. } => true,
+        };
+        OpenError::at_fanout(self.scope.name(), is_up, error)
     }
 
     fn failed(&self, step: Step) -> impl Fn(io::Error) -> OpenError {
