@@ -153,7 +153,7 @@ pub struct WorkerCounters {
     pub contacts_gated: Counter,
     /// The flows.
     pub flows: WorkerFlows,
-    /// Time of the last pass over the rings, Unix nanoseconds: the heartbeat of the worker.
+    /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.
     pub heartbeat: Counter,
 }
 

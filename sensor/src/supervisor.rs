@@ -402,7 +402,7 @@ impl Supervisor {
         }
     }
 
-    /// What is wrong beyond links and heartbeats, in words.
+    /// What is wrong beyond links, in words.
     fn problems(&self, now: Instant) -> Vec<String> {
         let workers = self.workers.iter().enumerate();
         let mut problems: Vec<String> =

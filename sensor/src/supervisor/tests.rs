@@ -135,7 +135,13 @@ fn the_share_of_a_worker_that_stands_still_is_taken_over_by_a_new_group() {
     let after = scene.call(1);
     assert_eq!((after.stage(0), after.stage(1)), (Stage::Called, Stage::Absent));
     let said = scene.supervisor.problems(scene.now);
-    assert_eq!(said, ["a part of the flows of interface lo is not read"]);
+    assert_eq!(
+        said,
+        [
+            "worker 1 has not read its rings for 3 s",
+            "a part of the flows of interface lo is not read"
+        ]
+    );
     for _ in 0..3 {
         scene.follow(0);
         scene.pass(LOOK_EVERY, &[0]);
@@ -146,6 +152,25 @@ fn the_share_of_a_worker_that_stands_still_is_taken_over_by_a_new_group() {
     scene.pass(LOOK_EVERY * 2, &[0, 1]);
     assert_eq!(scene.call(1).stage(1), Stage::Called);
     assert_eq!(scene.uncaptured(), missed);
+}
+
+#[test]
+fn health_names_a_worker_that_stands_still_and_no_other_whatever_the_wall_clock_says() {
+    let mut scene = Scene::new(8);
+    scene.begin();
+    // Heartbeats are far from any time of the wall clock: before, behind and across its range.
+    let heartbeats = [0, u64::MAX - 1, 1 << 62];
+    for heartbeat in heartbeats {
+        for worker in scene.counters.workers() {
+            worker.worker.heartbeat.set(heartbeat);
+        }
+        scene.pass(Duration::from_secs(1), &[0, 1]);
+        assert_eq!(scene.supervisor.health.problems(), Vec::<String>::new(), "{heartbeat}");
+    }
+    scene.pass(STALL_AFTER + LOOK_EVERY * 2, &[0]);
+    let said = scene.supervisor.health.problems();
+    assert_eq!(said[0], "worker 1 has not read its rings for 3 s", "{said:?}");
+    assert!(!said.iter().any(|problem| problem.starts_with("worker 0")), "{said:?}");
 }
 
 #[test]
