@@ -63,12 +63,15 @@ impl Selection {
     }
 }
 
-/// The tuple by which a packet is chosen. Only the first fragment of a datagram has ports; without
-/// them all its fragments go the same way.
+/// The tuple by which a packet is chosen. Only the first fragment of a datagram has ports, and over IPv6
+/// maybe the protocol; without them all its fragments go the same way.
 #[inline]
 fn conversation(packet: &Packet) -> FiveTuple {
     let tuple = packet.tuple;
-    if packet.is_fragment { FiveTuple { source_port: 0, target_port: 0, ..tuple } } else { tuple }
+    if !packet.is_fragment {
+        return tuple;
+    }
+    FiveTuple { source: tuple.source, target: tuple.target, ..FiveTuple::default() }
 }
 
 impl Exporter {
@@ -245,13 +248,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_keeps_both_directions_of_a_conversation() {
+    fn a_sample_keeps_both_directions_and_all_fragments_of_a_conversation() {
         let selection = Selection::new(ExportFrames::OneIn(8), 99);
         let mut chosen = 0;
         for port in 0..8000 {
             let there = packet(port);
             let back = Packet { tuple: there.tuple.reversed(), ..there };
             assert_eq!(selection.wants(&there), selection.wants(&back));
+            // Behind destination options, the protocol is told by the first fragment alone.
+            let first = Packet { is_fragment: true, ..there };
+            let tuple = FiveTuple { source_port: 0, target_port: 0, protocol: 60, ..there.tuple };
+            let later = Packet { tuple, kind: Kind::LaterFragment, ..first };
+            assert_eq!(selection.wants(&first), selection.wants(&later));
             chosen += u32::from(selection.wants(&there));
         }
         assert!((800..1200).contains(&chosen), "{chosen} of 8000 conversations for one in 8");
