@@ -248,6 +248,30 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_amid_frames_costs_only_those_that_were_not_decided() {
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, 0);
+        let bytes: Vec<Vec<u8>> = (0..10).map(|number| vec![number; 60]).collect();
+        let frames: Vec<_> = bytes.iter().map(|bytes| frame(bytes, None)).collect();
+        let packets: Vec<_> = (0..10).map(packet).collect();
+        let counters = InterfaceCounters::default();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let is_own = |tuple: &FiveTuple| {
+                assert_ne!(tuple.source_port, 4, "on purpose");
+                false
+            };
+            exporter.take(0, &frames, &packets, &counters, is_own);
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(counters.exported.read(), 4);
+        // The worker goes on with the same exporter.
+        exporter.take(0, &frames[8..], &packets[8..], &counters, |_| false);
+        exporter.flush();
+        assert_eq!(counters.exported.read(), 6);
+        let expected = [&bytes[..4], &bytes[8..]].concat();
+        assert_eq!(sent(&mut cycle), expected);
+    }
+
+    #[test]
     fn a_sample_keeps_both_directions_and_all_fragments_of_a_conversation() {
         let selection = Selection::new(ExportFrames::OneIn(8), 99);
         let mut chosen = 0;

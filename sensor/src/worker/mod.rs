@@ -16,7 +16,7 @@ mod desk;
 mod occupancy;
 mod slot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -246,6 +246,8 @@ impl Worker {
         }
         self.note_loss();
         self.analyser = Analyser::new(&self.tables, self.counters.clone());
+        // The exporter goes on: a batch takes a frame as a whole or not at all, and what is in it counts as
+        // exported already.
         self.start = None;
         // Should it be the tick that panics, it does so a few times a second and no more.
         self.next_tick = Instant::now() + Detector::TICK;
