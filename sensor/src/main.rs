@@ -250,7 +250,9 @@ impl From<OpenError> for Failure {
             | OpenError::UnsupportedHardware { .. }
             | OpenError::Setting { .. }
             | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
-            OpenError::Memory { .. }
+            OpenError::Files(_)
+            | OpenError::NoPacketSockets(_)
+            | OpenError::Memory { .. }
             | OpenError::LinkType { .. }
             | OpenError::Down { .. }
             | OpenError::System { .. } => Self::Running(Box::new(error)),

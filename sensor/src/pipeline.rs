@@ -100,7 +100,9 @@ pub enum StartError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The system has no more threads.
-    #[error("cannot start thread {name}")]
+    #[error(
+        "cannot start thread {name}; raise the limit of tasks (TasksMax= of the unit, ulimit -u)"
+    )]
     Thread {
         /// Its name.
         name: &'static str,

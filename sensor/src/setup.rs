@@ -51,7 +51,9 @@ pub enum SetupError {
     },
     /// The rings would take memory that the host needs.
     #[error(
-        "capture.ring_mib = {ring_mib} is more than a quarter of this host's memory, {memory_mib} MiB"
+        "capture.ring_mib = {ring_mib} is more than a quarter of this host's memory, \
+         {memory_mib} MiB; set it to {most_mib} at most",
+        most_mib = memory_mib / 4
     )]
     RingTooLarge {
         /// Memory of all rings.
@@ -63,7 +65,10 @@ pub enum SetupError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The configured name is another one than that of the certificate.
-    #[error("sensor.name = {name} is not the name in {certificate}, which is {certified}")]
+    #[error(
+        "sensor.name = {name} is not the name in {certificate}, which is {certified}; \
+         leave it out, or issue a certificate for it"
+    )]
     Name {
         /// The configured name.
         name: String,

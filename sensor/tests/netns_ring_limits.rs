@@ -170,7 +170,8 @@ fn ring_beyond_all_memory_is_refused_with_its_figures() {
         assert!(matches!(error, OpenError::Memory { .. }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            "no memory for a ring of 65536000000 bytes on s0, nor for the least, 61440000000 bytes"
+            "no memory for a ring of 65536000000 bytes on s0, nor for the least, 61440000000 bytes; \
+             make capture.ring_mib smaller"
         );
     });
 }

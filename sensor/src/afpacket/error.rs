@@ -11,6 +11,17 @@ pub enum OpenError {
     /// The thread lacks the capability to open packet sockets.
     #[error("cannot open a packet socket: CAP_NET_RAW is missing")]
     Permission,
+    /// Each packet socket is an open file, and no more may be opened.
+    #[error(
+        "cannot open a packet socket: the limit of open files is reached; raise it (LimitNOFILE= of \
+         the unit, ulimit -n), or set capture.reserve_sockets or capture.workers lower"
+    )]
+    Files(#[source] io::Error),
+    /// The kernel has no packet sockets.
+    #[error(
+        "cannot open a packet socket: the kernel has none; load its module (modprobe af_packet)"
+    )]
+    NoPacketSockets(#[source] io::Error),
     /// There is no interface of this name.
     #[error("there is no interface {name:?}; there are {}", existing.join(", "))]
     NoSuchInterface {
@@ -20,7 +31,10 @@ pub enum OpenError {
         existing: Vec<String>,
     },
     /// Frames of this kind of hardware cannot be analysed.
-    #[error("interface {name} has hardware type {hardware}, which is neither Ethernet nor raw IP")]
+    #[error(
+        "interface {name} has hardware type {hardware}, which is neither Ethernet nor raw \
+         IP; name another interface"
+    )]
     UnsupportedHardware {
         /// Name of the interface.
         name: String,
@@ -39,7 +53,8 @@ pub enum OpenError {
     },
     /// The kernel has no memory for the ring.
     #[error(
-        "no memory for a ring of {bytes} bytes on {interface}, nor for the least, {least_bytes} bytes"
+        "no memory for a ring of {bytes} bytes on {interface}, nor for the least, {least_bytes} bytes; \
+         make capture.ring_mib smaller"
     )]
     Memory {
         /// Name of the interface.
@@ -52,8 +67,8 @@ pub enum OpenError {
     /// The packet filter is longer than the kernel takes.
     #[error(
         "packet filter on {interface} has {instructions} instructions; the kernel takes 4096 at \
-         most, and less where net.core.optmem_max is small: exclude fewer interfaces, name \
-         fewer home networks"
+         most, and less where net.core.optmem_max is small: shorten capture.filter, exclude fewer \
+         interfaces, name fewer home networks"
     )]
     FilterTooLong {
         /// Name of the interface.
@@ -149,6 +164,16 @@ impl fmt::Display for Step {
 }
 
 impl OpenError {
+    /// The error of `socket(2)`.
+    pub(super) fn at_socket(source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Permission,
+            Some(libc::EMFILE | libc::ENFILE) => Self::Files(source),
+            Some(libc::EAFNOSUPPORT) => Self::NoPacketSockets(source),
+            _ => Self::at(Step::Socket, "any interface", source),
+        }
+    }
+
     /// The error of `PACKET_FANOUT` on one interface, or on all.
     pub(super) fn at_fanout(interface: &str, is_up: bool, source: io::Error) -> Self {
         let is_of_link = matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENETDOWN));
@@ -168,6 +193,18 @@ impl OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_cannot_be_made_names_the_remedy() {
+        let said = |errno| OpenError::at_socket(io::Error::from_raw_os_error(errno)).to_string();
+        for (errno, remedy) in [
+            (libc::EPERM, "CAP_NET_RAW"),
+            (libc::EMFILE, "LimitNOFILE"),
+            (libc::EAFNOSUPPORT, "modprobe af_packet"),
+        ] {
+            assert!(said(errno).contains(remedy), "{}", said(errno));
+        }
+    }
 
     #[test]
     fn a_group_that_cannot_be_joined_for_want_of_a_link_names_the_remedy() {

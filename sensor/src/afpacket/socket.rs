@@ -67,15 +67,11 @@ impl Unbound {
     /// Makes one in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`OpenError::Permission`], or [`OpenError::System`] at [`Step::Socket`].
+    /// [`OpenError::Permission`], [`OpenError::Files`], [`OpenError::NoPacketSockets`], or
+    /// [`OpenError::System`] at [`Step::Socket`].
     pub fn new() -> Result<Self, OpenError> {
-        match sys::socket(libc::AF_PACKET, libc::SOCK_RAW) {
-            Ok(fd) => Ok(Self { fd: Arc::new(fd) }),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => OpenError::Permission,
-                _ => OpenError::at(Step::Socket, "any interface", error),
-            }),
-        }
+        let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW).map_err(OpenError::at_socket)?;
+        Ok(Self { fd: Arc::new(fd) })
     }
 
     /// The same socket once more, to be kept while a ring is made of it: if nothing comes of that,
