@@ -198,7 +198,8 @@ fn a_socket_of_which_no_ring_came_is_as_good_as_new() {
         // A jump to where nothing is.
         let refused = [sock_filter { code: libc::BPF_JMP as u16, jt: 0, jf: 0, k: 9 }];
         let open = |spare: &Unbound, config, scope| Ring::open(spare.spare(), config, scope);
-        let no_way: [(&str, &dyn Fn(&Unbound) -> Result<(), OpenError>); 5] = [
+        type Attempt<'a> = &'a dyn Fn(&Unbound) -> Result<(), OpenError>;
+        let no_way: [(&str, Attempt<'_>); 5] = [
             ("no memory", &|spare| open(spare, &no_memory, &s0).map(drop)),
             ("no such interface", &|spare| open(spare, &CONFIG, &gone).map(drop)),
             ("a group that cannot be", &|spare| {
