@@ -62,7 +62,8 @@ pub struct InterfaceCounters {
     pub corrupt: Counter,
     /// Blocks in which something failed the checks. Unit: blocks.
     pub corrupt_blocks: Counter,
-    /// Stored in a ring that was given up before they were read: the worker panicked.
+    /// Stored in a ring that was given up before they were read: the worker panicked, or the kernel did
+    /// not hand them over in time.
     pub unread: Counter,
     /// Frames of interfaces that are not captured, in a ring on all interfaces: the filter did not know
     /// them yet, or has no room for them.
@@ -160,7 +161,7 @@ pub struct WorkerCounters {
     pub contacts_gated: Counter,
     /// The flows.
     pub flows: WorkerFlows,
-    /// Time of the last pass over the rings, Unix nanoseconds: the heartbeat of the worker.
+    /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.
     pub heartbeat: Counter,
 }
 

@@ -63,12 +63,15 @@ impl Selection {
     }
 }
 
-/// The tuple by which a packet is chosen. Only the first fragment of a datagram has ports; without
-/// them all its fragments go the same way.
+/// The tuple by which a packet is chosen. Only the first fragment of a datagram has ports, and over IPv6
+/// maybe the protocol; without them all its fragments go the same way.
 #[inline]
 fn conversation(packet: &Packet) -> FiveTuple {
     let tuple = packet.tuple;
-    if packet.is_fragment { FiveTuple { source_port: 0, target_port: 0, ..tuple } } else { tuple }
+    if !packet.is_fragment {
+        return tuple;
+    }
+    FiveTuple { source: tuple.source, target: tuple.target, ..FiveTuple::default() }
 }
 
 impl Exporter {
@@ -249,13 +252,42 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_keeps_both_directions_of_a_conversation() {
+    fn a_panic_amid_frames_costs_only_those_that_were_not_decided() {
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, 0);
+        let bytes: Vec<Vec<u8>> = (0..10).map(|number| vec![number; 60]).collect();
+        let frames: Vec<_> = bytes.iter().map(|bytes| frame(bytes, None)).collect();
+        let packets: Vec<_> = (0..10).map(packet).collect();
+        let counters = InterfaceCounters::default();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let is_own = |tuple: &FiveTuple| {
+                assert_ne!(tuple.source_port, 4, "on purpose");
+                false
+            };
+            exporter.take(&frames, &packets, &counters, is_own);
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(counters.exported.read(), 4);
+        // The worker goes on with the same exporter.
+        exporter.take(&frames[8..], &packets[8..], &counters, |_| false);
+        exporter.flush();
+        assert_eq!(counters.exported.read(), 6);
+        let expected = [&bytes[..4], &bytes[8..]].concat();
+        assert_eq!(sent(&mut cycle), expected);
+    }
+
+    #[test]
+    fn a_sample_keeps_both_directions_and_all_fragments_of_a_conversation() {
         let selection = Selection::new(ExportFrames::OneIn(8), 99);
         let mut chosen = 0;
         for port in 0..8000 {
             let there = packet(port);
             let back = Packet { tuple: there.tuple.reversed(), ..there };
             assert_eq!(selection.wants(&there), selection.wants(&back));
+            // Behind destination options, the protocol is told by the first fragment alone.
+            let first = Packet { is_fragment: true, ..there };
+            let tuple = FiveTuple { source_port: 0, target_port: 0, protocol: 60, ..there.tuple };
+            let later = Packet { tuple, kind: Kind::LaterFragment, ..first };
+            assert_eq!(selection.wants(&first), selection.wants(&later));
             chosen += u32::from(selection.wants(&there));
         }
         assert!((800..1200).contains(&chosen), "{chosen} of 8000 conversations for one in 8");

@@ -1,8 +1,8 @@
 //! The operator's packet filter: a tcpdump expression, compiled by libpcap.
 //!
 //! ```text
-//!   live   compiled once for each link type ─▶ attached to the rings: the kernel runs it, and what it
-//!          rejects is in no counter
+//!   live   compiled at the start for each link type, as a device may be made anew with another one ─▶
+//!          attached to the rings: the kernel runs it, and what it rejects is in no counter
 //!   file   compiled once for each link type ─▶ libpcap's interpreter; what it rejects is skipped
 //! ```
 //!
@@ -113,6 +113,32 @@ impl Compiler {
 
     fn fault(&self, link: LinkType, fault: String) -> FilterError {
         FilterError::Expression { expression: self.expression.clone(), link, fault }
+    }
+}
+
+/// What the rings on one interface let in, also after it was deleted and made anew with another link
+/// type: then nobody is left who could compile or ask.
+#[derive(Clone, Debug)]
+pub struct RingFilter {
+    known: Vec<(LinkType, Result<Option<Program>, String>)>,
+}
+
+impl RingFilter {
+    /// For each link type its program, where `None` lets everything in, or why frames of it cannot be
+    /// taken in.
+    #[must_use]
+    pub const fn new(known: Vec<(LinkType, Result<Option<Program>, String>)>) -> Self {
+        Self { known }
+    }
+
+    /// The program for a ring on an interface of this link type; `None` lets everything in.
+    ///
+    /// # Errors
+    /// Why its frames cannot be taken in.
+    pub fn for_link(&self, link: LinkType) -> Result<Option<&Program>, &str> {
+        let found = self.known.iter().find(|(of, _)| *of == link);
+        let (_, program) = found.ok_or("its frames cannot be analysed")?;
+        program.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 }
 

@@ -1,8 +1,9 @@
-//! Is the sensor doing its work? Asked by `/healthz`, answered from heartbeats and link states.
+//! Is the sensor doing its work? Asked by `/healthz`, answered from what the supervisor says, and from link
+//! states. No answer depends on the wall clock, which may be set at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use wire::units::UnixNanos;
@@ -18,8 +19,9 @@ pub struct Health {
     links: Vec<AtomicU8>,
     /// What the supervisor says is wrong.
     watch: ArcSwap<Vec<String>>,
-    /// When it said so, in Unix nanoseconds; 0 before it did.
+    /// When it said so, in nanoseconds since `started`; 0 before it did.
     watched: AtomicU64,
+    started: Instant,
 }
 
 /// The link of an interface.
@@ -39,7 +41,8 @@ impl Health {
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
         let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
-        Self { counters, links, watch: ArcSwap::default(), watched: AtomicU64::new(0) }
+        let watched = AtomicU64::new(0);
+        Self { counters, links, watch: ArcSwap::default(), watched, started: Instant::now() }
     }
 
     /// Notes the link of an interface; gives what it was if that is another state.
@@ -59,7 +62,8 @@ impl Health {
 
     /// Replaces what the supervisor says is wrong.
     pub fn set_watch(&self, problems: Vec<String>) {
-        self.watched.store(now().0, Ordering::Relaxed);
+        let since_start = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.watched.store(since_start.max(1), Ordering::Relaxed);
         if **self.watch.load() != problems {
             self.watch.store(Arc::new(problems));
         }
@@ -68,7 +72,7 @@ impl Health {
     /// What is wrong, in words; empty when all is well.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.stalled_workers(now());
+        let mut problems = Vec::new();
         for (name, link) in self.counters.interfaces().iter().zip(&self.links) {
             match Link::read(link.load(Ordering::Relaxed)) {
                 Link::Up => {}
@@ -77,13 +81,13 @@ impl Health {
             }
         }
         problems.extend(self.watch.load().iter().cloned());
-        problems.extend(self.silent_supervisor(now()));
+        problems.extend(self.silent_supervisor(self.started.elapsed()));
         problems
     }
 
-    fn silent_supervisor(&self, now: UnixNanos) -> Option<String> {
+    fn silent_supervisor(&self, since_start: Duration) -> Option<String> {
         let watched = self.watched.load(Ordering::Relaxed);
-        let silence = now.since(UnixNanos(watched));
+        let silence = since_start.saturating_sub(Duration::from_nanos(watched));
         (watched > 0 && silence > STALL_AFTER).then(|| {
             format!(
                 "the supervisor has not looked for {} s: what fails now does not come back; restart \
@@ -91,17 +95,6 @@ impl Health {
                 silence.as_secs()
             )
         })
-    }
-
-    fn stalled_workers(&self, now: UnixNanos) -> Vec<String> {
-        let silence = |heartbeat| now.since(UnixNanos(heartbeat));
-        let workers = self.counters.workers().iter().enumerate();
-        let heartbeats = workers.map(|(index, set)| (index, silence(set.worker.heartbeat.read())));
-        let stalled = heartbeats.filter(|(_, silence)| *silence > STALL_AFTER);
-        let said = stalled.map(|(index, silence)| {
-            format!("worker {index} has not read its rings for {} s", silence.as_secs())
-        });
-        said.collect()
     }
 }
 
@@ -132,23 +125,16 @@ mod tests {
         assert_eq!(health.problems(), Vec::<String>::new(), "it has not begun");
         health.set_watch(vec!["something".into()]);
         assert_eq!(health.problems(), ["something"]);
-        let later = now().plus(STALL_AFTER * 2);
-        let said = health.silent_supervisor(later).unwrap();
+        let said = health.silent_supervisor(health.started.elapsed() + STALL_AFTER * 2).unwrap();
         assert!(said.starts_with("the supervisor has not looked for "), "{said}");
     }
 
     #[test]
-    fn a_silent_worker_and_a_downed_link_are_named() {
-        let counters = Arc::new(Counters::new(vec!["eth0".into()], 2));
-        counters.workers()[0].worker.heartbeat.set(now().0);
-        let health = Health::new(Arc::clone(&counters));
+    fn a_downed_link_is_named() {
+        let health = Health::new(Arc::new(Counters::new(vec!["eth0".into()], 2)));
         assert_eq!(health.set_link(0, Link::Down), Some(Link::Up));
         assert_eq!(health.set_link(0, Link::Down), None, "said once only");
-        let problems = health.problems();
-        assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(problems[0].starts_with("worker 1 has not read its rings"));
-        assert_eq!(problems[1], "interface eth0 is down");
-        counters.workers()[1].worker.heartbeat.set(now().0);
+        assert_eq!(health.problems(), ["interface eth0 is down"]);
         assert_eq!(health.set_link(0, Link::Gone), Some(Link::Down));
         assert_eq!(health.problems(), ["interface eth0 was deleted"]);
         health.set_link(0, Link::Up);

@@ -56,7 +56,7 @@ fn capture(run: &Run) -> Result<(), Failure> {
     let names = captured.names();
     let cpus = setup::cpus(&config.capture)?;
     let ring = setup::ring(&config.capture, names.len() * cpus.len())?;
-    let filters = setup::filters(&config.capture, &captured)?;
+    let filters = setup::filters(&config, &captured)?;
     let sensor = setup::sensor_name(&config)?;
     tracing::info!(
         sensor,
@@ -270,7 +270,12 @@ impl From<OpenError> for Failure {
             | OpenError::UnsupportedHardware { .. }
             | OpenError::Setting { .. }
             | OpenError::FilterTooLong { .. } => Self::Usage(Box::new(error)),
-            OpenError::Memory { .. } | OpenError::System { .. } => Self::Running(Box::new(error)),
+            OpenError::Files(_)
+            | OpenError::NoPacketSockets(_)
+            | OpenError::Memory { .. }
+            | OpenError::LinkType { .. }
+            | OpenError::Down { .. }
+            | OpenError::System { .. } => Self::Running(Box::new(error)),
         }
     }
 }

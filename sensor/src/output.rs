@@ -28,7 +28,9 @@ const COLLECT: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The file cannot be opened.
-    #[error("cannot open events file {path}")]
+    #[error(
+        "cannot open events file {path}; name one that can be written, with events.file or --events"
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -102,6 +104,14 @@ impl Output {
     }
 }
 
+impl Drop for Output {
+    /// Writes what was collected, should nobody have: of a thread that panicked, the events so far count.
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = self.flush();
+    }
+}
+
 impl Target {
     fn failed(&self, lines: usize, source: io::Error) -> OutputError {
         let place = match self {
@@ -167,7 +177,11 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let said = Output::open(&EventOutput::File("/nowhere/eve.json".into())).unwrap_err();
-        assert_eq!(said.to_string(), "cannot open events file /nowhere/eve.json");
+        assert_eq!(
+            said.to_string(),
+            "cannot open events file /nowhere/eve.json; name one that can be written, with events.file \
+             or --events"
+        );
     }
 
     #[test]

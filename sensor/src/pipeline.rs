@@ -35,7 +35,7 @@ use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
 use crate::afpacket::{
-    self, Fanout, OpenError, Program, Promiscuity, Reserve, RingConfig, Symmetry, Unbound,
+    self, Fanout, OpenError, Promiscuity, Reserve, RingConfig, Symmetry, Unbound,
 };
 use crate::analyse;
 use crate::announce::Announcer;
@@ -48,6 +48,7 @@ use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
+use crate::filter::RingFilter;
 use crate::flow::{EndedFlow, FlowTable};
 use crate::gathering::Board;
 use crate::health::{self, Health};
@@ -105,7 +106,9 @@ pub enum StartError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The system has no more threads.
-    #[error("cannot start thread {name}")]
+    #[error(
+        "cannot start thread {name}; raise the limit of tasks (TasksMax= of the unit, ulimit -u)"
+    )]
     Thread {
         /// Its name.
         name: &'static str,
@@ -165,8 +168,8 @@ pub struct Start {
     pub cpus: Vec<usize>,
     /// Sizes of each ring.
     pub ring: RingConfig,
-    /// Filter of the rings, in the order of [`Captured::names`]; `None` lets everything in.
-    pub filters: Vec<Option<Program>>,
+    /// Filter of the rings, in the order of [`Captured::names`].
+    pub filters: Vec<RingFilter>,
     /// Time between `stats` events.
     pub stats_interval: Duration,
 }

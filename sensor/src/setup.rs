@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig, Scope};
 use crate::analyse::FlowSettings;
-use crate::config::{Capture, Config, Detect, FanoutMode, Flow, Uplink};
+use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
-use crate::filter::{Compiler, FilterError};
+use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
 use crate::frame::LinkType;
 use crate::interfaces::{InterfaceNames, PatternError, Patterns};
@@ -61,7 +61,9 @@ pub enum SetupError {
     },
     /// The rings would take memory that the host needs.
     #[error(
-        "capture.ring_mib = {ring_mib} is more than a quarter of this host's memory, {memory_mib} MiB"
+        "capture.ring_mib = {ring_mib} is more than a quarter of this host's memory, \
+         {memory_mib} MiB; set it to {most_mib} at most",
+        most_mib = memory_mib / 4
     )]
     RingTooLarge {
         /// Memory of all rings.
@@ -73,7 +75,10 @@ pub enum SetupError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The configured name is another one than that of the certificate.
-    #[error("sensor.name = {name} is not the name in {certificate}, which is {certified}")]
+    #[error(
+        "sensor.name = {name} is not the name in {certificate}, which is {certified}; \
+         leave it out, or issue a certificate for it"
+    )]
     Name {
         /// The configured name.
         name: String,
@@ -236,24 +241,44 @@ pub fn ring(capture: &Capture, rings: usize) -> Result<RingConfig, SetupError> {
     })
 }
 
-/// The filter of each ring of a worker, in the order of [`Captured::names`]; `None` where all frames are
-/// wanted.
+/// The filter of each ring of a worker, in the order of [`Captured::names`].
 ///
 /// # Errors
-/// See [`FilterError`].
-pub fn filters(
-    capture: &Capture,
-    captured: &Captured,
-) -> Result<Vec<Option<Program>>, FilterError> {
+/// See [`FilterError`]: the expression makes no sense for one of these link types.
+pub fn filters(config: &Config, captured: &Captured) -> Result<Vec<RingFilter>, FilterError> {
     match captured {
-        Captured::Matching(_) => Ok(vec![filter_for_all(capture)?]),
+        Captured::Matching(_) => {
+            // A ring on all interfaces goes by the hardware of each frame, whatever it is.
+            let program = filter_for_all(&config.capture)?;
+            Ok(vec![RingFilter::new(vec![(LinkType::ETHERNET, Ok(program))])])
+        }
         Captured::Named(interfaces) => {
-            let Some(expression) = &capture.filter else { return Ok(vec![None; interfaces.len()]) };
-            let compiler = Compiler::new(expression)?;
-            let links = interfaces.iter().map(|one| one.link);
-            links.map(|link| compiler.for_ring(link, WHOLE_FRAME).map(Some)).collect()
+            filters_by_link(config, interfaces.iter().map(|one| one.link))
         }
     }
+}
+
+/// The filter of a ring on each of these interfaces, whose link types are given.
+pub(crate) fn filters_by_link(
+    config: &Config,
+    links: impl IntoIterator<Item = LinkType>,
+) -> Result<Vec<RingFilter>, FilterError> {
+    let compiler = config.capture.filter.as_ref().map(Compiler::new).transpose()?;
+    let compile = |link| compiler.as_ref().map(|it| it.for_ring(link, WHOLE_FRAME)).transpose();
+    let is_exported = config.uplink.is_some() && config.export.frames != ExportFrames::None;
+    let filter = |link: LinkType| {
+        let mut known = vec![(link, Ok(compile(link)?))];
+        for other in [LinkType::ETHERNET, LinkType::RAW].into_iter().filter(|one| *one != link) {
+            let program = if is_exported {
+                Err(format!("the collector was told link type {} for its frames", link.0))
+            } else {
+                compile(other).map_err(|error| error.to_string())
+            };
+            known.push((other, program));
+        }
+        Ok(RingFilter::new(known))
+    };
+    links.into_iter().map(filter).collect()
 }
 
 /// The filter of rings on all interfaces; `None` where all frames are wanted.
@@ -503,6 +528,25 @@ mod tests {
         let none = Capture { interfaces, exclude: vec!["*".into()], ..capture(1) };
         let error = captured(&none).unwrap_err().to_string();
         assert_eq!(error, "capture.exclude leaves none of the interfaces lo, nosuch0");
+    }
+
+    #[test]
+    fn frames_are_not_exported_with_another_link_type_than_the_collector_was_told() {
+        let mut config = Config::without_file();
+        let filter = |config: &Config| filters_by_link(config, [LinkType::RAW]).unwrap().remove(0);
+        config.export.frames = ExportFrames::All;
+        assert!(matches!(filter(&config).for_link(LinkType::ETHERNET), Ok(None)), "no uplink");
+        config.uplink = Some(Uplink {
+            collectors: Vec::new(),
+            ca: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        });
+        assert!(matches!(filter(&config).for_link(LinkType::RAW), Ok(None)));
+        let reason = filter(&config).for_link(LinkType::ETHERNET).unwrap_err().to_owned();
+        assert_eq!(reason, "the collector was told link type 101 for its frames");
+        config.export.frames = ExportFrames::None;
+        assert!(matches!(filter(&config).for_link(LinkType::ETHERNET), Ok(None)));
     }
 
     #[test]

@@ -427,7 +427,7 @@ impl Supervisor {
         }
     }
 
-    /// What is wrong beyond links and heartbeats, in words.
+    /// What is wrong beyond links, in words.
     fn problems(&self, now: Instant) -> Vec<String> {
         let workers = self.workers.iter().enumerate();
         let mut problems: Vec<String> =
@@ -537,7 +537,7 @@ impl Watched {
         }
     }
 
-    /// Sockets of which no ring was made, for want of memory or as their worker stood still, serve again.
+    /// Sockets of which no ring came, for whatever reason, serve again.
     fn give_back_sockets(&self, reserve: &Reserve) {
         // The oldest is to be the first again: their order is that of the workers.
         for (worker, call) in self.calls.iter().enumerate().rev() {

@@ -73,6 +73,20 @@ fn an_unknown_interface_is_bad_usage_and_those_that_exist_are_named() {
 }
 
 #[test]
+fn a_limit_of_open_files_that_is_too_low_is_named_with_the_remedy() {
+    let Some(lab) = Lab::new() else { return };
+    let text = "[capture]\nring_mib = 16\nreserve_sockets = 500\n[api]\nlisten = ''\n";
+    let (_folder, file) = configuration(text);
+    let mut command = Command::new("sh");
+    let program = programs::path("ringwatch-sensor");
+    let script =
+        format!("ulimit -n 100; exec {} -i s0 --config {}", program.display(), file.display());
+    command.args(["-c", &script]);
+    let ended = run(lab.sensor().wrap(&command));
+    assert_said(&ended, 1, &["limit of open files", "LimitNOFILE", "capture.reserve_sockets"]);
+}
+
+#[test]
 fn no_interface_is_bad_usage_and_those_that_exist_are_named() {
     let Some(lab) = Lab::new() else { return };
     let ended = run(lab.sensor().wrap(&programs::sensor()));

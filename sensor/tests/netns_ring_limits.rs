@@ -9,13 +9,14 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use libc::sock_filter;
 use perf::frames;
 use perf::lab::Lab;
 use rings::{
-    CONFIG, assert_ledger, drain, interface, is_ours, open_on, probe, read_ours, send, send_all,
-    started_on, udp,
+    CONFIG, PATIENCE, assert_ledger, drain, interface, is_ours, open_on, probe, read_ours, send,
+    send_all, started_on, udp,
 };
-use sensor::afpacket::{OpenError, Ring, RingConfig, Scope, Unbound, wait};
+use sensor::afpacket::{Fanout, Interface, OpenError, Ring, RingConfig, Scope, Unbound, wait};
 
 const KIB: u32 = 1024;
 
@@ -165,18 +166,79 @@ fn ring_beyond_all_memory_is_refused_with_its_figures() {
     lab.sensor().within(|| {
         let scope = Scope::One(interface("s0"));
         let socket = Unbound::new().unwrap();
-        let spare = socket.spare();
         let error = Ring::open(socket, &config, &scope).unwrap_err();
         assert!(matches!(error, OpenError::Memory { .. }), "{error:?}");
-        // The socket is as good as new.
-        let mut ring = Ring::open(spare, &CONFIG, &scope).unwrap();
+        assert_eq!(
+            error.to_string(),
+            "no memory for a ring of 65536000000 bytes on s0, nor for the least, 61440000000 bytes; \
+             make capture.ring_mib smaller"
+        );
+    });
+}
+
+/// Interfaces count who wants to see all frames.
+fn is_promiscuous(lab: &Lab) -> bool {
+    let flags = lab.sensor().run("cat", &["/sys/class/net/s0/flags"]).stdout;
+    let flags = String::from_utf8(flags).unwrap();
+    u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap() & 0x100 != 0
+}
+
+#[test]
+fn a_socket_of_which_no_ring_came_is_as_good_as_new() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let s0 = Scope::One(interface("s0"));
+        let gone = Scope::One(Interface { index: 4711, ..interface("s0") });
+        let no_memory = RingConfig {
+            block_bytes: 4 * KIB,
+            block_count: 16_000_000,
+            least_blocks: 15_000_000,
+            ..CONFIG
+        };
+        // A jump to where nothing is.
+        let refused = [sock_filter { code: libc::BPF_JMP as u16, jt: 0, jf: 0, k: 9 }];
+        let open = |spare: &Unbound, config, scope| Ring::open(spare.spare(), config, scope);
+        type Attempt<'a> = &'a dyn Fn(&Unbound) -> Result<(), OpenError>;
+        let no_way: [(&str, Attempt<'_>); 5] = [
+            ("no memory", &|spare| open(spare, &no_memory, &s0).map(drop)),
+            ("no such interface", &|spare| open(spare, &CONFIG, &gone).map(drop)),
+            ("a group that cannot be", &|spare| {
+                open(spare, &CONFIG, &s0)?.start_group(&Fanout::Hash, 1 << 17).map(drop)
+            }),
+            ("a filter that cannot be, alone", &|spare| {
+                let mut ring = open(spare, &CONFIG, &s0)?;
+                ring.set_filter(&refused)?;
+                ring.begin()
+            }),
+            ("a filter that cannot be, in a group", &|spare| {
+                let mut ring = open(spare, &CONFIG, &s0)?;
+                ring.set_filter(&refused)?;
+                ring.start_group(&Fanout::Hash, 2).map(drop)
+            }),
+        ];
+        let socket = Unbound::new().unwrap();
+        for (what, attempt) in no_way.iter().cycle().take(20) {
+            assert!(attempt(&socket).is_err(), "{what}");
+            socket.reset(&s0).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(!is_promiscuous(&lab), "{what}");
+        }
+        let mut ring = Ring::open(socket, &CONFIG, &s0).unwrap();
         ring.begin().unwrap();
         send(&lab, &probe(), 5);
         read_ours(&mut ring, 5, |_| {});
-        assert_eq!(
-            error.to_string(),
-            "no memory for a ring of 65536000000 bytes on s0, nor for the least, 61440000000 bytes"
-        );
+        assert!(is_promiscuous(&lab));
+    });
+}
+
+#[test]
+fn a_socket_in_a_group_cannot_serve_again() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sensor().within(|| {
+        let socket = Unbound::new().unwrap();
+        let ring = Ring::open(socket.spare(), &CONFIG, &Scope::One(interface("s0"))).unwrap();
+        ring.start_group(&Fanout::Hash, 2).unwrap();
+        drop(ring);
+        assert!(socket.reset(&Scope::One(interface("s0"))).is_err());
     });
 }
 
@@ -220,5 +282,29 @@ fn account_is_settled_exactly_after_overload() {
         assert_ledger(&ring, analysed);
         assert_eq!((ring.corrupt(), ring.corrupt_blocks(), ring.waiting()), (0, 0, 0));
         assert!(ring.statistics().drops > 0);
+    });
+}
+
+#[test]
+fn what_is_left_in_a_ring_is_unread_and_nothing_else() {
+    let Some(lab) = Lab::new() else { return };
+    let config = RingConfig { block_bytes: 4 * KIB, block_count: 8, retire_ms: 600_000, ..CONFIG };
+    lab.sensor().within(|| {
+        let mut ring = started_on(&config, "s0");
+        // Two frames fill a block: four of them are handed over, and one is not.
+        send(&lab, &udp("198.18.0.1:1", "198.19.0.1:2", &[7; 1358]), 9);
+        let begin = Instant::now();
+        while ring.take_high_water() < 4 {
+            assert!(begin.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let read = ring.next_block().unwrap().frames().count() as u64;
+        rings::stop(std::slice::from_mut(&mut ring));
+        ring.settle().unwrap();
+        assert_eq!((ring.corrupt(), ring.corrupt_blocks(), ring.waiting()), (0, 0, 0));
+        let statistics = ring.statistics();
+        assert_eq!(statistics.packets, statistics.drops + read + ring.unread(), "{statistics:?}");
+        // The stacks of both sides may have said something as well.
+        assert!((1..=4).contains(&read) && ring.unread() >= 6, "{read}, {}", ring.unread());
     });
 }

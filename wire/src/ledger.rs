@@ -43,8 +43,9 @@ pub struct InterfaceLedger {
     pub kernel_drops: u64,
     /// Frames whose ring entry failed the checks at the border (see `afpacket::block`).
     pub corrupt: u64,
-    /// Frames that lay in a ring which was given up before a worker could read them, because the
-    /// worker panicked. Senders before this field never lost one so.
+    /// Frames that lay in a ring which was given up before a worker could read them: the worker
+    /// panicked, or the kernel did not hand them over in time. Senders before this field never lost one
+    /// so.
     pub unread: u64,
     /// Frames of interfaces that are not captured, in a ring on all interfaces. Senders before this
     /// field had no such rings.

@@ -75,17 +75,21 @@ impl Contender {
     /// The walk over a ring that looks at three bytes of each frame: the least that any use costs.
     #[must_use]
     pub fn bare_walk() -> Self {
+        const BUILD: &str = "cargo build --release -p ringwatch-sensor --example capture_cost";
         let program = env::current_exe().ok().and_then(|program| {
             let program = program.parent()?.join("examples/capture_cost");
             program.is_file().then_some(program)
         });
-        let command = match program {
-            Some(program) => {
+        let command = match program.as_deref().map(|program| (program, newer_source(program))) {
+            Some((program, None)) => {
                 let mut command = Command::new(program);
                 command.args(["ring", INTERFACE]);
                 Ok(command)
             }
-            None => Err("cargo build -p ringwatch-sensor --example capture_cost".to_owned()),
+            Some((_, Some(source))) => {
+                Err(format!("{BUILD}, as {} has changed since", source.display()))
+            }
+            None => Err(BUILD.to_owned()),
         };
         Self { name: "bare ring walk".to_owned(), command, language: Language::Walk }
     }
@@ -109,6 +113,20 @@ impl Contender {
         };
         counts.unwrap_or_else(|| panic!("no counts{}", process.describe()))
     }
+}
+
+/// A source of a program that is newer than it, by the list that Cargo writes beside the program. `cargo
+/// xtask bench` builds what it measures; somebody who starts the bench by hand may have an old one.
+fn newer_source(program: &Path) -> Option<PathBuf> {
+    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
+    let built = modified(program)?;
+    // `PROGRAM: SOURCE SOURCE ...`, with a backslash before a space in a path.
+    let list = fs::read_to_string(program.with_extension("d")).ok()?;
+    let (_, sources) = list.lines().next()?.split_once(": ")?;
+    let sources = sources.replace("\\ ", "\0");
+    let mut sources = sources.split(' ').map(|path| PathBuf::from(path.replace('\0', " ")));
+    // One that is gone has changed as well.
+    sources.find(|source| modified(source).is_none_or(|changed| changed > built))
 }
 
 /// A Debian program with its arguments, or what is missing.
@@ -172,6 +190,30 @@ mod tests {
         let said = "{\"drops\":2,\"frames\":5,\"mode\":\"ring\"}\n";
         assert_eq!(walk_counts(said), Some(Counts { seen: 7, dropped: 2 }));
         assert_eq!(tcpdump_counts("tcpdump: s0: no such device"), None);
+    }
+
+    #[test]
+    fn a_program_that_is_older_than_a_source_is_found_out() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let [program, one, other] =
+            ["walk", "one.rs", "an other.rs"].map(|name| folder.path().join(name));
+        let now = std::time::SystemTime::now();
+        let touch = |path: &Path, seconds| {
+            let file = fs::File::create(path).unwrap();
+            file.set_modified(now + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        touch(&program, 10);
+        touch(&one, 1);
+        touch(&other, 2);
+        assert_eq!(newer_source(&program), None, "no list says what it was made of");
+        let escaped = other.to_str().unwrap().replace(' ', "\\ ");
+        let list = format!("{}: {} {escaped}\n", program.display(), one.display());
+        fs::write(folder.path().join("walk.d"), list).unwrap();
+        assert_eq!(newer_source(&program), None);
+        touch(&other, 11);
+        assert_eq!(newer_source(&program), Some(other));
+        fs::remove_file(&one).unwrap();
+        assert_eq!(newer_source(&program), Some(one));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub(super) struct Tally {
     pub(super) claimed: u64,
     /// Of those: frames that could not be read.
     pub(super) corrupt: u64,
+    /// Frames that nobody looked at before the account was closed.
+    pub(super) unread: u64,
     /// Blocks in which something could not be read.
     pub(super) corrupt_blocks: u64,
     /// Blocks that the kernel handed over because no further frame had room.

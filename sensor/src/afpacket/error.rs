@@ -3,12 +3,25 @@
 use std::fmt;
 use std::io;
 
+use crate::frame::LinkType;
+
 /// Why a ring could not be opened. Each variant asks for another remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The thread lacks the capability to open packet sockets.
     #[error("cannot open a packet socket: CAP_NET_RAW is missing")]
     Permission,
+    /// Each packet socket is an open file, and no more may be opened.
+    #[error(
+        "cannot open a packet socket: the limit of open files is reached; raise it (LimitNOFILE= of \
+         the unit, ulimit -n), or set capture.reserve_sockets or capture.workers lower"
+    )]
+    Files(#[source] io::Error),
+    /// The kernel has no packet sockets.
+    #[error(
+        "cannot open a packet socket: the kernel has none; load its module (modprobe af_packet)"
+    )]
+    NoPacketSockets(#[source] io::Error),
     /// There is no interface of this name.
     #[error("there is no interface {name:?}; there are {}", existing.join(", "))]
     NoSuchInterface {
@@ -18,7 +31,10 @@ pub enum OpenError {
         existing: Vec<String>,
     },
     /// Frames of this kind of hardware cannot be analysed.
-    #[error("interface {name} has hardware type {hardware}, which is neither Ethernet nor raw IP")]
+    #[error(
+        "interface {name} has hardware type {hardware}, which is neither Ethernet nor raw \
+         IP; name another interface"
+    )]
     UnsupportedHardware {
         /// Name of the interface.
         name: String,
@@ -37,7 +53,8 @@ pub enum OpenError {
     },
     /// The kernel has no memory for the ring.
     #[error(
-        "no memory for a ring of {bytes} bytes on {interface}, nor for the least, {least_bytes} bytes"
+        "no memory for a ring of {bytes} bytes on {interface}, nor for the least, {least_bytes} bytes; \
+         make capture.ring_mib smaller"
     )]
     Memory {
         /// Name of the interface.
@@ -50,14 +67,38 @@ pub enum OpenError {
     /// The packet filter is longer than the kernel takes.
     #[error(
         "packet filter on {interface} has {instructions} instructions; the kernel takes 4096 at \
-         most, and less where net.core.optmem_max is small: exclude fewer interfaces, name \
-         fewer home networks"
+         most, and less where net.core.optmem_max is small: shorten capture.filter, exclude fewer \
+         interfaces, name fewer home networks"
     )]
     FilterTooLong {
         /// Name of the interface.
         interface: String,
         /// Instructions of the filter.
         instructions: usize,
+    },
+    /// The interface was deleted and made anew as another kind of device.
+    #[error(
+        "{interface} has link type {} now: {reason}; make it as it was, or restart the sensor",
+        link.0
+    )]
+    LinkType {
+        /// Name of the interface.
+        interface: String,
+        /// How its frames begin.
+        link: LinkType,
+        /// Why they cannot be taken in.
+        reason: String,
+    },
+    /// No fanout group can be joined while the interface is down, on kernels before 6.13.
+    #[error(
+        "cannot join a fanout group on {interface}, which is down: set it up (ip link set {interface} \
+         up), or capture with one worker"
+    )]
+    Down {
+        /// Name of the interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// Another step failed.
     #[error("cannot {step} on {interface}")]
@@ -123,8 +164,65 @@ impl fmt::Display for Step {
 }
 
 impl OpenError {
+    /// The error of `socket(2)`.
+    pub(super) fn at_socket(source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Permission,
+            Some(libc::EMFILE | libc::ENFILE) => Self::Files(source),
+            Some(libc::EAFNOSUPPORT) => Self::NoPacketSockets(source),
+            _ => Self::at(Step::Socket, "any interface", source),
+        }
+    }
+
+    /// The error of `PACKET_FANOUT` on one interface, or on all.
+    pub(super) fn at_fanout(interface: &str, is_up: bool, source: io::Error) -> Self {
+        let is_of_link = matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENETDOWN));
+        if is_of_link && !is_up {
+            Self::Down { interface: interface.to_owned(), source }
+        } else {
+            Self::at(Step::Fanout, interface, source)
+        }
+    }
+
     /// The error of `step`.
     pub(super) fn at(step: Step, interface: &str, source: io::Error) -> Self {
         Self::System { step, interface: interface.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_cannot_be_made_names_the_remedy() {
+        let said = |errno| OpenError::at_socket(io::Error::from_raw_os_error(errno)).to_string();
+        for (errno, remedy) in [
+            (libc::EPERM, "CAP_NET_RAW"),
+            (libc::EMFILE, "LimitNOFILE"),
+            (libc::EAFNOSUPPORT, "modprobe af_packet"),
+        ] {
+            assert!(said(errno).contains(remedy), "{}", said(errno));
+        }
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_joined_for_want_of_a_link_names_the_remedy() {
+        for errno in [libc::EINVAL, libc::ENETDOWN] {
+            let at = |is_up| {
+                OpenError::at_fanout("eth0", is_up, io::Error::from_raw_os_error(errno)).to_string()
+            };
+            assert_eq!(
+                at(false),
+                "cannot join a fanout group on eth0, which is down: set it up (ip link set eth0 up), \
+                 or capture with one worker"
+            );
+            assert_eq!(at(true), "cannot join a fanout group on eth0");
+        }
+        let other = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(
+            OpenError::at_fanout("eth0", false, other).to_string(),
+            "cannot join a fanout group on eth0"
+        );
     }
 }

@@ -38,7 +38,7 @@ impl Filter {
             let [reject, foreign, pass] = std::array::from_fn(|_| program.label());
             if *has_loopback {
                 // The option PACKET_IGNORE_OUTGOING would hide what other interfaces send as well,
-                // and has no effect in a fanout group.
+                // and has no effect in a fanout group: see docs/decisions/0008.
                 program.load(SKF_AD_HATYPE);
                 program.jump_unless(u32::from(libc::ARPHRD_LOOPBACK), foreign);
                 program.load(SKF_AD_PKTTYPE);

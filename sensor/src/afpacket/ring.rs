@@ -138,15 +138,17 @@ impl Ring {
     /// Makes a fanout group for up to `members` rings with this ring as its first member.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`];
-    /// [`OpenError::FilterTooLong`] for too many home networks.
+    /// [`OpenError::System`] at [`Step::Fanout`] or [`Step::FanoutProgram`]; [`OpenError::Down`];
+    /// [`OpenError::FilterTooLong`] for too many home networks. What would be wrong with the filter in
+    /// [`begin`](Ring::begin) is told here: a member of a group cannot leave it.
     pub fn start_group(&self, fanout: &Fanout, members: u32) -> Result<FanoutGroup, OpenError> {
+        self.try_filter()?;
         let program = fanout.program();
         if let Some(program) = &program {
             self.check_length(program)?;
         }
         let group = self.socket.start_group(FanoutGroup::new(fanout, members));
-        let group = group.map_err(self.failed(Step::Fanout))?;
+        let group = group.map_err(|error| self.failed_to_join(error))?;
         if let Some(program) = &program {
             let set = self.socket.set_fanout_program(program);
             set.map_err(self.failed(Step::FanoutProgram))?;
@@ -157,9 +159,11 @@ impl Ring {
     /// Joins a fanout group of the same scope.
     ///
     /// # Errors
-    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one.
+    /// [`OpenError::System`] at [`Step::Fanout`], for instance if its interface is another one;
+    /// [`OpenError::Down`]; what would be wrong with the filter in [`begin`](Ring::begin).
     pub fn join(&self, group: &FanoutGroup) -> Result<(), OpenError> {
-        self.socket.join(*group).map_err(self.failed(Step::Fanout))
+        self.try_filter()?;
+        self.socket.join(*group).map_err(|error| self.failed_to_join(error))
     }
 
     /// Lets frames in. Call once, after the last member has joined: members that join later would
@@ -207,11 +211,23 @@ impl Ring {
     fn accept(&self) -> Result<(), OpenError> {
         let program = self.filter.program();
         self.check_length(&program)?;
-        self.socket.accept(&program).map_err(|error| match error.raw_os_error() {
+        self.socket.accept(&program).map_err(|error| self.refused(&program, error))
+    }
+
+    /// Would the kernel take the filter? Tried on a socket that gets nothing.
+    fn try_filter(&self) -> Result<(), OpenError> {
+        let program = self.filter.program();
+        self.check_length(&program)?;
+        let socket = sys::query_socket().map_err(self.failed(Step::Filter))?;
+        sys::attach_filter(socket.as_fd(), &program).map_err(|error| self.refused(&program, error))
+    }
+
+    fn refused(&self, program: &[sock_filter], error: io::Error) -> OpenError {
+        match error.raw_os_error() {
             // The memory for options of a socket has a limit of its own.
-            Some(libc::ENOMEM) => self.too_long(&program),
+            Some(libc::ENOMEM) => self.too_long(program),
             _ => OpenError::at(Step::Filter, self.scope.name(), error),
-        })
+        }
     }
 
     fn check_length(&self, program: &[sock_filter]) -> Result<(), OpenError> {
@@ -277,6 +293,13 @@ impl Ring {
         self.blocks.tally.corrupt_blocks
     }
 
+    /// Frames that the kernel put into the ring and that were still there when the account was closed, by
+    /// [`settle`](Ring::settle).
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.blocks.tally.unread
+    }
+
     /// Frames that were longer than a block, since [`begin`](Ring::begin).
     #[must_use]
     pub fn cut(&self) -> Cut {
@@ -292,13 +315,20 @@ impl Ring {
         u32::try_from(std::mem::take(&mut self.blocks.high_water)).unwrap_or(u32::MAX)
     }
 
-    /// Closes the account: every frame that the kernel put into the ring and no block brought counts
-    /// as corrupt. Call at the end, when frames are rejected and no further block comes; only a block
-    /// that lied about its frames makes a difference.
+    /// Closes the account, after [`reject_all`](Ring::reject_all): what still lies in the ring is given
+    /// back and counts as unread. What a block that lied about its frames kept from us counts as
+    /// corrupt.
     ///
     /// # Errors
     /// The kernel's, if it does not give the last statistics.
     pub fn settle(&mut self) -> io::Result<()> {
+        // No more blocks than there are, whatever the kernel goes on to fill.
+        for _ in 0..self.config.block_count {
+            let Some(block) = self.next_block() else { break };
+            let unread = u64::from(block.claimed());
+            drop(block);
+            self.blocks.tally.unread += unread;
+        }
         let stored = self.refresh_statistics()?.stored();
         self.blocks.tally.settle(stored);
         Ok(())
@@ -359,6 +389,14 @@ impl Ring {
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    fn failed_to_join(&self, error: io::Error) -> OpenError {
+        let is_up = match &self.scope {
+            Scope::One(interface) => self.socket.is_up(interface.index),
+            Scope::All { .. } => true,
+        };
+        OpenError::at_fanout(self.scope.name(), is_up, error)
     }
 
     fn failed(&self, step: Step) -> impl Fn(io::Error) -> OpenError {
@@ -473,10 +511,14 @@ impl Blocks {
 }
 
 impl Tally {
-    /// What was stored and not read is corrupt.
+    /// What was stored and not read is unread, as the kernel still has it; where blocks have lied, only
+    /// what is known to have been left in the ring, and the rest is corrupt.
     fn settle(&mut self, stored: u64) {
-        let read = self.claimed.saturating_sub(self.corrupt);
-        self.corrupt = stored.saturating_sub(read);
+        let read = self.claimed.saturating_sub(self.corrupt + self.unread);
+        let missing = stored.saturating_sub(read);
+        let most = if self.corrupt_blocks == 0 { missing } else { self.unread };
+        self.unread = most.min(missing);
+        self.corrupt = missing - self.unread;
         self.claimed = stored;
     }
 }
@@ -584,10 +626,32 @@ mod tests {
         for (stored, claimed, corrupt, settled) in
             [(10, 10, 0, 0), (10, 10, 3, 3), (10, 7, 0, 3), (10, 12, 2, 0), (10, 12, 4, 2)]
         {
-            let mut tally = Tally { claimed, corrupt, ..Tally::default() };
+            let mut tally = Tally { claimed, corrupt, corrupt_blocks: 1, ..Tally::default() };
             tally.settle(stored);
-            assert_eq!(tally.corrupt, settled);
+            assert_eq!((tally.corrupt, tally.unread), (settled, 0));
             assert_eq!(tally.claimed, stored);
+        }
+    }
+
+    #[test]
+    fn what_was_left_in_the_ring_is_unread_and_not_corrupt() {
+        // Stored, claimed, and of that left in blocks; corrupt by the blocks' own word, and how many lied;
+        // unread and corrupt in the end.
+        for (stored, claimed, left, (corrupt, corrupt_blocks), expected) in [
+            (10, 10, 4, (0, 0), (4, 0)),
+            // Two more lie in a block that the kernel has not handed over.
+            (10, 8, 4, (0, 0), (6, 0)),
+            (10, 8, 0, (0, 0), (2, 0)),
+            // A block lied: it may have held what is missing.
+            (10, 8, 4, (1, 1), (4, 3)),
+            (10, 14, 4, (1, 1), (1, 0)),
+        ] {
+            let unread = left;
+            let mut tally = Tally { claimed, corrupt, corrupt_blocks, unread, ..Tally::default() };
+            let read = claimed - left - corrupt;
+            tally.settle(stored);
+            assert_eq!((tally.unread, tally.corrupt), expected);
+            assert_eq!(read + tally.unread + tally.corrupt, stored);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The socket is made with protocol 0 and so receives nothing until `bind`; a filter that rejects
 //! everything is attached before that. So the ring is empty and its statistics are zero when
-//! [`accept`](PacketSocket::accept) exchanges the filter. Nothing after `socket(2)` needs a capability.
+//! [`Ring::begin`](super::Ring::begin) exchanges the filter. Nothing after `socket(2)` needs a capability.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -24,6 +24,21 @@ use super::sys::{self, InterfaceRequest, Mapping};
 
 /// Room in front of each frame for a VLAN tag that export puts back.
 const VLAN_TAG_BYTES: c_int = 4;
+
+/// Reserved by IANA. A socket that was bound cannot be unbound on all kernels; by this protocol it gets
+/// nothing, and costs the frames of others nothing.
+const PROTOCOL_OF_NO_FRAME: u16 = 0xffff;
+
+/// The request that gives a ring back.
+const NO_RING: tpacket_req3 = tpacket_req3 {
+    tp_block_size: 0,
+    tp_block_nr: 0,
+    tp_frame_size: 0,
+    tp_frame_nr: 0,
+    tp_retire_blk_tov: 0,
+    tp_sizeof_priv: 0,
+    tp_feature_req_word: 0,
+};
 
 /// Frames have no fixed size in TPACKET_V3; the kernel only checks that this divides a block.
 const NOMINAL_FRAME_BYTES: u32 = 2048;
@@ -53,23 +68,39 @@ impl Unbound {
     /// Makes one in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`OpenError::Permission`], or [`OpenError::System`] at [`Step::Socket`].
+    /// [`OpenError::Permission`], [`OpenError::Files`], [`OpenError::NoPacketSockets`], or
+    /// [`OpenError::System`] at [`Step::Socket`].
     pub fn new() -> Result<Self, OpenError> {
-        match sys::socket(libc::AF_PACKET, libc::SOCK_RAW) {
-            Ok(fd) => Ok(Self { fd: Arc::new(fd) }),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => OpenError::Permission,
-                _ => OpenError::at(Step::Socket, "any interface", error),
-            }),
-        }
+        let fd = sys::socket(libc::AF_PACKET, libc::SOCK_RAW).map_err(OpenError::at_socket)?;
+        Ok(Self { fd: Arc::new(fd) })
     }
 
-    /// The same socket once more, to be kept while a ring is made of it: if that fails with
-    /// [`OpenError::Memory`], another can be made of it later. Drop it in every other case: it would
-    /// keep a ring that is dropped in its fanout group.
+    /// The same socket once more, to be kept while a ring is made of it: if nothing comes of that,
+    /// another can be made of it after a [`reset`](Unbound::reset). Drop it once the ring has begun or
+    /// joined: it would keep a ring that is dropped in its fanout group.
     #[must_use]
     pub fn spare(&self) -> Self {
         Self { fd: Arc::clone(&self.fd) }
+    }
+
+    /// Takes back what was done to the socket to make a ring of it on `scope`, after that ring was
+    /// dropped: it can serve again.
+    ///
+    /// # Errors
+    /// The kernel's. The socket cannot serve again: it is in a fanout group, say, which it leaves only
+    /// by being closed.
+    pub fn reset(&self, scope: &Scope) -> io::Result<()> {
+        let socket = PacketSocket { fd: Arc::clone(&self.fd), is_silenced: Arc::default() };
+        socket.reject_all()?;
+        // In this order: a member of a group is refused here, and loses nothing.
+        socket.bind(0, PROTOCOL_OF_NO_FRAME)?;
+        socket.request_ring(NO_RING)?;
+        for index in scope.to_be_promiscuous()? {
+            // It may not have been asked for, or be gone with its interface.
+            let _ = promiscuous(socket.as_fd(), libc::PACKET_DROP_MEMBERSHIP, index);
+        }
+        socket.take_error()?;
+        Ok(())
     }
 }
 
@@ -134,7 +165,7 @@ pub(super) struct PacketSocket {
 
 impl PacketSocket {
     /// Sets up, maps and binds; gives the number of blocks that there was memory for. Nothing is
-    /// received before [`PacketSocket::accept`].
+    /// received before another filter is attached.
     pub(super) fn open(
         socket: Unbound,
         config: &RingConfig,
@@ -153,7 +184,7 @@ impl PacketSocket {
         if config.promiscuous {
             socket.make_promiscuous(scope).map_err(failed(Step::Promiscuous))?;
         }
-        socket.bind(scope.index()).map_err(failed(Step::Bind))?;
+        socket.bind(scope.index(), libc::ETH_P_ALL as u16).map_err(failed(Step::Bind))?;
         Ok((socket, mapping, block_count))
     }
 
@@ -174,12 +205,13 @@ impl PacketSocket {
     /// Makes and maps the ring, with fewer blocks if there is no memory for all.
     fn make_ring(&self, config: &RingConfig, scope: &Scope) -> Result<(Mapping, u32), OpenError> {
         let made = shrinking(config.block_count, config.least_blocks, |block_count| {
-            self.request_ring(config, block_count).map_err(|error| (Step::RxRing, error))?;
+            self.request_ring(request(config, block_count))
+                .map_err(|error| (Step::RxRing, error))?;
             let bytes = u64::from(config.block_bytes) * u64::from(block_count);
             let length = usize::try_from(bytes).unwrap_or(usize::MAX);
             Mapping::new(self.as_fd(), length).map_err(|error| {
                 // The kernel takes the next size only after the ring before is gone.
-                match self.request_ring(config, 0) {
+                match self.request_ring(NO_RING) {
                     Ok(()) => (Step::Map, error),
                     Err(error) => (Step::RxRing, error),
                 }
@@ -198,24 +230,15 @@ impl PacketSocket {
         })
     }
 
-    /// Makes a ring of `block_count` blocks; of none: gives it back.
-    fn request_ring(&self, config: &RingConfig, block_count: u32) -> io::Result<()> {
-        let request = tpacket_req3 {
-            tp_block_size: config.block_bytes,
-            tp_block_nr: block_count,
-            tp_frame_size: NOMINAL_FRAME_BYTES,
-            tp_frame_nr: (config.block_bytes / NOMINAL_FRAME_BYTES).saturating_mul(block_count),
-            tp_retire_blk_tov: config.retire_ms,
-            tp_sizeof_priv: 0,
-            tp_feature_req_word: 0,
-        };
+    /// Makes a ring, or gives it back.
+    fn request_ring(&self, request: tpacket_req3) -> io::Result<()> {
         sys::set_option(self.as_fd(), SOL_PACKET, libc::PACKET_RX_RING, &request)
     }
 
-    fn bind(&self, index: u32) -> io::Result<()> {
+    fn bind(&self, index: u32, protocol: u16) -> io::Result<()> {
         let address = sockaddr_ll {
             sll_family: libc::AF_PACKET as libc::c_ushort,
-            sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+            sll_protocol: protocol.to_be(),
             sll_ifindex: signed(index),
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -361,6 +384,18 @@ impl Rejector {
     pub fn reject_all(&self) -> io::Result<()> {
         self.is_silenced.store(true, Ordering::SeqCst);
         self.fd.upgrade().map_or(Ok(()), |fd| reject_all(&fd))
+    }
+}
+
+/// The request for a ring of `block_count` blocks.
+const fn request(config: &RingConfig, block_count: u32) -> tpacket_req3 {
+    tpacket_req3 {
+        tp_block_size: config.block_bytes,
+        tp_block_nr: block_count,
+        tp_frame_size: NOMINAL_FRAME_BYTES,
+        tp_frame_nr: (config.block_bytes / NOMINAL_FRAME_BYTES).saturating_mul(block_count),
+        tp_retire_blk_tov: config.retire_ms,
+        ..NO_RING
     }
 }
 

@@ -17,6 +17,8 @@
 mod clock;
 mod merge;
 mod table;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::path::Path;
@@ -52,8 +54,11 @@ pub enum ReplayError {
     /// The filter cannot be used.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// A worker's thread ended early.
-    #[error("a worker ended early; its message stands above")]
+    /// A worker's thread panicked.
+    #[error(
+        "a worker panicked, which is a bug: its message stands above, and the events are not all; keep \
+         the file and report it"
+    )]
     WorkerGone,
 }
 
@@ -64,7 +69,8 @@ const KEY: u64 = 0x5269_6e67_7761_7463;
 /// the ledger, which the last event shows too.
 ///
 /// # Errors
-/// See [`ReplayError`]. An error in the middle of a file comes after the events of what was read.
+/// See [`ReplayError`]. An error in the middle of a file comes after the events of what was read; one
+/// by a panic, after those that were found until then.
 pub fn run(
     config: &Config,
     sensor: &str,

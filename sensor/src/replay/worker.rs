@@ -97,16 +97,20 @@ impl Worker {
     fn analyse_frames<'a>(&mut self, mut frames: impl Iterator<Item = Frame<'a>>) {
         let Self { analyser, connections, flows, .. } = self;
         let mut vector = [Frame::EMPTY; VECTOR];
-        while !analyser
-            .analyse(
+        loop {
+            let packets = analyser.analyse(
                 0,
                 &mut frames,
                 &mut vector,
                 |connection| connections.push(connection),
                 |flow| flows.push(flow),
-            )
-            .is_empty()
-        {}
+            );
+            if packets.is_empty() {
+                return;
+            }
+            #[cfg(test)]
+            crate::worker::tests::fail_on_purpose(&vector[..packets.len()]);
+        }
     }
 
     /// What was learnt since the last meeting; ends the flows that are idle for too long at `now`.

@@ -164,9 +164,12 @@ impl Tended {
         !self.is_stalled && self.retry.is_due(now)
     }
 
-    /// What is wrong with it beyond its heartbeat.
+    /// What is wrong with it.
     pub(super) fn problem(&self, index: usize, now: Instant) -> Option<String> {
-        if self.is_away {
+        if self.is_stalled {
+            let silence = now.saturating_duration_since(self.heard).as_secs();
+            Some(format!("worker {index} has not read its rings for {silence} s"))
+        } else if self.is_away {
             Some(format!("worker {index} panicked and is not back yet"))
         } else if self.was_unwell(now) {
             Some(format!("worker {index} panicked less than a minute ago"))
@@ -343,8 +346,10 @@ mod tests {
             let late = start + limit + LOOK;
             assert_eq!(worker.hear(1, is_opening, late), Pulse::Stalled(start));
             assert!(!worker.is_fit() && !worker.may_be_called(late));
+            let said = format!("worker 7 has not read its rings for {} s", limit.as_secs());
+            assert_eq!(worker.problem(7, late), Some(said));
             assert_eq!(worker.hear(1, is_opening, late + LOOK), Pulse::Same, "said once");
-            // Its clock was set back: any other heartbeat is a sign of life.
+            // Any other heartbeat is a sign of life.
             assert_eq!(worker.hear(0, is_opening, late + SECOND), Pulse::Resumed);
             assert!(worker.is_fit() && worker.may_be_called(late + SECOND));
         }

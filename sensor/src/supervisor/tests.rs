@@ -1,8 +1,10 @@
 //! The supervisor in virtual time, with workers that exist in name only and files in the place of sockets.
 
 use crossbeam_channel::{Receiver, bounded};
+use perf::lab::Lab;
 
 use super::*;
+use crate::afpacket::{Ring, RingConfig};
 use crate::pipeline::ToRecorder;
 
 const WORKERS: usize = 2;
@@ -136,7 +138,13 @@ fn the_share_of_a_worker_that_stands_still_is_taken_over_by_a_new_group() {
     let after = scene.call(1);
     assert_eq!((after.stage(0), after.stage(1)), (Stage::Called, Stage::Absent));
     let said = scene.supervisor.problems(scene.now);
-    assert_eq!(said, ["a part of the flows of interface lo is not read"]);
+    assert_eq!(
+        said,
+        [
+            "worker 1 has not read its rings for 3 s",
+            "a part of the flows of interface lo is not read"
+        ]
+    );
     for _ in 0..3 {
         scene.follow(0);
         scene.pass(LOOK_EVERY, &[0]);
@@ -147,6 +155,25 @@ fn the_share_of_a_worker_that_stands_still_is_taken_over_by_a_new_group() {
     scene.pass(LOOK_EVERY * 2, &[0, 1]);
     assert_eq!(scene.call(1).stage(1), Stage::Called);
     assert_eq!(scene.uncaptured(), missed);
+}
+
+#[test]
+fn health_names_a_worker_that_stands_still_and_no_other_whatever_the_wall_clock_says() {
+    let mut scene = Scene::new(8);
+    scene.begin();
+    // Heartbeats are far from any time of the wall clock: before, behind and across its range.
+    let heartbeats = [0, u64::MAX - 1, 1 << 62];
+    for heartbeat in heartbeats {
+        for worker in scene.counters.workers() {
+            worker.worker.heartbeat.set(heartbeat);
+        }
+        scene.pass(Duration::from_secs(1), &[0, 1]);
+        assert_eq!(scene.supervisor.health.problems(), Vec::<String>::new(), "{heartbeat}");
+    }
+    scene.pass(STALL_AFTER + LOOK_EVERY * 2, &[0]);
+    let said = scene.supervisor.health.problems();
+    assert_eq!(said[0], "worker 1 has not read its rings for 3 s", "{said:?}");
+    assert!(!said.iter().any(|problem| problem.starts_with("worker 0")), "{said:?}");
 }
 
 #[test]
@@ -172,6 +199,68 @@ fn rings_that_are_read_on_while_new_ones_are_opened_are_no_hole() {
     first.leave(0, Stage::Left);
     scene.pass(Duration::from_millis(300), &[0, 1]);
     assert!(scene.uncaptured() >= Duration::from_millis(300));
+}
+
+/// A packet socket of each worker, of which the one of `first` was made before the other.
+fn sockets_made_by(first: usize) -> [(Ring, u64); WORKERS] {
+    let config = RingConfig {
+        block_bytes: 4096,
+        block_count: 1,
+        least_blocks: 1,
+        retire_ms: 1,
+        snaplen: 1,
+        promiscuous: false,
+    };
+    let made = || {
+        let scope = Scope::One(Interface::find("lo").unwrap());
+        let ring = Ring::open(Unbound::new().unwrap(), &config, &scope).unwrap();
+        let inode = ring.inode().unwrap();
+        (ring, inode)
+    };
+    let (before, after) = (made(), made());
+    if first == 0 { [before, after] } else { [after, before] }
+}
+
+#[test]
+fn a_link_that_comes_up_again_makes_a_new_group_only_where_the_order_matters_and_is_wrong() {
+    let Some(lab) = Lab::new() else { return };
+    let orders = [
+        // How frames are dealt, whose socket was made first, sockets in the reserve: is there a new group?
+        (Fanout::Cpu, 0, 8, false),
+        (Fanout::Cpu, 1, 8, true),
+        (Fanout::Queue, 1, 8, true),
+        (Fanout::Hash, 1, 8, false),
+        // Rather a wrong order than fewer readers.
+        (Fanout::Cpu, 1, 3, false),
+    ];
+    lab.sensor().within(|| {
+        for (fanout, first, sockets, expected) in orders {
+            let mut scene = Scene::new(sockets);
+            scene.supervisor.fanout = Some(fanout.clone());
+            scene.begin();
+            let rings = sockets_made_by(first);
+            let before = scene.call(0);
+            for (worker, (_, inode)) in rings.iter().enumerate() {
+                before.keep_inode(worker, *inode);
+            }
+            scene.pass(Duration::from_secs(1), &[0, 1]);
+            scene.supervisor.health.set_link(0, Link::Down);
+            scene.pass(Duration::from_secs(1), &[0, 1]);
+            let is_new = |scene: &Scene| !Arc::ptr_eq(&scene.call(0), &before);
+            assert!(!is_new(&scene), "{fanout:?}: the order changes as the link comes up");
+            scene.supervisor.health.set_link(0, Link::Up);
+            scene.pass(LOOK_EVERY, &[0, 1]);
+            assert_eq!(is_new(&scene), expected, "{fanout:?}, {first} first, {sockets} sockets");
+            if expected {
+                (0..WORKERS).for_each(|worker| scene.follow(worker));
+                scene.pass(LOOK_EVERY, &[0, 1]);
+                (0..WORKERS).for_each(|worker| scene.follow(worker));
+                scene.pass(LOOK_EVERY, &[0, 1]);
+            }
+            assert_eq!(scene.supervisor.interfaces[0].live(), [0, 1]);
+            assert_eq!(scene.uncaptured() > Duration::ZERO, expected, "the rings change over");
+        }
+    });
 }
 
 #[test]

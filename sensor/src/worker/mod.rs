@@ -16,7 +16,7 @@ mod desk;
 mod occupancy;
 mod slot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crossbeam_channel::Sender;
 use wire::text::error_chain;
 use wire::units::UnixNanos;
 
-use crate::afpacket::{self, LinkEvent, OpenError, Program, RingConfig, Wake};
+use crate::afpacket::{self, LinkEvent, OpenError, RingConfig, Wake};
 use crate::analyse::{self, Analyser};
 use crate::announce::Announcer;
 use crate::connections::NewConnection;
@@ -36,6 +36,7 @@ use crate::detect::Detector;
 use crate::detection::Evidence;
 use crate::event::InterfaceChange;
 use crate::export::Exporter;
+use crate::filter::RingFilter;
 use crate::flow::EndedFlow;
 use crate::gathering::{Board, Stage};
 use crate::health::{self, Health, Link};
@@ -63,8 +64,8 @@ pub struct Plan {
     pub cpu: usize,
     /// Sizes of each ring.
     pub ring: RingConfig,
-    /// Filter of the ring of each interface; `None` lets everything in.
-    pub filters: Vec<Option<Program>>,
+    /// Filter of the ring of each interface.
+    pub filters: Vec<RingFilter>,
     /// An idle worker looks for frames for so long before it sleeps.
     pub busy_poll: Duration,
     /// Sizes of its tables.
@@ -222,7 +223,7 @@ impl Worker {
     }
 
     fn capture(&mut self) {
-        self.counters.worker.heartbeat.set(health::now().0);
+        self.counters.worker.heartbeat.add(1);
         while !self.stop.load(Ordering::Relaxed) {
             let is_busy = self.turn();
             let now = Instant::now();
@@ -255,6 +256,8 @@ impl Worker {
         }
         self.note_loss();
         self.analyser = Analyser::new(&self.tables, self.counters.clone());
+        // The exporter goes on: a batch takes a frame as a whole or not at all, and what is in it counts as
+        // exported already.
         self.start = None;
         // Should it be the tick that panics, it does so a few times a second and no more.
         self.next_tick = Instant::now() + Detector::TICK;
@@ -382,7 +385,7 @@ impl Worker {
         let flows = &mut self.outlets.flows;
         self.analyser.end_idle_flows(until, |flow| hand_out(flows, flow, worker));
         worker.connections_queue_full.set(self.connections_lost);
-        worker.heartbeat.set(health::now().0);
+        worker.heartbeat.add(1);
         // A tick says that all is told; with contacts or losses left over it would make silence of
         // answers.
         let is_told = self.tell_loss()

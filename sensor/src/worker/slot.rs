@@ -9,8 +9,12 @@ use wire::units::UnixNanos;
 
 use super::WorkerError;
 use super::occupancy::Occupancy;
-use crate::afpacket::{LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics};
+use crate::afpacket::{
+    LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics, Unbound,
+};
 use crate::counters::{Counter, InterfaceCounters};
+use crate::filter::RingFilter;
+use crate::frame::LinkType;
 use crate::gathering::{Board, Gathering, Stage};
 use crate::interfaces::PlaceMap;
 use crate::setup;
@@ -25,15 +29,22 @@ pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Slot {
     pub(super) interface: usize,
     worker: usize,
-    /// What its rings let in; `None`: everything.
-    filter: Option<Program>,
+    /// What its rings let in.
+    filter: RingFilter,
     /// The gathering that was answered last.
     call: Option<Arc<Gathering>>,
-    /// Opened for that gathering, not yet begun. Rejects all frames.
-    next: Option<Ring>,
+    /// Opened for that gathering, not yet begun.
+    next: Option<Next>,
     /// Rings that are read: at most one that is not closing.
     pub(super) readings: Vec<Reading>,
     occupancy: Occupancy,
+}
+
+/// A ring on its way into a group. Rejects all frames.
+struct Next {
+    ring: Ring,
+    /// Its socket, as long as that could serve again: a member of a group cannot.
+    spare: Option<Unbound>,
 }
 
 /// A ring that is read, and what was told of it.
@@ -59,6 +70,7 @@ struct Told {
     statistics: Statistics,
     corrupt: u64,
     corrupt_blocks: u64,
+    unread: u64,
     cut: u64,
 }
 
@@ -72,7 +84,7 @@ pub(super) enum Progress {
 }
 
 impl Slot {
-    pub(super) fn new(worker: usize, interface: usize, filter: Option<Program>) -> Self {
+    pub(super) fn new(worker: usize, interface: usize, filter: RingFilter) -> Self {
         Self {
             interface,
             worker,
@@ -105,7 +117,10 @@ impl Slot {
             _ => Ok(Progress::None),
         };
         step.map_err(|error| {
-            self.next = None;
+            if let Some(Next { ring, spare }) = self.next.take() {
+                drop(ring);
+                self.give_back(&call, spare);
+            }
             call.fail(self.worker, error_chain(&error));
             WorkerError::Open(error)
         })
@@ -125,18 +140,21 @@ impl Slot {
     }
 
     fn open(&mut self, call: &Gathering, config: &RingConfig) -> Result<(), OpenError> {
+        let filter = self.filter_for(&call.scope)?;
         let Some(socket) = call.take_socket(self.worker) else { return Ok(()) };
         let spare = socket.spare();
         // Of all interfaces, only those that are wanted are to be promiscuous: the lookout asks them.
         let is_one = matches!(call.scope, Scope::One(_));
         let config = &RingConfig { promiscuous: config.promiscuous && is_one, ..*config };
-        let ring = Ring::open(socket, config, &call.scope).inspect_err(|error| {
-            if matches!(error, OpenError::Memory { .. }) {
-                call.put_back(self.worker, spare);
+        let mut ring = match Ring::open(socket, config, &call.scope) {
+            Ok(ring) => ring,
+            Err(error) => {
+                self.give_back(call, Some(spare));
+                return Err(error);
             }
-        });
-        let mut ring = ring?;
-        if let Some(filter) = &self.filter {
+        };
+        if let Some(filter) = filter {
+            // Before it begins it is only kept.
             ring.set_filter(filter.instructions())?;
         }
         let (got, wanted) = (ring.config().block_count, config.block_count);
@@ -157,13 +175,33 @@ impl Slot {
             call.keep_inode(self.worker, inode);
         }
         if call.advance(self.worker, Stage::Called, Stage::Opened) {
-            self.next = Some(ring);
+            self.next = Some(Next { ring, spare: Some(spare) });
         }
         Ok(())
     }
 
+    /// A socket of which no ring came serves again, if it can.
+    fn give_back(&self, call: &Gathering, spare: Option<Unbound>) {
+        if let Some(spare) = spare.filter(|spare| spare.reset(&call.scope).is_ok()) {
+            call.put_back(self.worker, spare);
+        }
+    }
+
+    fn filter_for(&self, scope: &Scope) -> Result<Option<&Program>, OpenError> {
+        // A ring on all interfaces needs a program that looks at the hardware of each frame.
+        let link = match scope {
+            Scope::One(interface) => interface.link,
+            Scope::All { .. } => LinkType::ETHERNET,
+        };
+        self.filter.for_link(link).map_err(|reason| OpenError::LinkType {
+            interface: scope.name().to_owned(),
+            link,
+            reason: reason.to_owned(),
+        })
+    }
+
     fn join(&mut self, call: &Gathering) -> Result<(), OpenError> {
-        let Some(ring) = &self.next else { return Ok(()) };
+        let Some(Next { ring, spare }) = &mut self.next else { return Ok(()) };
         match (&call.fanout, call.group()) {
             (None, _) => {}
             (Some(_), Some(group)) => ring.join(group)?,
@@ -175,6 +213,9 @@ impl Slot {
                     return Ok(());
                 }
             }
+        }
+        if call.fanout.is_some() {
+            *spare = None;
         }
         if !call.advance(self.worker, Stage::Opened, Stage::Joined) {
             self.next = None;
@@ -188,9 +229,13 @@ impl Slot {
 
     /// The ring before this one lets nothing in any more; a moment later this one does.
     fn begin(&mut self, call: &Arc<Gathering>) -> Result<Progress, OpenError> {
-        let Some(mut ring) = self.next.take() else { return Ok(Progress::None) };
+        let Some(Next { mut ring, spare }) = self.next.take() else { return Ok(Progress::None) };
         self.retire();
-        ring.begin()?;
+        if let Err(error) = ring.begin() {
+            // Whoever is told of it takes care of the socket.
+            self.next = Some(Next { ring, spare });
+            return Err(error);
+        }
         let mut reading = Reading {
             ring,
             call: Arc::clone(call),
@@ -367,7 +412,7 @@ impl Reading {
         })
     }
 
-    /// What the kernel put into the ring and no block brought counts as corrupt.
+    /// What still lies in the ring counts as unread.
     fn settle(&mut self, counted: &InterfaceCounters) {
         if let Err(error) = self.ring.settle() {
             let name = self.ring.scope().name();
@@ -384,6 +429,7 @@ impl Reading {
             statistics,
             corrupt: self.ring.corrupt(),
             corrupt_blocks: self.ring.corrupt_blocks(),
+            unread: self.ring.unread(),
             cut: self.ring.cut().frames,
         };
         let told = std::mem::replace(&mut self.told, now);
@@ -411,13 +457,55 @@ impl Told {
         add(&counted.blocks_timed_out, now.blocks_timed_out, then.blocks_timed_out);
         add(&counted.corrupt, self.corrupt, before.corrupt);
         add(&counted.corrupt_blocks, self.corrupt_blocks, before.corrupt_blocks);
+        add(&counted.unread, self.unread, before.unread);
         add(&counted.cut, self.cut, before.cut);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use perf::lab::Lab;
+
     use super::*;
+    use crate::afpacket::{Fanout, Interface};
+    use crate::config::Config;
+
+    #[test]
+    fn rings_that_cannot_be_made_cost_no_socket() {
+        let Some(lab) = Lab::new() else { return };
+        lab.sensor().within(|| {
+            let there = Interface::find("s0").unwrap();
+            let gone = Interface { index: there.index + 1000, ..there.clone() };
+            let mut config = Config::without_file();
+            config.capture.ring_mib = 2;
+            let ring = setup::ring(&config.capture, 2).unwrap();
+            let filter = setup::filters_by_link(&config, [there.link]).unwrap().remove(0);
+            let board = Board::new(2, 1);
+            let mut slot = Slot::new(0, 0, filter);
+            let mut attend = |interface: &Interface, socket, members| {
+                // Of a group that cannot be: the kernel knows no more than 65536 members.
+                let fanout = (members > 1).then_some(Fanout::Hash);
+                let mut sockets = vec![Some(socket)];
+                sockets.resize_with(members, || None);
+                let scope = Scope::One(interface.clone());
+                let call = Arc::new(Gathering::new(scope, fanout, sockets));
+                board.call(0, &call, [0]);
+                let steps = [(); 3].map(|()| slot.attend(&board, &ring).is_ok());
+                (steps.iter().all(|is_ok| *is_ok), call)
+            };
+            let mut socket = Unbound::new().unwrap();
+            for (interface, members) in [(&gone, 1), (&there, 1 << 17)] {
+                for round in 0..20 {
+                    let (is_open, call) = attend(interface, socket, members);
+                    assert!(!is_open && call.failure(0).is_some());
+                    socket = call.take_socket(0).unwrap_or_else(|| panic!("after {round}"));
+                }
+            }
+            let (is_open, call) = attend(&there, socket, 1);
+            assert!(is_open, "{:?}", call.failure(0));
+            assert_eq!((call.stage(0), call.take_socket(0).is_none()), (Stage::Joined, true));
+        });
+    }
 
     #[test]
     fn the_counters_of_rings_add_up_though_a_ring_takes_back_what_was_never_stored() {
@@ -430,17 +518,24 @@ mod tests {
             blocks_timed_out: 2,
         };
         // A block claimed four frames more than there were; the account that is closed knows better.
-        let first = Told { statistics: statistics(100, 5), corrupt: 4, corrupt_blocks: 1, cut: 3 };
-        let end = Told { corrupt: 2, ..first };
+        let first = Told {
+            statistics: statistics(100, 5),
+            corrupt: 4,
+            corrupt_blocks: 1,
+            unread: 0,
+            cut: 3,
+        };
+        let end = Told { corrupt: 2, unread: 5, ..first };
         first.add_since(&Told::default(), &counted);
         end.add_since(&first, &counted);
         // The next ring begins at zero.
-        let next = Told { statistics: statistics(50, 1), corrupt: 0, corrupt_blocks: 0, cut: 1 };
+        let next = Told { statistics: statistics(50, 1), cut: 1, ..Told::default() };
         next.add_since(&Told::default(), &counted);
         let read = |of: fn(&InterfaceCounters) -> &Counter| of(&counted).read();
         assert_eq!((read(|c| &c.kernel_packets), read(|c| &c.kernel_drops)), (150, 15));
         assert_eq!((read(|c| &c.blocks_full), read(|c| &c.blocks_timed_out)), (6, 4));
         assert_eq!((read(|c| &c.corrupt), read(|c| &c.corrupt_blocks)), (2, 1));
         assert_eq!((read(|c| &c.cut), read(|c| &c.ring_freezes)), (4, 2));
+        assert_eq!(read(|c| &c.unread), 5);
     }
 }

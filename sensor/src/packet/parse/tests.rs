@@ -535,6 +535,40 @@ fn a_quotation_without_ports_or_of_a_later_fragment_is_none() {
     assert_eq!(quote([0, 1], &[0, 80, 1, 187]), None);
 }
 
+/// An IPv6 fragment whose fragmentable part begins with eight bytes of destination options. `len` is what
+/// these say of their length.
+fn fragment_with_options(offset_and_more: u16, len: u8, rest: &[u8]) -> Packet {
+    let mut data = vec![2; 12];
+    data.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    data.extend((16 + rest.len() as u16).to_be_bytes());
+    data.extend([44, 64]);
+    data.extend([[1; 16], [2; 16]].concat());
+    data.extend([60, 0]);
+    data.extend(offset_and_more.to_be_bytes());
+    data.extend([0, 0, 0, 7]);
+    data.extend([protocol::TCP, len, 1, 4, 0, 0, 0, 0]);
+    data.extend(rest);
+    parse_ethernet(&data)
+}
+
+#[test]
+fn extension_headers_behind_a_fragment_header_are_followed_in_the_first_fragment_only() {
+    // RFC 8200 section 4.5: all of them are in the first fragment.
+    let first = fragment_with_options(1, 0, &SYN);
+    assert!(matches!(first.kind, Kind::Tcp { flags: tcp::SYN, .. }) && first.is_fragment);
+    assert_eq!(first.tuple.protocol, protocol::TCP);
+    assert_ne!(first.tuple.source_port, 0);
+    let whole = fragment_with_options(0, 0, &SYN);
+    assert!(matches!(whole.kind, Kind::Tcp { flags: tcp::SYN, .. }) && !whole.is_fragment);
+    // What begins a later one is no header, whatever the fragment header says of the first one.
+    let later = fragment_with_options(8, 0, &SYN);
+    assert!(later.kind == Kind::LaterFragment && later.is_fragment);
+    assert_eq!((later.tuple.protocol, later.tuple.source_port), (60, 0));
+    // RFC 7112: a first fragment without all headers is to be discarded.
+    let torn = fragment_with_options(1, 9, &SYN);
+    assert_eq!(torn.kind, Kind::Malformed(Malformed::Ipv6Extension));
+}
+
 #[test]
 fn a_fourth_tag_ends_the_search() {
     let mut data = vec![2; 12];
