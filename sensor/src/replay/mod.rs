@@ -7,9 +7,9 @@
 //!              └─▶ detector, recorder
 //! ```
 //!
-//! The workers are all the threads there are. Each reads, deals and analyses in turn, as there is
-//! something to do; nobody waits at a meeting: what a worker learnt by then it tells, and whoever
-//! tells it last has it merged.
+//! The workers are all the threads there are, but where thousands of flows are to be written at once, which
+//! the recorder shares out. Each reads, deals and analyses in turn, as there is something to do; nobody
+//! waits at a meeting: what a worker learnt by then it tells, and whoever tells it last has it merged.
 //!
 //! The clock of a file is the latest time seen: it never runs backwards. At the end of the file
 //! virtual time runs on until nothing can fall due any more. Two runs print the same bytes.
@@ -80,7 +80,7 @@ pub fn run(
     let front = Front::new(file, filter.transpose()?);
     let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
     let counters = Counters::new(vec![name.clone()], workers);
-    let recorder = recorder(config, sensor, name)?;
+    let recorder = recorder(config, sensor, name, workers)?;
     let detector = Detector::new(setup::detector(&config.detect, KEY, false));
     let merge = Merge::new(detector, recorder, config.events.flows_per_second);
     let table = Table::new(front, merge, workers);
@@ -174,7 +174,12 @@ fn end(
     Ok(ledger)
 }
 
-fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, OutputError> {
+fn recorder(
+    config: &Config,
+    sensor: &str,
+    name: String,
+    writers: usize,
+) -> Result<Recorder, OutputError> {
     let settings = recorder::Settings {
         sensor: sensor.to_owned(),
         boot_epoch: 0,
@@ -182,6 +187,7 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
         connections_per_second: config.events.connections_per_second,
         flows_per_second: config.events.flows_per_second,
         flow_key: KEY,
+        writers,
     };
     Ok(Recorder::new(settings, Output::open(&config.events.output)?, None, Arc::default()))
 }

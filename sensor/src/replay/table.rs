@@ -342,6 +342,7 @@ mod tests {
             connections_per_second: 0,
             flows_per_second: 0,
             flow_key: 0,
+            writers: 1,
         };
         let output = Output::open(&EventOutput::None).unwrap();
         let recorder = Recorder::new(settings, output, None, Arc::default());
