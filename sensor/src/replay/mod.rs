@@ -27,7 +27,7 @@ use wire::units::UnixNanos;
 
 use self::merge::Merge;
 use self::table::{Front, Table};
-use self::worker::Worker;
+use self::worker::{Connections, Worker};
 use crate::analyse::{self, Analyser, FlowSettings};
 use crate::config::Config;
 use crate::counters::Counters;
@@ -128,7 +128,8 @@ fn worker(
     };
     let counters = counters.workers()[index].clone();
     let analyser = Analyser::new(&settings, counters.clone());
-    Worker { index, workers, analyser, counters, connections: Vec::new(), flows: Vec::new() }
+    let connections = Connections::new(config.events.connections_per_second);
+    Worker { index, workers, analyser, counters, connections, flows: Vec::new() }
 }
 
 /// Packets that a file can have at most, for tables no larger than it can need: a small file costs little.
