@@ -87,9 +87,10 @@ pub fn run(
     let ended = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
-                let worker = worker(config, path, (index, workers), &counters);
-                let seat = table.seat(index);
-                scope.spawn(|| worker.run(seat))
+                let (seat, counters) = (table.seat(index), &counters);
+                // Tables are made where they are used: finding memory for them takes as long as
+                // reading a small file.
+                scope.spawn(move || worker(config, path, (index, workers), counters).run(seat))
             })
             .collect();
         let ended = threads.into_iter().map(|thread| {
@@ -157,7 +158,12 @@ fn end(
     let told = workers.iter_mut().map(|worker| worker.tell(clock.next_tick)).collect();
     let latest = clock.seen.map(|(_, latest)| latest);
     let now = merge.run_out(latest, clock.next_tick, told);
-    let told = workers.into_iter().map(|worker| worker.finish(now)).collect();
+    let told = std::thread::scope(|scope| {
+        let end = |worker: Worker| scope.spawn(move || worker.finish(now));
+        let threads: Vec<_> = workers.into_iter().map(end).collect();
+        let told = threads.into_iter().map(|thread| thread.join());
+        told.collect::<Result<Vec<_>, _>>().map_err(|_| ReplayError::WorkerGone)
+    })?;
     let ended_at = merge.finish(now, told);
     // What the kernel is to a ring, the file is to this run: it offered what was read.
     let counted = &counters.workers()[0].interfaces[0];
