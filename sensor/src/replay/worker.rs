@@ -7,7 +7,7 @@ use wire::units::UnixNanos;
 use super::ReplayError;
 use super::clock::{Meeting, tick_after};
 use super::merge::Told;
-use super::table::{Front, Part, Seat, Task};
+use super::table::{AHEAD, Front, Part, Seat, Task};
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
 use crate::counters::WorkerSet;
@@ -93,7 +93,10 @@ impl Worker {
             } else {
                 let rest = &share[done..];
                 let here = rest.partition_point(|index| (*index as usize) < end);
-                let frames = rest[..here].iter().map(|index| chunk.frame(*index as usize));
+                let frames = rest[..here].iter().enumerate().map(|(place, index)| {
+                    rest.get(place + AHEAD).inspect(|ahead| chunk.prefetch(**ahead as usize));
+                    chunk.frame(*index as usize)
+                });
                 worker.analyse_frames(frames);
                 done += here;
             }
