@@ -4,8 +4,8 @@ use wire::units::UnixNanos;
 
 use crate::packet::{FiveTuple, Kind, Packet, mix, tcp};
 
-/// A new TCP connection, as its first SYN shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A new TCP connection, as its first SYN shows it. Ordered by time, then by whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NewConnection {
     /// When the SYN was seen.
     pub time: UnixNanos,

@@ -66,15 +66,15 @@ impl Output {
         Ok(Self { target, lines: Vec::with_capacity(COLLECT * 2) })
     }
 
-    /// Takes one line, its line feed included.
+    /// Takes one line or some, their line feeds included.
     ///
     /// # Errors
     /// See [`Output::flush`], which is called when much has been collected.
-    pub fn line(&mut self, line: &[u8]) -> Result<(), OutputError> {
+    pub fn lines(&mut self, lines: &[u8]) -> Result<(), OutputError> {
         if matches!(self.target, Target::None) {
             return Ok(());
         }
-        self.lines.extend_from_slice(line);
+        self.lines.extend_from_slice(lines);
         if self.lines.len() >= COLLECT { self.flush() } else { Ok(()) }
     }
 
@@ -168,8 +168,8 @@ mod tests {
         let path = folder.path().join("eve.json");
         std::fs::write(&path, "before\n").unwrap();
         let mut output = Output::open(&EventOutput::File(path.clone())).unwrap();
-        output.line(b"one\n").unwrap();
-        output.line(b"two\n").unwrap();
+        output.lines(b"one\n").unwrap();
+        output.lines(b"two\n").unwrap();
         output.flush().unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "before\none\ntwo\n");
     }
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn lost_lines_are_counted_and_the_next_write_starts_afresh() {
         let mut output = Output::open(&EventOutput::File("/dev/full".into())).unwrap();
-        output.line(b"one\n").unwrap();
-        output.line(b"two\n").unwrap();
+        output.lines(b"one\n").unwrap();
+        output.lines(b"two\n").unwrap();
         let said = output.flush().unwrap_err();
         assert_eq!(said.to_string(), "cannot write 2 events to /dev/full");
         output.flush().unwrap();

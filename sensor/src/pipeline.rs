@@ -433,6 +433,7 @@ impl Common {
             connections_per_second: start.config.events.connections_per_second,
             flows_per_second: start.config.events.flows_per_second,
             flow_key: self.keys.flow,
+            writers: 1,
         };
         let records = uplink.map(UplinkThread::records);
         Recorder::new(settings, output, records, Arc::clone(&self.recorder_counters))

@@ -4,8 +4,10 @@
 //! their own time; what goes beyond is counted and told in one event when the second is over.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -34,19 +36,45 @@ pub struct Recorder {
     writer: EventWriter,
     output: Output,
     uplink: Option<Sender<OutgoingRecord>>,
-    interfaces: Arc<InterfaceNames>,
+    flow_lines: FlowLines,
+    /// Threads that write the lines of flows.
+    writers: usize,
+    /// With several of them: what they are to write next, before any other event.
+    waiting: Vec<FlowEvent>,
     limit: SecondLimit,
     flows: FlowLimit,
     unwritten_flows: UnwrittenFlows,
     /// The second that [`Recorder::unwritten_flows`] is about.
     flow_second: u64,
-    flow_key: u64,
     line: Vec<u8>,
     counters: Arc<RecorderCounters>,
     /// When it was last said that the local output fails.
     output_said: Option<Instant>,
     reader_gone: bool,
 }
+
+/// An event of type `flow`.
+#[derive(Clone, Copy, Debug)]
+enum FlowEvent {
+    New(NewConnection),
+    Ended(EndedFlow),
+}
+
+/// What the lines of flows are made with.
+#[derive(Debug)]
+struct FlowLines {
+    interfaces: Arc<InterfaceNames>,
+    flow_key: u64,
+}
+
+/// So many lines are worth a thread: it writes them in some milliseconds.
+const LINES_OF_THREAD: usize = 4096;
+
+/// More threads than this do not write, so that what waits stays below 30 MB.
+const MOST_WRITERS: usize = 8;
+
+/// What most lines of flows have at most.
+const BYTES_OF_LINE: usize = 700;
 
 /// What a [`Recorder`] counts. Unit: events.
 #[derive(Debug, Default)]
@@ -76,6 +104,9 @@ pub struct Settings {
     pub flows_per_second: u32,
     /// Seed of flow ids: random, or fixed for repeatable runs.
     pub flow_key: u64,
+    /// Threads that write the lines of flows, where there are many and no uplink: for runs on a file, in
+    /// which nothing else waits for a processor meanwhile.
+    pub writers: usize,
 }
 
 impl Recorder {
@@ -94,17 +125,19 @@ impl Recorder {
             connections_per_second,
             flows_per_second,
             flow_key,
+            writers,
         } = settings;
         Self {
             writer: EventWriter::new(&sensor, boot_epoch),
             output,
+            writers: if uplink.is_some() { 1 } else { writers.clamp(1, MOST_WRITERS) },
             uplink,
-            interfaces,
+            flow_lines: FlowLines { interfaces, flow_key },
+            waiting: Vec::new(),
             limit: SecondLimit::new(connections_per_second),
             flows: FlowLimit::new(flows_per_second),
             unwritten_flows: UnwrittenFlows::default(),
             flow_second: 0,
-            flow_key,
             line: Vec::with_capacity(4096),
             counters,
             output_said: None,
@@ -128,23 +161,7 @@ impl Recorder {
             return;
         }
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
-        let NewConnection { time, tuple, vlan_ids, interface } = *new;
-        let kind = Kind::Tcp { flags: tcp::SYN, sequence: 0, acknowledgement: 0 };
-        let packet = Packet { tuple, kind, ..Packet::default() };
-        let community_id = packet::community_id(&packet).unwrap_or_default();
-        let names = self.interfaces.load();
-        let interface = names.get(interface as usize).map_or("", |one| &one.name);
-        let event = Event::NewConnection(event::NewConnection {
-            time,
-            tuple,
-            vlan_ids,
-            interface,
-            community_id: &community_id,
-            flow_id: tuple.flow_hash(self.flow_key),
-        });
-        self.line.clear();
-        self.writer.write(&event, &mut self.line);
-        self.emit(RecordKind::Flow);
+        self.write_flow(FlowEvent::New(*new));
     }
 
     /// Connections that workers counted beyond their own limit; told with those of this recorder.
@@ -161,24 +178,7 @@ impl Recorder {
             return;
         }
         self.counters.flows.fetch_add(1, Ordering::Relaxed);
-        let kind = match flow.icmp {
-            Some((kind, code)) => Kind::Icmp { kind, code, quoted: None },
-            None if flow.is_fragments => Kind::LaterFragment,
-            None => Kind::OtherIp,
-        };
-        let packet = Packet { tuple: flow.tuple, kind, ..Packet::default() };
-        let community_id = packet::community_id(&packet).unwrap_or_default();
-        let names = self.interfaces.load();
-        let interface = names.get(flow.interface as usize).map_or("", |one| &one.name);
-        let event = Event::FlowEnd(FlowEnd {
-            flow,
-            interface,
-            community_id: &community_id,
-            flow_id: flow.tuple.flow_hash(self.flow_key),
-        });
-        self.line.clear();
-        self.writer.write(&event, &mut self.line);
-        self.emit(RecordKind::Flow);
+        self.write_flow(FlowEvent::Ended(*flow));
     }
 
     /// Flows that workers could not hand out; told with those of this recorder.
@@ -258,6 +258,7 @@ impl Recorder {
 
     /// Writes what was collected for the local output.
     pub fn flush(&mut self) {
+        self.write_waiting();
         let flushed = self.output.flush();
         self.note(flushed);
     }
@@ -271,14 +272,55 @@ impl Recorder {
         self.write(event, RecordKind::Anomaly);
     }
 
+    fn write_flow(&mut self, event: FlowEvent) {
+        if self.writers > 1 {
+            self.waiting.push(event);
+            if self.waiting.len() >= self.writers * LINES_OF_THREAD {
+                self.write_waiting();
+            }
+            return;
+        }
+        self.line.clear();
+        self.flow_lines.write(&event, &mut self.writer, &mut self.line);
+        self.emit(RecordKind::Flow);
+    }
+
+    /// Writes the lines of flows that wait, on as many threads as they are worth. They come out as if one
+    /// had written them all.
+    fn write_waiting(&mut self) {
+        let Self { writer, flow_lines, waiting, .. } = self;
+        let flow_lines = &*flow_lines;
+        let share = waiting.len().div_ceil(self.writers).max(LINES_OF_THREAD);
+        let mut shares = waiting.chunks(share);
+        let Some(last) = shares.next_back() else { return };
+        let lines = thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for events in shares {
+                let mut own = writer.clone();
+                writer.skip(events.len() as u64);
+                threads.push(scope.spawn(move || flow_lines.all(events, &mut own)));
+            }
+            let last = flow_lines.all(last, writer);
+            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+            let lines = ended.map(|lines| lines.unwrap_or_else(|panic| resume_unwind(panic)));
+            lines.chain([last]).collect::<Vec<Vec<u8>>>()
+        });
+        self.waiting.clear();
+        for lines in lines {
+            let written = self.output.lines(&lines);
+            self.note(written);
+        }
+    }
+
     fn write(&mut self, event: &Event<'_>, kind: RecordKind) {
+        self.write_waiting();
         self.line.clear();
         self.writer.write(event, &mut self.line);
         self.emit(kind);
     }
 
     fn emit(&mut self, kind: RecordKind) {
-        let written = self.output.line(&self.line);
+        let written = self.output.lines(&self.line);
         self.note(written);
         let Some(uplink) = &self.uplink else { return };
         // 65 536 records wait at most (see pipeline.rs); the uplink takes them out whether it is
@@ -308,6 +350,58 @@ impl Recorder {
                 }
             }
         }
+    }
+}
+
+impl FlowLines {
+    fn all(&self, events: &[FlowEvent], writer: &mut EventWriter) -> Vec<u8> {
+        let mut lines = Vec::with_capacity(events.len() * BYTES_OF_LINE);
+        events.iter().for_each(|event| self.write(event, writer, &mut lines));
+        lines
+    }
+
+    fn write(&self, event: &FlowEvent, writer: &mut EventWriter, line: &mut Vec<u8>) {
+        match event {
+            FlowEvent::New(new) => self.write_new(new, writer, line),
+            FlowEvent::Ended(flow) => self.write_ended(flow, writer, line),
+        }
+    }
+
+    fn write_new(&self, new: &NewConnection, writer: &mut EventWriter, line: &mut Vec<u8>) {
+        let NewConnection { time, tuple, vlan_ids, interface } = *new;
+        let kind = Kind::Tcp { flags: tcp::SYN, sequence: 0, acknowledgement: 0 };
+        let packet = Packet { tuple, kind, ..Packet::default() };
+        let community_id = packet::community_id(&packet).unwrap_or_default();
+        let names = self.interfaces.load();
+        let interface = names.get(interface as usize).map_or("", |one| &one.name);
+        let event = Event::NewConnection(event::NewConnection {
+            time,
+            tuple,
+            vlan_ids,
+            interface,
+            community_id: &community_id,
+            flow_id: tuple.flow_hash(self.flow_key),
+        });
+        writer.write(&event, line);
+    }
+
+    fn write_ended(&self, flow: &EndedFlow, writer: &mut EventWriter, line: &mut Vec<u8>) {
+        let kind = match flow.icmp {
+            Some((kind, code)) => Kind::Icmp { kind, code, quoted: None },
+            None if flow.is_fragments => Kind::LaterFragment,
+            None => Kind::OtherIp,
+        };
+        let packet = Packet { tuple: flow.tuple, kind, ..Packet::default() };
+        let community_id = packet::community_id(&packet).unwrap_or_default();
+        let names = self.interfaces.load();
+        let interface = names.get(flow.interface as usize).map_or("", |one| &one.name);
+        let event = Event::FlowEnd(FlowEnd {
+            flow,
+            interface,
+            community_id: &community_id,
+            flow_id: flow.tuple.flow_hash(self.flow_key),
+        });
+        writer.write(&event, line);
     }
 }
 
@@ -449,7 +543,49 @@ impl SecondLimit {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::config::EventOutput;
+    use crate::frame::LinkType;
+    use crate::packet::FiveTuple;
+
+    /// What so many threads write of many connections and of an event between them.
+    fn written_by(writers: usize) -> String {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("eve.json");
+        let settings = Settings {
+            sensor: "test".into(),
+            boot_epoch: 1,
+            interfaces: Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)])),
+            connections_per_second: u32::MAX,
+            flows_per_second: 0,
+            flow_key: 7,
+            writers,
+        };
+        let output = Output::open(&EventOutput::File(path.clone())).unwrap();
+        let mut recorder = Recorder::new(settings, output, None, Arc::default());
+        for number in 0..5 * LINES_OF_THREAD as u64 {
+            let tuple = FiveTuple { source_port: number as u16, ..FiveTuple::default() };
+            let time = UnixNanos(number);
+            recorder.connection(&NewConnection { time, tuple, vlan_ids: [0; 2], interface: 0 });
+            if number == 10_000 {
+                recorder.interface(time, "eth0", InterfaceChange::LinkDown);
+            }
+        }
+        recorder.finish(UnixNanos(0));
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn lines_are_the_same_however_many_threads_write_them() {
+        let one = written_by(1);
+        assert_eq!(one.lines().count(), 5 * LINES_OF_THREAD + 1);
+        assert!(one.lines().nth(10_001).unwrap().contains("link_down"));
+        for writers in [2, 3, 64] {
+            assert!(written_by(writers) == one, "{writers} threads");
+        }
+    }
 
     #[test]
     fn what_a_second_leaves_unwritten_is_told_once() {

@@ -40,6 +40,10 @@ const RINGS_RATE: u64 = 500_000;
 /// Sizes of frames in the files of [`Section::Read`].
 const FILE_SIZES: [u16; 2] = [64, 512];
 
+/// What two workers could be at best: each process has the tables that one of two workers has, and half of
+/// the frames, and nothing is shared or dealt.
+const CONTROL: &str = "two processes, 1 worker each, half of the file each";
+
 /// One program under one load, once.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -295,20 +299,24 @@ fn read(place: &Place, scale: &Scale) -> String {
     for size in FILE_SIZES {
         let file = place.file("load.pcap");
         let frames = write_file(&file, size, scale.file_bytes);
+        write_file(&place.file("half.pcap"), size, scale.file_bytes / 2);
         let events = place.file("read.json");
         let readers = readers(place, &file, &events);
         let mut speeds = vec![Vec::new(); readers.len()];
         for round in 1..=scale.rounds {
             for ((name, command), speeds) in readers.iter().zip(&mut speeds) {
                 let Ok(command) = command else { continue };
-                let mut again = Command::new(command.get_program());
-                again.args(command.get_args());
                 let begin = Instant::now();
-                to_the_end(again);
+                match *name {
+                    CONTROL => {
+                        drop([again(command), again(command)].map(Process::spawn).map(ended))
+                    }
+                    _ => drop(to_the_end(again(command))),
+                }
                 let speed = frames as f64 / begin.elapsed().as_secs_f64() / 1e6;
                 eprintln!("round {round}, {size} B, {name}: {speed:.2} M frames/s");
                 speeds.push(speed);
-                if name.starts_with("ringwatch") {
+                if name.starts_with("ringwatch-sensor, ") {
                     let counts = program::last_event(&events);
                     assert_eq!(counts.seen, frames, "frames that {name} saw");
                     // Events are added to a file that is there.
@@ -345,18 +353,25 @@ fn readers(
     place: &Place,
     file: &Path,
     events: &Path,
-) -> [(&'static str, Result<Command, String>); 4] {
+) -> [(&'static str, Result<Command, String>); 5] {
     let sensor = |workers: &str| {
         let mut command = programs::sensor();
         command.arg("--read").arg(file).args(["--workers", workers, "--events"]).arg(events);
         Ok(command)
     };
+    let configuration = place.file("half.toml");
+    fs::write(&configuration, "[flow]\nflows = 500000\n[detect]\nmemory_mib = 32\n")
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut half = programs::sensor();
+    half.arg("--config").arg(configuration).arg("--read").arg(place.file("half.pcap"));
+    half.args(["--workers", "1", "--events", "/dev/null"]);
     let (name, log) = (file.display(), place.file(""));
     let tcpdump = format!("-r {name} -Z root -w /dev/null");
     let suricata = format!("--runmode=single -k none -S /dev/null -l {} -r {name}", log.display());
     [
         ("ringwatch-sensor, 1 worker", sensor("1")),
         ("ringwatch-sensor, 2 workers", sensor("2")),
+        (CONTROL, Ok(half)),
         ("tcpdump -w /dev/null", program::peer("tcpdump", "tcpdump", &tcpdump)),
         (
             "suricata, no rules",
@@ -365,9 +380,20 @@ fn readers(
     ]
 }
 
+/// The same command once more.
+fn again(command: &Command) -> Command {
+    let mut again = Command::new(command.get_program());
+    again.args(command.get_args());
+    again
+}
+
 /// Runs a program to its end.
 fn to_the_end(command: Command) -> Process {
-    let mut process = Process::spawn(command);
+    ended(Process::spawn(command))
+}
+
+/// Waits for a program's end.
+fn ended(mut process: Process) -> Process {
     let status = process.wait(Duration::from_secs(3600));
     assert!(status.success(), "{status}{}", process.describe());
     process

@@ -224,6 +224,7 @@ impl WorkerChange {
 }
 
 /// Writes events as lines and numbers them.
+#[derive(Clone, Debug)]
 pub struct EventWriter {
     sensor: String,
     /// What every id of this run begins with: sensor and boot epoch.
@@ -254,6 +255,11 @@ impl EventWriter {
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Goes on behind so many events, which another writer of this run writes.
+    pub const fn skip(&mut self, events: u64) {
+        self.sequence += events;
     }
 
     /// Appends `event` as one line to `line`. Allocates nothing for a connection if `line` has room.

@@ -18,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use wire::units::{UnixNanos, WireLen};
 
 use crate::frame::{Frame, LinkType};
+use crate::hardware::prefetch;
 
 /// Bytes read at once: few system calls, and still in the second-level cache when the frames are
 /// looked at.
@@ -97,6 +98,20 @@ impl Chunk {
     #[must_use]
     pub fn frame(&self, index: usize) -> Frame<'_> {
         self.entries[index].frame(&self.buffer)
+    }
+
+    /// Starts loading the headers of the frame with this index, if there is one: those who look at frames
+    /// that another thread read ask for them some frames ahead.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        /// Bytes of the headers of most frames.
+        const HEADERS: usize = 54;
+        let Some(entry) = self.entries.get(index) else { return };
+        let start = entry.start as usize;
+        if let Some([first, .., last]) = self.buffer.get(start..start + HEADERS) {
+            prefetch(first);
+            prefetch(last);
+        }
     }
 
     /// Forgets the frames that are not to be kept; after an error that frame and all behind it.

@@ -12,10 +12,13 @@ use crate::flow::EndedFlow;
 use crate::recorder::{Recorder, UnwrittenFlows};
 
 /// What one worker learnt since the meeting before.
-#[derive(Default)]
 pub(super) struct Told {
     pub(super) contacts: Vec<Contact>,
+    /// In order.
     pub(super) connections: Vec<NewConnection>,
+    /// Those that are surely beyond the limit of their second.
+    pub(super) connections_left_out: u64,
+    /// In order.
     pub(super) flows: Vec<EndedFlow>,
     /// The table had no room for some answers: silence then proves nothing.
     pub(super) answers_lost: bool,
@@ -27,8 +30,8 @@ pub(super) struct Told {
 pub(super) struct Merge {
     pub(super) detector: Detector,
     pub(super) recorder: Recorder,
-    connections: Vec<NewConnection>,
-    flows: Vec<EndedFlow>,
+    /// Flows to be told, as the workers told them.
+    flows: Vec<Vec<EndedFlow>>,
     flows_per_second: u32,
     /// Flows without an event of their own, of all workers, as last told.
     unwritten_flows: UnwrittenFlows,
@@ -40,7 +43,6 @@ impl Merge {
         Self {
             detector,
             recorder,
-            connections: Vec::new(),
             flows: Vec::new(),
             flows_per_second,
             unwritten_flows: UnwrittenFlows::default(),
@@ -70,30 +72,31 @@ impl Merge {
     /// Takes in what all workers learnt in the tick that ends at `tick`.
     fn take_in(&mut self, tick: UnixNanos, told: Vec<Told>) {
         let mut unwritten_flows = UnwrittenFlows::default();
+        let (mut connections, mut left_out) = (Vec::new(), 0);
         for (worker, told) in told.into_iter().enumerate() {
             if told.answers_lost {
                 self.detector.note_loss(tick.minus(Detector::TICK), tick);
             }
             told.contacts.iter().for_each(|contact| self.detector.merge(worker, contact));
-            self.connections.extend(told.connections);
-            self.flows.extend(told.flows);
+            connections.push(told.connections);
+            left_out += told.connections_left_out;
+            self.flows.push(told.flows);
             unwritten_flows.add(told.unwritten_flows);
         }
-        // The order of frames at one time is not known across workers; addresses give one.
-        self.connections.sort_unstable_by_key(|new| (new.time, new.tuple, new.vlan_ids));
-        for connection in self.connections.drain(..) {
-            self.recorder.connection(&connection);
+        for connection in in_order(&connections) {
+            self.recorder.connection(connection);
         }
+        self.recorder.connections_not_written(left_out);
         self.recorder.flows_not_written(unwritten_flows.since(self.unwritten_flows));
         self.unwritten_flows = unwritten_flows;
     }
 
     /// Writes the flows that ended until now, in an order that no thread decides.
     fn tell_flows(&mut self) {
-        self.flows.sort_unstable();
-        for flow in self.flows.drain(..) {
-            self.recorder.flow(&flow);
+        for flow in in_order(&self.flows) {
+            self.recorder.flow(flow);
         }
+        self.flows.clear();
     }
 
     fn tick(&mut self, now: UnixNanos) {
@@ -134,14 +137,35 @@ impl Merge {
     /// when all are told.
     pub(super) fn finish(&mut self, now: UnixNanos, told: Vec<Told>) -> UnixNanos {
         self.take_in(now, told);
-        self.flows.sort_unstable();
         let (mut last, share) = (now, (self.flows_per_second / 2).max(1));
-        for (place, flow) in self.flows.iter_mut().enumerate() {
+        for (place, flow) in in_order(&self.flows).enumerate() {
             last = now.plus(Duration::from_secs(1 + place as u64 / u64::from(share)));
-            flow.time = last;
+            self.recorder.flow(&EndedFlow { time: last, ..*flow });
         }
-        self.tell_flows();
         self.recorder.finish(last);
         last
+    }
+}
+
+/// All items of lists that are in order, in order.
+fn in_order<T: Ord>(lists: &[Vec<T>]) -> impl Iterator<Item = &T> {
+    let mut rest: Vec<_> = lists.iter().map(Vec::as_slice).collect();
+    std::iter::from_fn(move || {
+        let some = rest.iter_mut().filter(|list| !list.is_empty());
+        let list = some.min_by(|one, other| one.first().cmp(&other.first()))?;
+        let (first, others) = list.split_first()?;
+        *list = others;
+        Some(first)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_in_order_are_told_in_one_order() {
+        let lists = [vec![1, 4, 4, 9], vec![], vec![2, 4], vec![0, 10]];
+        assert!(in_order(&lists).eq(&[0, 1, 2, 4, 4, 4, 9, 10]));
     }
 }

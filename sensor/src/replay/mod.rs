@@ -7,9 +7,9 @@
 //!              └─▶ detector, recorder
 //! ```
 //!
-//! The workers are all the threads there are. Each reads, deals and analyses in turn, as there is
-//! something to do; nobody waits at a meeting: what a worker learnt by then it tells, and whoever
-//! tells it last has it merged.
+//! The workers are all the threads there are, but where thousands of flows are to be written at once, which
+//! the recorder shares out. Each reads, deals and analyses in turn, as there is something to do; nobody
+//! waits at a meeting: what a worker learnt by then it tells, and whoever tells it last has it merged.
 //!
 //! The clock of a file is the latest time seen: it never runs backwards. At the end of the file
 //! virtual time runs on until nothing can fall due any more. Two runs print the same bytes.
@@ -29,7 +29,7 @@ use wire::units::UnixNanos;
 
 use self::merge::Merge;
 use self::table::{Front, Table};
-use self::worker::Worker;
+use self::worker::{Connections, Worker};
 use crate::analyse::{self, Analyser, FlowSettings};
 use crate::config::Config;
 use crate::counters::Counters;
@@ -88,16 +88,17 @@ pub fn run(
     let front = Front::new(file, filter.transpose()?);
     let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
     let counters = Counters::new(vec![name.clone()], workers);
-    let recorder = recorder(config, sensor, name)?;
+    let recorder = recorder(config, sensor, name, workers)?;
     let detector = Detector::new(setup::detector(&config.detect, KEY, false));
     let merge = Merge::new(detector, recorder, config.events.flows_per_second);
     let table = Table::new(front, merge, workers);
     let ended = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
-                let worker = worker(config, path, (index, workers), &counters);
-                let seat = table.seat(index);
-                scope.spawn(|| worker.run(seat))
+                let (seat, counters) = (table.seat(index), &counters);
+                // Tables are made where they are used: finding memory for them takes as long as
+                // reading a small file.
+                scope.spawn(move || worker(config, path, (index, workers), counters).run(seat))
             })
             .collect();
         let ended = threads.into_iter().map(|thread| {
@@ -136,7 +137,8 @@ fn worker(
     };
     let counters = counters.workers()[index].clone();
     let analyser = Analyser::new(&settings, counters.clone());
-    Worker { index, workers, analyser, counters, connections: Vec::new(), flows: Vec::new() }
+    let connections = Connections::new(config.events.connections_per_second);
+    Worker { index, workers, analyser, counters, connections, flows: Vec::new() }
 }
 
 /// Packets that a file can have at most, for tables no larger than it can need: a small file costs little.
@@ -164,7 +166,12 @@ fn end(
     let told = workers.iter_mut().map(|worker| worker.tell(clock.next_tick)).collect();
     let latest = clock.seen.map(|(_, latest)| latest);
     let now = merge.run_out(latest, clock.next_tick, told);
-    let told = workers.into_iter().map(|worker| worker.finish(now)).collect();
+    let told = std::thread::scope(|scope| {
+        let end = |worker: Worker| scope.spawn(move || worker.finish(now));
+        let threads: Vec<_> = workers.into_iter().map(end).collect();
+        let told = threads.into_iter().map(|thread| thread.join());
+        told.collect::<Result<Vec<_>, _>>().map_err(|_| ReplayError::WorkerGone)
+    })?;
     let ended_at = merge.finish(now, told);
     // What the kernel is to a ring, the file is to this run: it offered what was read.
     let counted = &counters.workers()[0].interfaces[0];
@@ -182,7 +189,12 @@ fn end(
     Ok(ledger)
 }
 
-fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, OutputError> {
+fn recorder(
+    config: &Config,
+    sensor: &str,
+    name: String,
+    writers: usize,
+) -> Result<Recorder, OutputError> {
     let settings = recorder::Settings {
         sensor: sensor.to_owned(),
         boot_epoch: 0,
@@ -190,6 +202,7 @@ fn recorder(config: &Config, sensor: &str, name: String) -> Result<Recorder, Out
         connections_per_second: config.events.connections_per_second,
         flows_per_second: config.events.flows_per_second,
         flow_key: KEY,
+        writers,
     };
     Ok(Recorder::new(settings, Output::open(&config.events.output)?, None, Arc::default()))
 }

@@ -7,7 +7,7 @@ use wire::units::UnixNanos;
 use super::ReplayError;
 use super::clock::{Meeting, tick_after};
 use super::merge::Told;
-use super::table::{Front, Part, Seat, Task};
+use super::table::{AHEAD, Front, Part, Seat, Task};
 use crate::analyse::{Analyser, VECTOR};
 use crate::connections::NewConnection;
 use crate::counters::WorkerSet;
@@ -24,9 +24,21 @@ pub(super) struct Worker {
     pub(super) analyser: Analyser,
     pub(super) counters: WorkerSet,
     /// Found since the last meeting.
-    pub(super) connections: Vec<NewConnection>,
+    pub(super) connections: Connections,
     /// Ended since the last meeting.
     pub(super) flows: Vec<EndedFlow>,
+}
+
+/// New connections since the last meeting, those left out that the limit of a second shuts out whatever
+/// other workers found: so many came before them.
+pub(super) struct Connections {
+    limit: u64,
+    /// The second at hand, and those that were kept of it.
+    second: u64,
+    kept: u64,
+    list: Vec<NewConnection>,
+    latest: UnixNanos,
+    left_out: u64,
 }
 
 impl Worker {
@@ -81,7 +93,10 @@ impl Worker {
             } else {
                 let rest = &share[done..];
                 let here = rest.partition_point(|index| (*index as usize) < end);
-                let frames = rest[..here].iter().map(|index| chunk.frame(*index as usize));
+                let frames = rest[..here].iter().enumerate().map(|(place, index)| {
+                    rest.get(place + AHEAD).inspect(|ahead| chunk.prefetch(**ahead as usize));
+                    chunk.frame(*index as usize)
+                });
                 worker.analyse_frames(frames);
                 done += here;
             }
@@ -122,17 +137,79 @@ impl Worker {
             contacts.push(*contact);
             true
         });
-        let connections = mem::take(&mut self.connections);
-        let flows = mem::take(&mut self.flows);
+        let (connections, connections_left_out) = self.connections.take();
+        let mut flows = mem::take(&mut self.flows);
+        flows.sort_unstable();
         let unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
-        Told { contacts, connections, flows, answers_lost, unwritten_flows }
+        Told { contacts, connections, connections_left_out, flows, answers_lost, unwritten_flows }
     }
 
     /// Ends every flow: at this time nothing more comes.
     pub(super) fn finish(mut self, now: UnixNanos) -> Told {
         let mut told = self.tell(now);
         self.analyser.end_all_flows(now, |flow| told.flows.push(flow));
+        told.flows.sort_unstable();
         told.unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
         told
+    }
+}
+
+impl Connections {
+    /// At most so many are told in a second.
+    pub(super) const fn new(limit: u32) -> Self {
+        // One is kept in any case: it tells that its second has begun.
+        let limit = if limit == 0 { 1 } else { limit as u64 };
+        let latest = UnixNanos(0);
+        Self { limit, second: 0, kept: 0, list: Vec::new(), latest, left_out: 0 }
+    }
+
+    /// Takes the next one; time never runs backwards.
+    fn push(&mut self, new: NewConnection) {
+        let second = new.time.0 / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.kept) = (second, 0);
+        }
+        // Which of one time come first, their addresses say.
+        if self.kept >= self.limit && new.time != self.latest {
+            self.left_out += 1;
+            return;
+        }
+        self.kept += 1;
+        self.latest = new.time;
+        self.list.push(new);
+    }
+
+    /// Those that were kept, in order, and the number of the others.
+    fn take(&mut self) -> (Vec<NewConnection>, u64) {
+        let mut list = mem::take(&mut self.list);
+        list.sort_unstable();
+        (list, mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::FiveTuple;
+
+    #[test]
+    fn connections_behind_the_limit_of_a_second_are_counted_and_those_at_its_time_are_kept() {
+        let mut found = Connections::new(2);
+        let mut push = |time, source_port| {
+            let tuple = FiveTuple { source_port, ..FiveTuple::default() };
+            found.push(NewConnection {
+                time: UnixNanos(time),
+                tuple,
+                vlan_ids: [0; 2],
+                interface: 0,
+            });
+        };
+        [(5, 9), (7, 4), (7, 3), (8, 1), (9, 1), (1_000_000_000, 2)]
+            .into_iter()
+            .for_each(|(time, port)| push(time, port));
+        let (kept, left_out) = found.take();
+        let kept: Vec<_> = kept.iter().map(|new| (new.time.0, new.tuple.source_port)).collect();
+        assert_eq!(kept, [(5, 9), (7, 3), (7, 4), (1_000_000_000, 2)]);
+        assert_eq!((left_out, found.take()), (2, (Vec::new(), 0)));
     }
 }
