@@ -104,14 +104,6 @@ impl Output {
     }
 }
 
-impl Drop for Output {
-    /// Writes what was collected, should nobody have: of a thread that panicked, the events so far count.
-    fn drop(&mut self) {
-        // Nobody is left to be told.
-        let _ = self.flush();
-    }
-}
-
 impl Target {
     fn failed(&self, lines: usize, source: io::Error) -> OutputError {
         let place = match self {

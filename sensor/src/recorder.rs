@@ -353,6 +353,14 @@ impl Recorder {
     }
 }
 
+/// Whatever ends the run, what was recorded is written: of a thread that panicked, the events so far
+/// count.
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 impl FlowLines {
     fn all(&self, events: &[FlowEvent], writer: &mut EventWriter) -> Vec<u8> {
         let mut lines = Vec::with_capacity(events.len() * BYTES_OF_LINE);

@@ -14,12 +14,13 @@ use crate::worker::tests::POISON;
 fn events_until_a_panic_are_written_and_the_end_is_an_error() {
     const BEGIN: u64 = 1_700_000_000_000_000_000;
     const MILLISECOND: u64 = 1_000_000;
+    // More than what is under way between two workers, with a connection now and then.
+    const FRAMES: u64 = 12_000;
     let mut capture = CaptureFile::new(Format::USUAL);
-    // Several pieces of a file, each with a few connections.
-    for number in 0..3000_u64 {
+    for number in 0..FRAMES {
         let source = format!("198.18.0.1:{}", 1 + number).parse().unwrap();
         let target = "198.19.0.2:80".parse().unwrap();
-        let is_new = number % 100 == 0;
+        let is_new = number % 400 == 0;
         let frame = match is_new {
             true => frames::tcp(source, target, SYN, b""),
             false => frames::udp(source, target, &[0; 1400]),
@@ -27,7 +28,7 @@ fn events_until_a_panic_are_written_and_the_end_is_an_error() {
         capture.add(BEGIN + number * 10 * MILLISECOND, &frame);
     }
     let (from, to) = ("198.18.0.1:7".parse().unwrap(), "198.19.0.2:7".parse().unwrap());
-    capture.add(BEGIN + 30_000 * MILLISECOND, &frames::udp(from, to, POISON));
+    capture.add(BEGIN + FRAMES * 10 * MILLISECOND, &frames::udp(from, to, POISON));
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("capture");
     fs::write(&path, capture.bytes()).unwrap();
