@@ -430,3 +430,6 @@ impl Whole {
         self.hot.totals(&self.spilled)
     }
 }
+
+#[cfg(test)]
+mod tests;
