@@ -3,7 +3,8 @@
 //! The kernel is asked for the whole list when it has announced a change of any interface, and now and
 //! then in case an announcement was missed. Of what it announces, only deletions are read: another
 //! interface of the same name and index may be there by the time of the look. A look at a thousand
-//! interfaces takes milliseconds, so the next one waits for ten times as long as the last took.
+//! interfaces takes milliseconds, so the next one waits for ten times as long as the last took, a second at
+//! most.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -30,9 +31,10 @@ use crate::frame::LinkType;
 /// The longest time between two looks, with announcements and without.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY_UNTOLD: Duration = Duration::from_millis(100);
-/// The next look waits for so many times as long as the last one took.
+/// The next look waits for so many times as long as the last one took, within limits.
 const REST: u32 = 10;
 const LEAST_REST: Duration = Duration::from_millis(5);
+const MOST_REST: Duration = Duration::from_secs(1);
 /// Interfaces whose MTU is asked for at a look: each takes a few system calls.
 const MTUS_PER_LOOK: usize = 16;
 /// Frames of an interface that is gone are still known by its name for so long: a worker that is held up
@@ -191,7 +193,7 @@ impl Lookout {
             self.publish();
         }
         self.ask_for_mtus(say);
-        self.not_before = Some(Instant::now() + (began.elapsed() * REST).max(LEAST_REST));
+        self.not_before = Some(Instant::now() + rest_after(began.elapsed()));
         Ok(())
     }
 
@@ -407,6 +409,11 @@ impl Present {
             say(&self.name, change);
         }
     }
+}
+
+/// How long the next look waits after one that took so long.
+fn rest_after(look: Duration) -> Duration {
+    look.saturating_mul(REST).clamp(LEAST_REST, MOST_REST)
 }
 
 /// Flags and hardware addresses of all interfaces, by name.
@@ -665,6 +672,14 @@ mod tests {
             assert!(!lookout.compare(present, &states(), false, &mut say));
             assert_eq!(said, []);
         });
+    }
+
+    #[test]
+    fn a_look_rests_for_ten_times_as_long_as_the_last_took_and_a_second_at_most() {
+        // The last of them is what six thousand interfaces take.
+        for (look, rest) in [(0, 5), (1, 10), (80, 800), (144, 1000)] {
+            assert_eq!(rest_after(Duration::from_millis(look)), Duration::from_millis(rest));
+        }
     }
 
     #[test]
