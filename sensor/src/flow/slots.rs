@@ -12,9 +12,9 @@
 //!
 //! A flow has a home line, which its hash gives. Where both slots of that are taken, it lives as a guest
 //! in another line of the same group, the next one if there is room, and its home has a mark of it: ten
-//! bits of its hash and its place. So a packet of a known flow costs its home and, for one flow in five
-//! at the most, the line where it lives; a packet of an unknown flow costs its home. Nothing is ever
-//! moved or searched for.
+//! bits of its hash and its place. So a packet of a known flow costs its home and, for one flow in four in
+//! a table that was filled once and for up to three in five after others have come and gone, the line
+//! where it lives; a packet of an unknown flow costs its home. Nothing is ever moved or searched for.
 //!
 //! What limits a large table is how many lines stay in the cache of the processor, so the lines that
 //! packets touch hold nothing else.
@@ -34,8 +34,8 @@ use crate::packet::{FiveTuple, Kind, Packet};
 pub(super) const GROUP: usize = 64;
 /// Slots of a line.
 const PAIR: usize = 2;
-/// Flows that live elsewhere and have the same home. At three flows for four slots, fewer than one home
-/// in a million has more, and then the least valuable of them gives way.
+/// Flows that live elsewhere and have the same home. At three flows for four slots, a dozen new flows in a
+/// million find no mark left, and then the least valuable of them gives way.
 const GUESTS: usize = 8;
 
 /// Two slots, and marks of the flows that have their home here and live elsewhere.
