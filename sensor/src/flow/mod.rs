@@ -185,7 +185,7 @@ impl FlowTable {
                 match self.timeouts.end_of(flow, time, is_opening) {
                     None => self.flows.count(slot, key, &seen.sight()),
                     Some(reason) => {
-                        let over = self.flows.take(slot);
+                        let over = self.flows.remove(slot);
                         self.end(&over, reason, time, ended);
                         self.begin(&seen, ended);
                     }
@@ -203,7 +203,7 @@ impl FlowTable {
         };
         let opening = self.half_open.hot(slot);
         if let Some(reason) = self.timeouts.end_of(opening, seen.time, opens(seen.packet)) {
-            let over = self.half_open.take(slot);
+            let over = self.half_open.remove(slot);
             self.end(&over, reason, seen.time, ended);
             return self.begin(seen, ended);
         }
@@ -211,7 +211,7 @@ impl FlowTable {
         if is_repeat || flags & tcp::RST != 0 {
             return self.half_open.count(slot, seen.key, &seen.sight());
         }
-        let opening = self.half_open.take(slot);
+        let opening = self.half_open.remove(slot);
         let slot = self.room(seen, ended);
         self.flows.put(slot, &opening);
         self.flows.count(slot, seen.key, &seen.sight());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::packet::mix;
 
 /// Two groups: less than any flow table has, so that most steps make somebody give way.
 const SLOTS: usize = 2 * GROUP;
@@ -65,7 +66,7 @@ impl Desk {
             Step::End { which } => {
                 let Some(number) = self.number(*which) else { return };
                 let slot = self.slots.find(self.flows[&number].hash).unwrap();
-                let over = self.slots.take(slot);
+                let over = self.slots.remove(slot);
                 assert_eq!(self.forget(&over), number);
             }
             Step::Sweep { from, length, divisor } => {
@@ -149,6 +150,9 @@ impl Desk {
         }
         let marks: usize = slots.lines.iter().map(|line| line.guests.all().count()).sum();
         assert_eq!(marks, guests);
+        for slot in (0..SLOTS).filter(|slot| !slots.is_taken(*slot)) {
+            assert_eq!(slots.lines[slot / PAIR].guests.all().next(), None, "guests come home");
+        }
     }
 }
 
@@ -191,4 +195,30 @@ fn a_home_has_its_own_two_slots_and_eight_guests_and_further_flows_make_one_of_t
     (0..40).for_each(|_| desk.begin(6, 0));
     desk.check();
     assert!(desk.flows.len() > PAIR + GUESTS && desk.flows.len() <= 2 * (PAIR + GUESTS));
+}
+
+#[test]
+fn flows_that_come_and_go_leave_three_in_four_at_home_and_few_without_room() {
+    const BIG: usize = 1 << 14;
+    let full = u32::try_from(BIG * 3 / 4).unwrap();
+    let mut slots = Slots::new(BIG);
+    let mut forced = 0_u32;
+    let hash = |number: u32| mix(u64::from(number) ^ 0x9e37_79b9_7f4a_7c15, !u64::from(number)) | 1;
+    for number in 0..8 * full {
+        if let Some(slot) = number.checked_sub(full).and_then(|old| slots.find(hash(old))) {
+            slots.remove(slot);
+        }
+        let slot = slots.choose(hash(number));
+        if slots.is_taken(slot) {
+            forced += u32::from(number >= full);
+            slots.take(slot);
+        }
+        let key = FlowKey::of_hash(hash(number), true);
+        let hot = Hot::new(&key, false, false, UnixNanos(0));
+        let cold = Cold::new(&key, &Packet::default(), false, number, UnixNanos(0));
+        slots.put(slot, &Whole::new(hot, cold));
+    }
+    let guests: usize = slots.lines.iter().map(|line| line.guests.all().count()).sum();
+    assert!(guests * 4 < slots.live(), "{guests} of {}", slots.live());
+    assert!((1..7 * full / 150).contains(&forced), "{forced} of {}", 7 * full);
 }
