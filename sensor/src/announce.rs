@@ -62,7 +62,7 @@ impl Announcer {
             }
             InterfaceChange::Back => tracing::info!(name, "interface is back, capture goes on"),
             InterfaceChange::Renamed => {
-                tracing::warn!(name, "interface goes by another name; capture goes on");
+                tracing::warn!(name, "interface goes by another name; its ring goes on");
             }
             InterfaceChange::New => tracing::info!(name, "new interface is captured"),
             InterfaceChange::MtuChanged => tracing::info!(name, "mtu changed"),

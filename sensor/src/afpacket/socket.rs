@@ -340,7 +340,7 @@ impl Promiscuity {
         Ok(Self { socket: Unbound::new()? })
     }
 
-    /// Asks the interface `index`, until it is deleted. Call once: it is counted.
+    /// Asks the interface `index`, until it is deleted. It is counted how often.
     ///
     /// # Errors
     /// The kernel's; `ENODEV` if there is none.
@@ -348,7 +348,7 @@ impl Promiscuity {
         promiscuous(self.socket.fd.as_fd(), libc::PACKET_ADD_MEMBERSHIP, index)
     }
 
-    /// Takes that back, if it was asked.
+    /// Takes back that it was asked once; nothing happens if it was not.
     ///
     /// # Errors
     /// The kernel's.

@@ -158,7 +158,8 @@ pub enum InterfaceChange {
     Gone,
     /// There is an interface of this name again, and its frames are read.
     Back,
-    /// It goes by another name; its frames are read as before.
+    /// It goes by another name; its frames are read as before, with a glob if that matches the new
+    /// name too.
     Renamed,
     /// Its maximum transmission unit changed.
     MtuChanged,

@@ -20,7 +20,7 @@
 //! home, which the upper bits give, and by the lower 45 bits, of which one is set. The full key lies in
 //! a cold line, is written once and read when the flow ends: comparing it for every packet would cost
 //! that second cold line. Two flows that are alive together are taken for one with a probability of
-//! about n / 2⁴⁴: once in 17 million tables of a million flows, in 1.7 million tables of ten million.
+//! about n² / 2⁶⁴: once in 18 million tables of a million flows, in 180 thousand tables of ten million.
 //! They would then be counted as one. The key is random in a live sensor, so nobody can look for such
 //! pairs.
 //!
@@ -101,7 +101,7 @@ impl FlowTable {
         Slots::memory(slots(flows)) + Slots::memory(HALF_OPEN_SLOTS)
     }
 
-    /// A table that holds `flows` flows: with so many of them alive, one in two thousand finds its
+    /// A table that holds `flows` flows: with so many of them alive, one new flow in two hundred finds its
     /// neighbourhood full and makes the least valuable flow there give way. `key` seeds the hash:
     /// random, or fixed for repeatable runs.
     #[must_use]
@@ -185,7 +185,7 @@ impl FlowTable {
                 match self.timeouts.end_of(flow, time, is_opening) {
                     None => self.flows.count(slot, key, &seen.sight()),
                     Some(reason) => {
-                        let over = self.flows.take(slot);
+                        let over = self.flows.remove(slot);
                         self.end(&over, reason, time, ended);
                         self.begin(&seen, ended);
                     }
@@ -203,7 +203,7 @@ impl FlowTable {
         };
         let opening = self.half_open.hot(slot);
         if let Some(reason) = self.timeouts.end_of(opening, seen.time, opens(seen.packet)) {
-            let over = self.half_open.take(slot);
+            let over = self.half_open.remove(slot);
             self.end(&over, reason, seen.time, ended);
             return self.begin(seen, ended);
         }
@@ -211,7 +211,7 @@ impl FlowTable {
         if is_repeat || flags & tcp::RST != 0 {
             return self.half_open.count(slot, seen.key, &seen.sight());
         }
-        let opening = self.half_open.take(slot);
+        let opening = self.half_open.remove(slot);
         let slot = self.room(seen, ended);
         self.flows.put(slot, &opening);
         self.flows.count(slot, seen.key, &seen.sight());

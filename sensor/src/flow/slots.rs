@@ -12,9 +12,10 @@
 //!
 //! A flow has a home line, which its hash gives. Where both slots of that are taken, it lives as a guest
 //! in another line of the same group, the next one if there is room, and its home has a mark of it: ten
-//! bits of its hash and its place. So a packet of a known flow costs its home and, for one flow in five
-//! at the most, the line where it lives; a packet of an unknown flow costs its home. Nothing is ever
-//! moved or searched for.
+//! bits of its hash and its place. When a slot of its home becomes free, it comes home: otherwise three
+//! flows in five would live elsewhere after a while, as others come and go. So a packet of a known flow
+//! costs its home and, for about one flow in four, the line where it lives; a packet of an unknown
+//! flow costs its home. Nothing is searched for.
 //!
 //! What limits a large table is how many lines stay in the cache of the processor, so the lines that
 //! packets touch hold nothing else.
@@ -34,8 +35,8 @@ use crate::packet::{FiveTuple, Kind, Packet};
 pub(super) const GROUP: usize = 64;
 /// Slots of a line.
 const PAIR: usize = 2;
-/// Flows that live elsewhere and have the same home. At three flows for four slots, fewer than one home
-/// in a million has more, and then the least valuable of them gives way.
+/// Flows that live elsewhere and have the same home. At three flows for four slots, a few new flows in a
+/// million find no mark left, and then the least valuable of them gives way.
 const GUESTS: usize = 8;
 
 /// Two slots, and marks of the flows that have their home here and live elsewhere.
@@ -208,7 +209,27 @@ impl Slots {
         }
     }
 
-    /// Takes the flow out of a slot that is taken.
+    /// Takes the flow out of a slot that is taken, for good: guests of this home move in.
+    pub(super) fn remove(&mut self, slot: usize) -> Whole {
+        let over = self.take(slot);
+        self.call_home(slot);
+        over
+    }
+
+    /// Lets a guest that has its home here move into an empty slot, and others into the one that it
+    /// leaves.
+    fn call_home(&mut self, mut slot: usize) {
+        while let Some(place) = self.lines[slot / PAIR].guests.all().next() {
+            let from = neighbour(slot, place);
+            let worth = self.worth[from / GROUP].0[from % GROUP];
+            let guest = self.take(from);
+            self.put(slot, &guest);
+            self.set_worth(slot, worth);
+            slot = from;
+        }
+    }
+
+    /// Takes the flow out of a slot that is taken, to put another one there.
     pub(super) fn take(&mut self, slot: usize) -> Whole {
         let (hot, cold) = (*self.hot(slot), self.cold[slot]);
         self.live -= 1;
@@ -267,6 +288,7 @@ impl Slots {
             if self.worth[group].0 == [Worth::NOTHING; GROUP] {
                 continue;
             }
+            let mut vacated = 0_u64;
             for index in 0..GROUP {
                 let slot = group * GROUP + index;
                 if self.worth[group].0[index] == Worth::NOTHING {
@@ -276,9 +298,14 @@ impl Slots {
                     Some(worth) => self.worth[group].0[index] = worth,
                     None if (from..=to).contains(&self.cold[slot].hash_high) => {
                         ended(&self.take(slot));
+                        vacated |= 1 << index;
                     }
                     None => {}
                 }
+            }
+            // Not before all were asked: whoever moves to a place that was passed would be left out.
+            for index in (0..GROUP).filter(|index| vacated >> index & 1 == 1) {
+                self.call_home(group * GROUP + index);
             }
         }
     }
@@ -430,3 +457,6 @@ impl Whole {
         self.hot.totals(&self.spilled)
     }
 }
+
+#[cfg(test)]
+mod tests;

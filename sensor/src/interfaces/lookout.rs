@@ -3,7 +3,8 @@
 //! The kernel is asked for the whole list when it has announced a change of any interface, and now and
 //! then in case an announcement was missed. Of what it announces, only deletions are read: another
 //! interface of the same name and index may be there by the time of the look. A look at a thousand
-//! interfaces takes milliseconds, so the next one waits for ten times as long as the last took.
+//! interfaces takes milliseconds, so the next one waits for ten times as long as the last took, a second at
+//! most.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -30,9 +31,10 @@ use crate::frame::LinkType;
 /// The longest time between two looks, with announcements and without.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY_UNTOLD: Duration = Duration::from_millis(100);
-/// The next look waits for so many times as long as the last one took.
+/// The next look waits for so many times as long as the last one took, within limits.
 const REST: u32 = 10;
 const LEAST_REST: Duration = Duration::from_millis(5);
+const MOST_REST: Duration = Duration::from_secs(1);
 /// Interfaces whose MTU is asked for at a look: each takes a few system calls.
 const MTUS_PER_LOOK: usize = 16;
 /// Frames of an interface that is gone are still known by its name for so long: a worker that is held up
@@ -50,8 +52,10 @@ pub struct Lookout {
     places: Arc<Places>,
     /// Asks for all frames of those that are wanted; `None`: those to this host will do.
     promiscuity: Option<Promiscuity>,
-    /// Indexes that were asked.
-    asked: BTreeSet<u32>,
+    /// Indexes that were asked, and how often.
+    asked: BTreeMap<u32, u32>,
+    /// Those of them that may be other interfaces by now, which have to be asked again.
+    unsure: BTreeSet<u32>,
     /// By index.
     present: BTreeMap<u32, Present>,
     /// Those that went lately: their last frames may lie in the rings.
@@ -116,7 +120,8 @@ impl Lookout {
             names,
             places,
             promiscuity,
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            unsure: BTreeSet::new(),
             present: BTreeMap::new(),
             departed: VecDeque::new(),
             announcements: announcements.ok(),
@@ -180,12 +185,15 @@ impl Lookout {
             .iter()
             .map(|one| (one.index(), one.name().to_string_lossy().into_owned()))
             .collect();
-        if self.compare(list, &states(), is_first, say) || is_first {
+        let has_changed = self.compare(list, &states(), is_first, say) || is_first;
+        if has_changed || !self.unsure.is_empty() {
             self.be_promiscuous();
+        }
+        if has_changed {
             self.publish();
         }
         self.ask_for_mtus(say);
-        self.not_before = Some(Instant::now() + (began.elapsed() * REST).max(LEAST_REST));
+        self.not_before = Some(Instant::now() + rest_after(began.elapsed()));
         Ok(())
     }
 
@@ -222,8 +230,7 @@ impl Lookout {
     fn hear(&mut self) {
         let Some(announcements) = &self.announcements else { return };
         if drain(announcements, &mut self.deleted) == Heard::NotAll {
-            // Any of them may be another one by now, and would have to be asked again.
-            self.asked.clear();
+            self.unsure.extend(self.asked.keys());
         }
     }
 
@@ -234,18 +241,24 @@ impl Lookout {
         let is_wanted = |one: &Present| one.is_wanted() && !one.is_loopback;
         let wanted = self.present.iter().filter(|(_, one)| is_wanted(one));
         let wanted: BTreeSet<u32> = wanted.map(|(index, _)| *index).collect();
-        for index in self.asked.difference(&wanted) {
-            if let Err(error) = promiscuity.end(*index) {
-                tracing::warn!(index, %error, "cannot give up the frames of the interface to others");
+        self.asked.retain(|index, times| {
+            if wanted.contains(index) {
+                return true;
             }
-        }
-        self.asked.retain(|index| wanted.contains(index));
+            for _ in 0..*times {
+                if let Err(error) = promiscuity.end(*index) {
+                    tracing::warn!(index, %error, "cannot give up the frames of the interface to others");
+                }
+            }
+            false
+        });
+        let unsure = std::mem::take(&mut self.unsure);
         for index in wanted {
-            if self.asked.contains(&index) {
+            if self.asked.contains_key(&index) && !unsure.contains(&index) {
                 continue;
             }
             match promiscuity.begin(index) {
-                Ok(()) => drop(self.asked.insert(index)),
+                Ok(()) => *self.asked.entry(index).or_default() += 1,
                 // One that was deleted meanwhile has nothing to show.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => {
@@ -263,7 +276,7 @@ impl Lookout {
     ) -> bool {
         let (before, at) = (self.present.len(), Instant::now());
         let deleted = std::mem::take(&mut self.deleted);
-        self.asked.retain(|index| !deleted.contains(index));
+        self.unsure.extend(deleted.iter().filter(|index| self.asked.contains_key(index)));
         let is_over = |one: &Departed| at.duration_since(one.at) > REMEMBERED;
         while self.departed.front().is_some_and(is_over) {
             self.departed.pop_front();
@@ -398,6 +411,11 @@ impl Present {
     }
 }
 
+/// How long the next look waits after one that took so long.
+fn rest_after(look: Duration) -> Duration {
+    look.saturating_mul(REST).clamp(LEAST_REST, MOST_REST)
+}
+
 /// Flags and hardware addresses of all interfaces, by name.
 fn states() -> HashMap<String, State> {
     let mut states: HashMap<String, State> = HashMap::new();
@@ -460,6 +478,8 @@ fn deletion(message: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::RcvBuf;
     use perf::lab::{Lab, Namespace};
     use wire::message::MAX_INTERFACES;
 
@@ -588,6 +608,37 @@ mod tests {
         });
     }
 
+    /// More is announced than there is room for.
+    fn overrun(lookout: &Lookout, host: &Namespace) {
+        setsockopt(lookout.announcements.as_ref().unwrap(), RcvBuf, &0).unwrap();
+        for mtu in 1400..1420 {
+            host.ip(&format!("link set lo mtu {mtu}"));
+        }
+    }
+
+    #[test]
+    fn one_whose_deletion_was_not_heard_of_is_asked_for_all_frames_as_long_as_it_is_wanted() {
+        let Some(lab) = Lab::new() else { return };
+        let host = lab.sensor();
+        host.within(|| {
+            let (mut lookout, ..) = lookout(2);
+            host.ip("link add d0 index 777 type veth peer name xpeer");
+            told(&mut lookout);
+            for is_made_again in [true, false, true] {
+                overrun(&lookout, host);
+                if is_made_again {
+                    host.ip("link del d0");
+                    host.ip("link add d0 index 777 type veth peer name xpeer");
+                }
+                told(&mut lookout);
+                assert!(promiscuity(host, "d0") > 0, "{is_made_again}");
+            }
+            host.ip("link set dev d0 name x0");
+            told(&mut lookout);
+            assert_eq!(promiscuity(host, "x0"), 0);
+        });
+    }
+
     #[test]
     fn a_port_that_leaves_its_bridge_is_not_deleted() {
         let Some(lab) = Lab::new() else { return };
@@ -621,6 +672,14 @@ mod tests {
             assert!(!lookout.compare(present, &states(), false, &mut say));
             assert_eq!(said, []);
         });
+    }
+
+    #[test]
+    fn a_look_rests_for_ten_times_as_long_as_the_last_took_and_a_second_at_most() {
+        // The last of them is what six thousand interfaces take.
+        for (look, rest) in [(0, 5), (1, 10), (80, 800), (144, 1000)] {
+            assert_eq!(rest_after(Duration::from_millis(look)), Duration::from_millis(rest));
+        }
     }
 
     #[test]
