@@ -57,9 +57,11 @@ impl Announcer {
         match change {
             InterfaceChange::LinkUp => tracing::info!(name, "link is up, capture goes on"),
             InterfaceChange::LinkDown => tracing::warn!(name, "link is down"),
-            InterfaceChange::Gone => {
+            InterfaceChange::Gone if name == self.name(interface) => {
                 tracing::error!(name, "interface was deleted; capture goes on when it is back");
             }
+            // Those that a glob matches come and go, as those of containers do.
+            InterfaceChange::Gone => tracing::info!(name, "interface was deleted"),
             InterfaceChange::Back => tracing::info!(name, "interface is back, capture goes on"),
             InterfaceChange::Renamed => {
                 tracing::warn!(name, "interface goes by another name; its ring goes on");
