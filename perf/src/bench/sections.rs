@@ -34,8 +34,8 @@ const FILL_RATE: u64 = 500_000;
 const LEAST_TABLE: u64 = 1_000_000;
 
 /// Workers of [`Section::Rings`], and frames a second that are offered to all of them together.
-const WORKERS: [u16; 4] = [1, 2, 4, 8];
-const RINGS_RATE: u64 = 500_000;
+const WORKERS: [u16; 3] = [2, 4, 8];
+const RINGS_RATE: u64 = 1_000_000;
 
 /// Sizes of frames in the files of [`Section::Read`].
 const FILE_SIZES: [u16; 2] = [64, 512];
@@ -89,11 +89,12 @@ fn capture(place: &Place, scale: &Scale) -> String {
             Contender::tcpdump(),
             Contender::netsniff_ng(),
             Contender::bare_walk(),
-        ];
+        ]
+        .map(|contender| (contender, vec![place.processors()[1]]));
         let options = format!("{options} --count {}", scale.frames);
-        let runs = in_turns(place, &contenders, &[place.processors()[1]], &options, scale);
+        let runs = in_turns(place, &contenders, &options, scale);
         let reference = nanoseconds(&runs[1]);
-        for (contender, runs) in contenders.iter().zip(&runs) {
+        for ((contender, _), runs) in contenders.iter().zip(&runs) {
             let key = [name.to_owned(), contender.name.clone()];
             table.add(key.into_iter().chain(cells(runs, &contender.command, reference)));
         }
@@ -109,17 +110,16 @@ fn capture(place: &Place, scale: &Scale) -> String {
     text + "\n" + &table.text()
 }
 
-/// Runs the programs in turns, as often as there are rounds. Programs that are missing have no runs.
+/// Runs the programs in turns, each on its processors, as often as there are rounds. Programs that are missing have no runs.
 fn in_turns(
     place: &Place,
-    contenders: &[Contender],
-    processors: &[usize],
+    contenders: &[(Contender, Vec<usize>)],
     options: &str,
     scale: &Scale,
 ) -> Vec<Vec<Run>> {
     let mut runs = vec![Vec::new(); contenders.len()];
     for round in 1..=scale.rounds {
-        for (contender, runs) in contenders.iter().zip(&mut runs) {
+        for ((contender, processors), runs) in contenders.iter().zip(&mut runs) {
             if let Ok(command) = &contender.command {
                 let mut process = place.start(command, processors);
                 let run = measure(place, contender, &mut process, options, scale);
@@ -274,15 +274,26 @@ fn rings(place: &Place, scale: &Scale) -> String {
     let [generator, program] = place.processors();
     let _ = writeln!(
         text,
-        "Workers on CPUs {generator} and {program}, generator on CPU {generator}: \
-         `ringwatch-load blast -i s0 --cpu {generator} {load}`, {} rounds.\n",
+        "Generator on CPU {generator}: `ringwatch-load blast -i s0 --cpu {generator} {load}`, {} rounds. A \
+         worker on that CPU finds frames in its cache; one worker is measured on either.\n",
         scale.rounds
     );
+    let on_one = [generator, program].map(|cpu| (1, vec![cpu]));
+    let on_both = WORKERS.map(|workers| (workers, vec![generator, program]));
+    let rows = on_one.into_iter().chain(on_both);
+    let words =
+        |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(" and ");
+    let contenders = rows.map(|(workers, cpus)| {
+        let mut contender = Contender::sensor(place, workers, None);
+        contender.name = format!("{workers} on CPU {}", words(&cpus));
+        (contender, cpus)
+    });
+    let contenders: Vec<_> = contenders.collect();
     let mut table = runs_table(&["workers"]);
-    let contenders = WORKERS.map(|workers| Contender::sensor(place, workers, None));
-    let runs = in_turns(place, &contenders, &[generator, program], &load, scale);
-    for ((workers, contender), runs) in WORKERS.iter().zip(&contenders).zip(&runs) {
-        table.add([workers.to_string()].into_iter().chain(cells(runs, &contender.command, None)));
+    let runs = in_turns(place, &contenders, &load, scale);
+    for ((contender, _), runs) in contenders.iter().zip(&runs) {
+        let key = [contender.name.clone()];
+        table.add(key.into_iter().chain(cells(runs, &contender.command, None)));
     }
     text + &table.text()
 }
