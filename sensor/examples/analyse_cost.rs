@@ -77,6 +77,7 @@ fn desk(flows: Option<u64>) -> Analyser {
         contacts: 1 << 16,
         flows: flows.map(|flows| FlowSettings {
             flows: flows as usize,
+            grows: false,
             timeouts: Timeouts::new([600; State::ALL.len()].map(Duration::from_secs)),
             per_second: Some(10_000),
         }),

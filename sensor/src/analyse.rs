@@ -37,6 +37,8 @@ pub struct Settings {
 pub struct FlowSettings {
     /// Flows that it holds.
     pub flows: usize,
+    /// It begins small, and [`Analyser::make_room`] is called.
+    pub grows: bool,
     /// When flows end.
     pub timeouts: Timeouts,
     /// At most so many ended flows are handed out in a second of packet time; `None`: all.
@@ -90,7 +92,10 @@ impl Analyser {
                 .new_connections
                 .then(|| ConnectionLog::new(settings.connections_per_second, settings.key)),
             flows: settings.flows.map(|flows| Flows {
-                table: FlowTable::new(flows.flows, flows.timeouts, settings.key),
+                table: match flows.grows {
+                    true => FlowTable::growing(flows.flows, flows.timeouts, settings.key),
+                    false => FlowTable::new(flows.flows, flows.timeouts, settings.key),
+                },
                 limit: FlowLimit::new(flows.per_second.unwrap_or(u32::MAX)),
                 keys: [None; VECTOR],
                 before: counters.worker.flows.begin_anew(),
@@ -232,6 +237,13 @@ impl Analyser {
                 table.observe(key, packet, interface, wire_len, time, &mut ended);
             }
         }
+    }
+
+    /// Lets tables that grow do so, if it is time to. For which flow there is no room all the same, it ends
+    /// at `now`.
+    pub fn make_room(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
+        let Some(Flows { table, limit, .. }) = &mut self.flows else { return };
+        table.make_room(now, &mut limit.apply(&self.counters.worker.flows, &mut ended));
     }
 
     /// Ends the flows that had no packet for too long; a share of the table each time. `now` is the

@@ -5,7 +5,10 @@
 //! no stable safe prefetch, and no way to ask for huge pages. Nothing here changes a value.
 #![expect(unsafe_code, reason = "the standard library has neither hint in a safe form")]
 
-use std::mem::MaybeUninit;
+use std::alloc::{self, Layout};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
 
 /// Starts loading the first cache line of `value`. Without effect where the target has no such hint.
 ///
@@ -25,34 +28,104 @@ pub fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
-/// A table of `len` copies of `value`, on huge pages where the system gives them.
+/// What the processor maps by one entry of its TLB where the system gives huge pages. Unit: bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A table of fixed length, on huge pages where the system gives them.
 ///
 /// A flood touches a random line for every packet. On pages of 4 KiB each such access misses the TLB
-/// as well as the cache, and the prefetch of the line waits for the page walk.
-#[must_use]
-pub fn table<T: Clone>(len: usize, value: T) -> Box<[T]> {
-    let mut table = Vec::with_capacity(len);
-    // Before the first write: pages that are there already stay as they are.
-    ask_for_huge_pages(table.spare_capacity_mut());
-    table.resize(len, value);
-    table.into_boxed_slice()
+/// as well as the cache, and the prefetch of the line waits for the page walk. So a table begins on the border of
+/// a huge page, and a rest of half a huge page or more gets a whole one; a smaller rest, and a table that is
+/// smaller than that, lie on small pages.
+pub struct Table<T> {
+    start: NonNull<T>,
+    len: usize,
 }
 
-/// Asks for huge pages for the whole pages of `memory`. A system that refuses has its reasons; the
-/// table works without.
-fn ask_for_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    const PAGE_BYTES: usize = 4096;
-    let bytes = std::mem::size_of_val(memory);
-    let start = memory.as_mut_ptr().cast::<u8>();
-    let skipped = start.align_offset(PAGE_BYTES);
-    let Some(whole) = bytes.checked_sub(skipped).map(|rest| rest / PAGE_BYTES * PAGE_BYTES) else {
-        return;
-    };
-    // SAFETY: the range lies in memory that this function has the only reference to. MADV_HUGEPAGE
-    // changes neither its contents nor its protection (madvise(2)); a range that the kernel does not
-    // like, such as one that a larger page size leaves unaligned, is refused with an error.
-    let _ =
-        unsafe { libc::madvise(start.wrapping_add(skipped).cast(), whole, libc::MADV_HUGEPAGE) };
+// SAFETY: a table owns its values, as a `Box<[T]>` does, and gives them out by the same rules.
+unsafe impl<T: Send> Send for Table<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Table<T> {}
+
+impl<T: Copy> Table<T> {
+    /// A table of so many copies of `value`.
+    ///
+    /// # Panics
+    /// If it would be larger than any memory can be.
+    #[must_use]
+    pub fn new(len: usize, value: T) -> Self {
+        let layout = Self::layout(len);
+        if layout.size() == 0 {
+            return Self { start: NonNull::dangling(), len };
+        }
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc::alloc(layout) };
+        let Some(start) = NonNull::new(memory.cast::<T>()) else {
+            alloc::handle_alloc_error(layout)
+        };
+        if layout.align() == HUGE_PAGE {
+            // SAFETY: the range is what was allocated, of which nothing was written yet. MADV_HUGEPAGE changes
+            // neither contents nor protection (madvise(2)). A system that refuses has its reasons; the
+            // table works without.
+            let _ = unsafe { libc::madvise(memory.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        for index in 0..len {
+            // SAFETY: the layout has room for `len` values, and `index` is below that.
+            unsafe { start.add(index).write(value) };
+        }
+        Self { start, len }
+    }
+}
+
+impl<T> Table<T> {
+    /// Memory of a table of so many values. Unit: bytes.
+    ///
+    /// # Panics
+    /// If it would be larger than any memory can be.
+    #[must_use]
+    pub const fn memory(len: usize) -> usize {
+        Self::layout(len).size()
+    }
+
+    const fn layout(len: usize) -> Layout {
+        let Ok(values) = Layout::array::<T>(len) else { panic!("a table larger than memory") };
+        let (bytes, rest) = (values.size(), values.size() % HUGE_PAGE);
+        let bytes = if rest < HUGE_PAGE / 2 { bytes } else { bytes - rest + HUGE_PAGE };
+        let align = if bytes < HUGE_PAGE { values.align() } else { HUGE_PAGE };
+        match Layout::from_size_align(bytes, align) {
+            Ok(layout) => layout,
+            Err(_) => panic!("a table larger than memory"),
+        }
+    }
+}
+
+impl<T> Deref for Table<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` wrote `len` values from `start` on, and the table owns them until it is dropped.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Table<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and `self` is borrowed for writing.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Table<T> {
+    fn drop(&mut self) {
+        let layout = Self::layout(self.len);
+        if layout.size() > 0 {
+            // SAFETY: `new` allocated it with the layout of the same length. The values are `Copy`, which needs
+            // no drop.
+            unsafe { alloc::dealloc(self.start.as_ptr().cast(), layout) };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -62,9 +135,28 @@ mod tests {
     #[test]
     fn a_table_holds_what_it_was_made_of_whatever_its_size() {
         for len in [0, 1, 511, 512, 4096, 1 << 20] {
-            let table = table(len, 0xa5_u32);
+            let mut table = Table::new(len, 0xa5_u32);
             assert_eq!(table.len(), len);
             assert!(table.iter().all(|value| *value == 0xa5));
+            table.fill(0x5a);
+            assert!(table.iter().all(|value| *value == 0x5a));
+        }
+    }
+
+    #[test]
+    fn a_table_begins_on_a_huge_page_and_has_a_whole_one_for_a_rest_of_half_of_it() {
+        let lengths_and_bytes = [
+            (100, 100),
+            (HUGE_PAGE / 2 - 1, HUGE_PAGE / 2 - 1),
+            (HUGE_PAGE / 2, HUGE_PAGE),
+            (HUGE_PAGE, HUGE_PAGE),
+            (HUGE_PAGE + 100, HUGE_PAGE + 100),
+            (HUGE_PAGE * 5 / 2, HUGE_PAGE * 3),
+        ];
+        for (len, bytes) in lengths_and_bytes {
+            assert_eq!(Table::<u8>::memory(len), bytes, "length {len}");
+            let start = Table::new(len, 0_u8).as_ptr().addr();
+            assert!(bytes < HUGE_PAGE || start.is_multiple_of(HUGE_PAGE), "length {len}");
         }
     }
 }

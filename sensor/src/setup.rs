@@ -390,6 +390,7 @@ pub fn flows(config: &Config, workers: usize) -> Option<FlowSettings> {
     let Flow { flows, tcp_new, tcp_established, tcp_closed, new, established } = config.flow;
     config.events.flows.then(|| FlowSettings {
         flows: (flows as usize).div_ceil(workers.max(1)),
+        grows: false,
         timeouts: Timeouts::new([new, established, tcp_closed, tcp_new, tcp_established]),
         per_second: Some(config.events.flows_per_second),
     })

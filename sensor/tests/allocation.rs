@@ -88,6 +88,7 @@ impl Desk {
             contacts: 1 << 12,
             flows: Some(FlowSettings {
                 flows: 1024,
+                grows: false,
                 timeouts: Timeouts::new([Duration::from_millis(5); State::ALL.len()]),
                 per_second: Some(4000),
             }),

@@ -20,11 +20,11 @@
 //! in the place of others. Such a flood costs the same packets, makes half of its packets contacts, and then
 //! the log loses its oldest, counted. The hash is keyed, so nobody can aim at the word of one source.
 
-use crate::hardware::{self, prefetch};
+use crate::hardware::{Table, prefetch};
 
 /// What is remembered of sources that came lately.
 pub(super) struct Door {
-    words: Box<[u32]>,
+    words: Table<u32>,
     /// The upper half of a source's hash, at a place that it chooses itself; a newer one replaces it.
     suspects: Box<[u32]>,
     engaged: bool,
@@ -43,12 +43,12 @@ const CONTACT_BITS: u32 = 12;
 impl Door {
     /// Memory of a door for a log of `slots`. Unit: bytes.
     pub(super) const fn memory(slots: usize) -> usize {
-        (words(slots) + SUSPECTS) * size_of::<u32>()
+        Table::<u32>::memory(words(slots)) + SUSPECTS * size_of::<u32>()
     }
 
     pub(super) fn new(slots: usize) -> Self {
         Self {
-            words: hardware::table(words(slots), 0),
+            words: Table::new(words(slots), 0),
             suspects: vec![0; SUSPECTS].into_boxed_slice(),
             engaged: false,
         }
@@ -94,7 +94,7 @@ impl Door {
         came_before
     }
 
-    const fn word(&self, source: u64) -> usize {
+    fn word(&self, source: u64) -> usize {
         source as usize & (self.words.len() - 1)
     }
 }

@@ -27,13 +27,13 @@ use wire::units::UnixNanos;
 
 use super::door::Door;
 use super::{Contact, ContactKey, Flags, Observation, newest, pane};
-use crate::hardware::{self, prefetch};
+use crate::hardware::{Table, prefetch};
 use crate::packet::mix;
 
 /// A worker's contacts. One writer, fixed memory, no allocation after [`ContactTable::new`].
 pub struct ContactTable {
-    index: Box<[Bucket]>,
-    log: Box<[Record]>,
+    index: Table<Bucket>,
+    log: Table<Record>,
     /// Position after the newest record. Positions wrap; slot = position modulo log length.
     head: u32,
     /// Position of the oldest record that was not handed out.
@@ -119,7 +119,9 @@ impl ContactTable {
     #[must_use]
     pub fn memory(capacity: usize) -> usize {
         let slots = slots(capacity);
-        slots * size_of::<Record>() + buckets(slots) * size_of::<Bucket>() + Door::memory(slots)
+        Table::<Record>::memory(slots)
+            + Table::<Bucket>::memory(buckets(slots))
+            + Door::memory(slots)
     }
 
     /// Makes a table that takes up to `capacity` new contacts between two publishes (rounded up to a
@@ -129,8 +131,8 @@ impl ContactTable {
         let slots = slots(capacity);
         let start = slots as u32 + 1;
         Self {
-            index: hardware::table(buckets(slots), Bucket::default()),
-            log: hardware::table(slots, Record::default()),
+            index: Table::new(buckets(slots), Bucket::default()),
+            log: Table::new(slots, Record::default()),
             // Position 0, which every way of an empty index holds, is stale from the beginning.
             head: start,
             published: start,
@@ -335,11 +337,11 @@ impl ContactTable {
         })
     }
 
-    const fn bucket(&self, hash: ContactHash) -> usize {
+    fn bucket(&self, hash: ContactHash) -> usize {
         hash.contact as usize & (self.index.len() - 1)
     }
 
-    const fn slot(&self, position: u32) -> usize {
+    fn slot(&self, position: u32) -> usize {
         position as usize & (self.log.len() - 1)
     }
 
@@ -349,7 +351,7 @@ impl ContactTable {
 
     /// Records that wait to be handed out, above which answers without an attempt find no room: half of
     /// the log.
-    const fn budget(&self) -> u32 {
+    fn budget(&self) -> u32 {
         self.log.len() as u32 / 2
     }
 

@@ -39,6 +39,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::mem;
 use std::time::Duration;
 
 use wire::units::{UnixNanos, WireLen};
@@ -57,9 +58,15 @@ use slots::{Cold, Slots, Whole};
 /// Slots for flows of which only an opening or a closing was seen: 516 KiB a worker.
 const HALF_OPEN_SLOTS: usize = 4096;
 
-/// The flows of one worker. Fixed memory, no allocation after [`FlowTable::new`].
+/// Room of a table that is to grow: 2 MiB.
+const FLOWS_AT_FIRST: usize = 12 << 10;
+
+/// The flows of one worker. Fixed memory, no allocation but in [`FlowTable::new`] and
+/// [`FlowTable::make_room`].
 pub struct FlowTable {
     flows: Slots,
+    /// Slots that `flows` may grow to.
+    most: usize,
     half_open: Slots,
     timeouts: Timeouts,
     key: u64,
@@ -108,12 +115,36 @@ impl FlowTable {
     pub fn new(flows: usize, timeouts: Timeouts, key: u64) -> Self {
         Self {
             flows: Slots::new(slots(flows)),
+            most: slots(flows),
             half_open: Slots::new(HALF_OPEN_SLOTS),
             timeouts,
             key,
             pressure: Pressure::default(),
             swept: UnixNanos(0),
             counters: FlowCounters::default(),
+        }
+    }
+
+    /// As [`FlowTable::new`], but it begins small: to be given [room](FlowTable::make_room) as it fills. For
+    /// files, of which most have few flows; an interface is given its memory at the start.
+    #[must_use]
+    pub fn growing(flows: usize, timeouts: Timeouts, key: u64) -> Self {
+        Self { most: slots(flows), ..Self::new(flows.min(FLOWS_AT_FIRST), timeouts, key) }
+    }
+
+    /// Doubles a table that may grow and is half full. Not while keys are held that were
+    /// [prefetched](FlowTable::prefetch).
+    pub fn make_room(&mut self, now: UnixNanos, ended: &mut impl FnMut(EndedFlow)) {
+        let slots = self.flows.len();
+        if slots == self.most || self.flows.live() <= slots / 2 {
+            return;
+        }
+        let larger = Slots::new((slots * 2).min(self.most));
+        let smaller = mem::replace(&mut self.flows, larger);
+        for (worth, flow) in smaller.flows() {
+            let slot = self.room(flow.home_hash(), now, ended);
+            self.flows.put(slot, &flow);
+            self.flows.set_worth(slot, worth);
         }
     }
 
@@ -212,7 +243,7 @@ impl FlowTable {
             return self.half_open.count(slot, seen.key, &seen.sight());
         }
         let opening = self.half_open.remove(slot);
-        let slot = self.room(seen, ended);
+        let slot = self.room(seen.key.hash(), seen.time, ended);
         self.flows.put(slot, &opening);
         self.flows.count(slot, seen.key, &seen.sight());
     }
@@ -222,7 +253,7 @@ impl FlowTable {
         const OPENS_OR_CLOSES: u8 = tcp::SYN | tcp::FIN | tcp::RST;
         let is_half_open = tcp_flags(seen.packet).is_some_and(|flags| flags & OPENS_OR_CLOSES != 0);
         if !is_half_open {
-            let slot = self.room(seen, ended);
+            let slot = self.room(seen.key.hash(), seen.time, ended);
             self.counters.begun += 1;
             self.flows.put(slot, &seen.begins());
             return self.flows.count(slot, seen.key, &seen.sight());
@@ -243,15 +274,15 @@ impl FlowTable {
     }
 
     /// An empty slot of the main table; the least valuable flow in the neighbourhood may give way.
-    fn room(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) -> usize {
-        let slot = self.flows.choose(seen.key.hash());
+    fn room(&mut self, hash: u64, time: UnixNanos, ended: &mut impl FnMut(EndedFlow)) -> usize {
+        let slot = self.flows.choose(hash);
         if self.flows.is_taken(slot) {
             let over = self.flows.take(slot);
-            let reason = self.timeouts.end_of(&over.hot, seen.time, false);
+            let reason = self.timeouts.end_of(&over.hot, time, false);
             if reason.is_none() {
                 self.counters.evicted[over.hot.state() as usize] += 1;
             }
-            self.end(&over, reason.unwrap_or(EndReason::Forced), seen.time, ended);
+            self.end(&over, reason.unwrap_or(EndReason::Forced), time, ended);
         }
         slot
     }

@@ -28,7 +28,7 @@ use wire::units::{UnixNanos, WireLen};
 use super::hot::{Hot, Sight, Totals};
 use super::key::FlowKey;
 use super::life::Worth;
-use crate::hardware;
+use crate::hardware::{Table, prefetch};
 use crate::packet::{FiveTuple, Kind, Packet};
 
 /// Slots that share a line of worths: where a flow can live.
@@ -69,6 +69,13 @@ pub(super) struct Whole {
     spilled: Totals,
 }
 
+impl Whole {
+    /// The upper half of the flow's hash, which says where its home is, in its place.
+    pub(super) const fn home_hash(&self) -> u64 {
+        (self.cold.hash_high as u64) << u32::BITS
+    }
+}
+
 /// Worths of the flows of one group.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -79,18 +86,20 @@ const _: () = assert!(size_of::<Totals>() == 32 && size_of::<Group>() == 64);
 
 /// Slots of flows.
 pub(super) struct Slots {
-    lines: Box<[Line]>,
-    cold: Box<[Cold]>,
-    spilled: Box<[Totals]>,
-    worth: Box<[Group]>,
+    lines: Table<Line>,
+    cold: Table<Cold>,
+    spilled: Table<Totals>,
+    worth: Table<Group>,
     live: usize,
 }
 
 impl Slots {
     /// Memory of so many slots, a multiple of [`GROUP`]. Unit: bytes.
     pub(super) const fn memory(slots: usize) -> usize {
-        slots / PAIR * size_of::<Line>()
-            + slots * (size_of::<Cold>() + size_of::<Totals>() + size_of::<Worth>())
+        Table::<Line>::memory(slots / PAIR)
+            + Table::<Cold>::memory(slots)
+            + Table::<Totals>::memory(slots)
+            + Table::<Group>::memory(slots / GROUP)
     }
 
     /// # Panics
@@ -99,16 +108,34 @@ impl Slots {
         assert!(u32::try_from(slots).is_ok(), "{slots} slots are too many");
         assert!(slots > 0 && slots.is_multiple_of(GROUP), "{slots} slots are no whole groups");
         Self {
-            lines: hardware::table(slots / PAIR, Line::default()),
-            cold: hardware::table(slots, Cold::default()),
-            spilled: hardware::table(slots, Totals::default()),
-            worth: hardware::table(slots / GROUP, Group([Worth::NOTHING; GROUP])),
+            lines: Table::new(slots / PAIR, Line::default()),
+            cold: Table::new(slots, Cold::default()),
+            spilled: Table::new(slots, Totals::default()),
+            worth: Table::new(slots / GROUP, Group([Worth::NOTHING; GROUP])),
             live: 0,
         }
     }
 
     pub(super) const fn live(&self) -> usize {
         self.live
+    }
+
+    /// Slots, taken ones and others.
+    pub(super) fn len(&self) -> usize {
+        self.cold.len()
+    }
+
+    /// All flows, with what they are worth.
+    pub(super) fn flows(&self) -> impl Iterator<Item = (Worth, Whole)> {
+        let taken = (0..self.len()).filter(|slot| self.is_taken(*slot));
+        taken.map(|slot| (self.worth[slot / GROUP].0[slot % GROUP], self.whole(slot)))
+    }
+
+    /// The flow in a slot that is taken.
+    fn whole(&self, slot: usize) -> Whole {
+        let (hot, cold) = (*self.hot(slot), self.cold[slot]);
+        let spilled = if hot.has_spilled() { self.spilled[slot] } else { Totals::default() };
+        Whole { hot, cold, spilled }
     }
 
     #[inline]
@@ -126,7 +153,7 @@ impl Slots {
     }
 
     #[inline]
-    fn set_worth(&mut self, slot: usize, worth: Worth) {
+    pub(super) fn set_worth(&mut self, slot: usize, worth: Worth) {
         self.worth[slot / GROUP].0[slot % GROUP] = worth;
     }
 
@@ -134,7 +161,7 @@ impl Slots {
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) -> u32 {
         let home = self.home(hash);
-        hardware::prefetch(&self.lines[home]);
+        prefetch(&self.lines[home]);
         (home * PAIR) as u32
     }
 
@@ -150,11 +177,11 @@ impl Slots {
         let elsewhere = select_unpredictable(is_guest, neighbour(first, place), first);
         let here = first + usize::from(is_second);
         let slot = select_unpredictable(is_first | is_second, here, elsewhere);
-        hardware::prefetch(&self.lines[slot / PAIR]);
+        prefetch(&self.lines[slot / PAIR]);
         if !(is_first | is_second | is_guest) {
             // It will begin here: what decides who gives way, and the one that most likely does.
-            hardware::prefetch(&self.worth[first / GROUP]);
-            hardware::prefetch(&self.cold[first]);
+            prefetch(&self.worth[first / GROUP]);
+            prefetch(&self.cold[first]);
         }
         slot as u32
     }
@@ -176,7 +203,7 @@ impl Slots {
         (first..first + PAIR).chain(guests).find(|slot| self.hot(*slot).is_of(hash))
     }
 
-    /// The slot that a new flow with this hash is to have: one that is empty, or else that of the
+    /// The slot that a new flow with this hash, of which the upper half counts, is to have: one that is empty, or else that of the
     /// neighbour which is worth least. Among equals, the one nearest to its home.
     pub(super) fn choose(&self, hash: u64) -> usize {
         let home = self.home(hash);
@@ -231,16 +258,15 @@ impl Slots {
 
     /// Takes the flow out of a slot that is taken, to put another one there.
     pub(super) fn take(&mut self, slot: usize) -> Whole {
-        let (hot, cold) = (*self.hot(slot), self.cold[slot]);
+        let over = self.whole(slot);
         self.live -= 1;
         self.set_worth(slot, Worth::NOTHING);
         self.hot_mut(slot).clear();
-        let home = self.home_by_high(cold.hash_high);
+        let home = self.home_by_high(over.cold.hash_high);
         if slot / PAIR != home {
-            self.lines[home].guests.remove(hot.tag(), slot % GROUP);
+            self.lines[home].guests.remove(over.hot.tag(), slot % GROUP);
         }
-        let spilled = if hot.has_spilled() { self.spilled[slot] } else { Totals::default() };
-        Whole { hot, cold, spilled }
+        over
     }
 
     /// Counts a packet of the flow in a slot that is taken.

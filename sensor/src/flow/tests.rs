@@ -558,3 +558,51 @@ proptest! {
         prop_assert_eq!(told(300), told(3000));
     }
 }
+
+#[test]
+fn a_table_that_grows_tells_what_one_that_was_large_from_the_start_tells() {
+    const FLOWS: u32 = 60_000;
+    let mut small = Desk { table: FlowTable::growing(1 << 20, timeouts(), 7), ended: Vec::new() };
+    let mut large = Desk::new(1 << 17);
+    let (slots_before, mut times_grown) = (small.table.flows.len(), 0);
+    // Each flow has a packet when it begins, one when the table grew, and one in the other direction.
+    for pass in 0..3 {
+        for number in 0..FLOWS {
+            let (host, port) = ((number >> 14) as u8, 1 + (number & 0x3fff) as u16);
+            let (client, server) = ((host, port), (200, 53));
+            let (source, target) = if pass < 2 { (client, server) } else { (server, client) };
+            let seconds = f64::from(pass) + f64::from(number) * 1e-6;
+            // Some have more bytes than a hot flow counts.
+            let len = if number % 100 == 0 { 3 << 20 } else { 100 + number % 50 };
+            let packet = packet(source, target, Kind::Udp);
+            for desk in [&mut small, &mut large] {
+                desk.see(seconds, &packet, len);
+            }
+            let (slots, ended) = (small.table.flows.len(), &mut small.ended);
+            small.table.make_room(at(seconds), &mut |flow| ended.push(flow));
+            times_grown += u32::from(small.table.flows.len() > slots);
+        }
+    }
+    // From 16 thousand slots to 131 thousand, of which these flows take less than half.
+    assert_eq!((times_grown, small.table.flows.len()), (3, slots_before * 8));
+    assert_eq!(small.table.live(), FLOWS as usize);
+    let [mut small, mut large] = [&mut small, &mut large].map(|desk| desk.finish(4.0));
+    small.sort_unstable();
+    large.sort_unstable();
+    assert_eq!(small, large);
+}
+
+#[test]
+fn a_table_grows_no_further_than_it_may() {
+    let mut desk = Desk { table: FlowTable::growing(20_000, timeouts(), 7), ended: Vec::new() };
+    for number in 0..40_000_u32 {
+        let packet =
+            packet(((number >> 14) as u8, 1 + (number & 0x3fff) as u16), (200, 53), Kind::Udp);
+        desk.see(0.0, &packet, 100);
+        let ended = &mut desk.ended;
+        desk.table.make_room(at(0.0), &mut |flow| ended.push(flow));
+    }
+    assert_eq!(desk.table.flows.len(), slots(20_000));
+    desk.check();
+    assert_eq!(desk.ended.len() + desk.table.live(), 40_000);
+}

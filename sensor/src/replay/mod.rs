@@ -128,7 +128,7 @@ fn worker(
         // At twice the packets it is as if there were no end of room.
         contacts: contacts.min(packets.saturating_mul(2)),
         flows: setup::flows(config, workers).map(|flows| FlowSettings {
-            flows: flows.flows.min(packets),
+            grows: true,
             // As that of connections.
             per_second: None,
             ..flows

@@ -120,11 +120,11 @@ impl Worker {
                 |connection| connections.push(connection),
                 |flow| flows.push(flow),
             );
-            if packets.is_empty() {
-                return;
-            }
+            let count = packets.len();
+            let Some(last) = vector[..count].last() else { return };
+            analyser.make_room(last.time, |flow| flows.push(flow));
             #[cfg(test)]
-            crate::worker::tests::fail_on_purpose(&vector[..packets.len()]);
+            crate::worker::tests::fail_on_purpose(&vector[..count]);
         }
     }
 
