@@ -2,8 +2,8 @@
 //! tables want huge pages.
 //!
 //! The second of the two places with unsafe code (the other is `afpacket`): the standard library has
-//! no stable safe prefetch, and no way to ask for huge pages. Nothing here changes a value.
-#![expect(unsafe_code, reason = "the standard library has neither hint in a safe form")]
+//! no stable safe prefetch, and no boxed slice that begins on the border of a huge page.
+#![expect(unsafe_code, reason = "the standard library has neither in a safe form")]
 
 use std::alloc::{self, Layout};
 use std::ops::{Deref, DerefMut};

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::place::{INTERFACE, Place};
 use crate::events::Events;
@@ -97,6 +98,17 @@ impl Contender {
     fn peer(program: &str, package: &str, words: &str, language: Language) -> Self {
         let command = peer(program, package, words);
         Self { name: program.to_owned(), command, language }
+    }
+
+    /// Waits until a program that says when it captures has said so. Its sockets are there before: a sensor
+    /// makes its tables first, and lets the frames of all its rings in at once.
+    ///
+    /// # Panics
+    /// If it ends, or does not say it for a minute; shows what it said.
+    pub fn wait_until_it_captures(&self, process: &mut Process) {
+        if matches!(self.language, Language::Events(_)) {
+            process.wait_for_line("capturing;", Duration::from_secs(60));
+        }
     }
 
     /// What the program said, after its end.

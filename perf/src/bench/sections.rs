@@ -121,7 +121,7 @@ fn in_turns(
     for round in 1..=scale.rounds {
         for ((contender, processors), runs) in contenders.iter().zip(&mut runs) {
             if let Ok(command) = &contender.command {
-                let mut process = place.start(command, processors);
+                let mut process = start(place, contender, command, processors);
                 let run = measure(place, contender, &mut process, options, scale);
                 eprintln!("round {round}, {}: {}", contender.name, in_words(&run));
                 runs.push(run);
@@ -129,6 +129,13 @@ fn in_turns(
         }
     }
     runs
+}
+
+/// Starts a program on these processors; it captures when this is over.
+fn start(place: &Place, contender: &Contender, command: &Command, processors: &[usize]) -> Process {
+    let mut process = place.start(command, processors);
+    contender.wait_until_it_captures(&mut process);
+    process
 }
 
 /// Offers the load to a program that runs already, and ends it.
@@ -248,7 +255,7 @@ fn flows(place: &Place, scale: &Scale) -> String {
         let mut runs = Vec::new();
         for round in 1..=scale.rounds {
             let Ok(command) = &contender.command else { continue };
-            let mut process = place.start(command, &[place.processors()[1]]);
+            let mut process = start(place, &contender, command, &[place.processors()[1]]);
             let filled = place.blast(&format!("{load} --count {flows} --rate {FILL_RATE}"));
             // What waits in the ring is no cost of the frames that follow.
             thread::sleep(scale.settle);
@@ -419,7 +426,7 @@ fn memory(place: &Place, scale: &Scale) -> String {
     let _ = writeln!(text, "`ringwatch-load blast -i s0 --cpu {cpu} {options}`\n");
     let mut table = Table::new(&["when", "looks", "least, MiB", "most, MiB"]);
     let Ok(command) = &contender.command else { return text };
-    let mut process = place.start(command, &[place.processors()[1]]);
+    let mut process = start(place, &contender, command, &[place.processors()[1]]);
     let mut phases: [Vec<u64>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..5 {
         phases[0].push(place::resident_kib(process.id()));
