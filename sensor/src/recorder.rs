@@ -4,7 +4,6 @@
 //! their own time; what goes beyond is counted and told in one event when the second is over.
 
 use std::fmt;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -41,6 +40,8 @@ pub struct Recorder {
     writers: usize,
     /// With several of them: what they are to write next, before any other event.
     waiting: Vec<FlowEvent>,
+    /// The lines of each thread. Kept, as memory that is new to the process costs more than the lines in it.
+    written: Vec<Vec<u8>>,
     limit: SecondLimit,
     flows: FlowLimit,
     unwritten_flows: UnwrittenFlows,
@@ -134,6 +135,7 @@ impl Recorder {
             uplink,
             flow_lines: FlowLines { interfaces, flow_key },
             waiting: Vec::new(),
+            written: Vec::new(),
             limit: SecondLimit::new(connections_per_second),
             flows: FlowLimit::new(flows_per_second),
             unwritten_flows: UnwrittenFlows::default(),
@@ -288,28 +290,29 @@ impl Recorder {
     /// Writes the lines of flows that wait, on as many threads as they are worth. They come out as if one
     /// had written them all.
     fn write_waiting(&mut self) {
+        let mut written = std::mem::take(&mut self.written);
         let Self { writer, flow_lines, waiting, .. } = self;
         let flow_lines = &*flow_lines;
         let share = waiting.len().div_ceil(self.writers).max(LINES_OF_THREAD);
-        let mut shares = waiting.chunks(share);
-        let Some(last) = shares.next_back() else { return };
-        let lines = thread::scope(|scope| {
-            let mut threads = Vec::new();
-            for events in shares {
+        let shares = waiting.chunks(share);
+        written.resize_with(written.len().max(shares.len()), Vec::new);
+        thread::scope(|scope| {
+            let mut shares = shares.zip(&mut written);
+            let last = shares.next_back();
+            for (events, lines) in shares {
                 let mut own = writer.clone();
                 writer.skip(events.len() as u64);
-                threads.push(scope.spawn(move || flow_lines.all(events, &mut own)));
+                scope.spawn(move || flow_lines.all(events, &mut own, lines));
             }
-            let last = flow_lines.all(last, writer);
-            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
-            let lines = ended.map(|lines| lines.unwrap_or_else(|panic| resume_unwind(panic)));
-            lines.chain([last]).collect::<Vec<Vec<u8>>>()
+            last.into_iter().for_each(|(events, lines)| flow_lines.all(events, writer, lines));
         });
         self.waiting.clear();
-        for lines in lines {
-            let written = self.output.lines(&lines);
-            self.note(written);
+        for lines in written.iter_mut().filter(|lines| !lines.is_empty()) {
+            let result = self.output.lines(lines);
+            self.note(result);
+            lines.clear();
         }
+        self.written = written;
     }
 
     fn write(&mut self, event: &Event<'_>, kind: RecordKind) {
@@ -362,10 +365,9 @@ impl Drop for Recorder {
 }
 
 impl FlowLines {
-    fn all(&self, events: &[FlowEvent], writer: &mut EventWriter) -> Vec<u8> {
-        let mut lines = Vec::with_capacity(events.len() * BYTES_OF_LINE);
-        events.iter().for_each(|event| self.write(event, writer, &mut lines));
-        lines
+    fn all(&self, events: &[FlowEvent], writer: &mut EventWriter, lines: &mut Vec<u8>) {
+        lines.reserve(events.len() * BYTES_OF_LINE);
+        events.iter().for_each(|event| self.write(event, writer, lines));
     }
 
     fn write(&self, event: &FlowEvent, writer: &mut EventWriter, line: &mut Vec<u8>) {
