@@ -29,6 +29,8 @@ pub enum Section {
     Flows,
     /// Cost of a frame and losses with 1, 2, 4 and 8 workers on two processors
     Rings,
+    /// Frames a second that two processors take and read, by how frames are dealt to rings
+    Fanout,
     /// Frames a second out of a capture file, beside tcpdump and suricata
     Read,
     /// Resident memory before and during a flood from random sources

@@ -98,25 +98,30 @@ impl Place {
         process.stop(nix::sys::signal::Signal::SIGINT, PATIENCE);
     }
 
-    /// Starts the generator with these options.
+    /// Starts the generator on this CPU, with these options.
     #[must_use]
-    pub fn generate(&self, options: &str) -> Process {
+    pub fn generate(&self, cpu: usize, options: &str) -> Process {
         let mut command = Command::new(programs::path("ringwatch-load"));
-        command.args(["blast", "-i", INTERFACE, "--cpu", &self.processors[0].to_string()]);
+        command.args(["blast", "-i", INTERFACE, "--cpu", &cpu.to_string()]);
         command.args(options.split_whitespace());
         self.lab.sensor().spawn(&command)
     }
 
-    /// Runs the generator to its end.
+    /// Runs a generator on each of these CPUs, all at once, to their end. Gives what they offered together.
     ///
     /// # Panics
-    /// If it fails; shows what it said.
+    /// If one fails; shows what it said.
     #[must_use]
-    pub fn blast(&self, options: &str) -> Offered {
-        let mut generator = self.generate(options);
-        let status = generator.wait(Duration::from_secs(3600));
-        assert!(status.success(), "{status}{}", generator.describe());
-        offered(&generator.stdout()).unwrap_or_else(|| panic!("{}", generator.describe()))
+    pub fn blast(&self, cpus: &[usize], options: &str) -> Offered {
+        let generators: Vec<_> = cpus.iter().map(|cpu| self.generate(*cpu, options)).collect();
+        let nothing = Offered { frames: 0, mpps: 0.0 };
+        generators.into_iter().fold(nothing, |sum, mut generator| {
+            let status = generator.wait(Duration::from_secs(3600));
+            assert!(status.success(), "{status}{}", generator.describe());
+            let one = offered(&generator.stdout());
+            let one = one.unwrap_or_else(|| panic!("{}", generator.describe()));
+            Offered { frames: sum.frames + one.frames, mpps: sum.mpps + one.mpps }
+        })
     }
 
     /// Frames on the interface that are not the generator's: those are not in the counters of the

@@ -37,12 +37,21 @@ const LEAST_TABLE: u64 = 1_000_000;
 const WORKERS: [u16; 3] = [2, 4, 8];
 const RINGS_RATE: u64 = 1_000_000;
 
+/// How frames are dealt to rings in [`Section::Fanout`].
+const FANOUTS: [&str; 2] = ["hash", "cpu"];
+
 /// Sizes of frames in the files of [`Section::Read`].
 const FILE_SIZES: [u16; 2] = [64, 512];
 
 /// What two workers could be at best: each process has the tables that one of two workers has, and half of
 /// the frames, and nothing is shared or dealt.
 const CONTROL: &str = "two processes, 1 worker each, half of the file each";
+
+/// What is offered to a program: generators on these CPUs, each with these options.
+struct Load<'a> {
+    cpus: &'a [usize],
+    options: &'a str,
+}
 
 /// One program under one load, once.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +75,7 @@ pub fn run(section: Section, scale: &Scale) -> Result<String, String> {
         Section::Capture => capture(&place, scale),
         Section::Flows => flows(&place, scale),
         Section::Rings => rings(&place, scale),
+        Section::Fanout => fanout(&place, scale),
         Section::Read => read(&place, scale),
         Section::Memory => memory(&place, scale),
     })
@@ -92,7 +102,8 @@ fn capture(place: &Place, scale: &Scale) -> String {
         ]
         .map(|contender| (contender, vec![place.processors()[1]]));
         let options = format!("{options} --count {}", scale.frames);
-        let runs = in_turns(place, &contenders, &options, scale);
+        let load = Load { cpus: &place.processors()[..1], options: &options };
+        let runs = in_turns(place, &contenders, &load, scale);
         let reference = nanoseconds(&runs[1]);
         for ((contender, _), runs) in contenders.iter().zip(&runs) {
             let key = [name.to_owned(), contender.name.clone()];
@@ -114,7 +125,7 @@ fn capture(place: &Place, scale: &Scale) -> String {
 fn in_turns(
     place: &Place,
     contenders: &[(Contender, Vec<usize>)],
-    options: &str,
+    load: &Load<'_>,
     scale: &Scale,
 ) -> Vec<Vec<Run>> {
     let mut runs = vec![Vec::new(); contenders.len()];
@@ -122,7 +133,7 @@ fn in_turns(
         for ((contender, processors), runs) in contenders.iter().zip(&mut runs) {
             if let Ok(command) = &contender.command {
                 let mut process = start(place, contender, command, processors);
-                let run = measure(place, contender, &mut process, options, scale);
+                let run = measure(place, contender, &mut process, load, scale);
                 eprintln!("round {round}, {}: {}", contender.name, in_words(&run));
                 runs.push(run);
             }
@@ -146,12 +157,12 @@ fn measure(
     place: &Place,
     contender: &Contender,
     process: &mut Process,
-    options: &str,
+    load: &Load<'_>,
     scale: &Scale,
 ) -> Run {
     let foreign = place.foreign_frames();
     let before = place::processor_time(process.id());
-    let offered = place.blast(options);
+    let offered = place.blast(load.cpus, load.options);
     // What falls due after the last frame (time-outs, flushes) is part of the cost.
     thread::sleep(scale.settle);
     let spent = place::processor_time(process.id()).saturating_sub(before);
@@ -256,11 +267,14 @@ fn flows(place: &Place, scale: &Scale) -> String {
         for round in 1..=scale.rounds {
             let Ok(command) = &contender.command else { continue };
             let mut process = start(place, &contender, command, &[place.processors()[1]]);
-            let filled = place.blast(&format!("{load} --count {flows} --rate {FILL_RATE}"));
+            let cpus = &place.processors()[..1];
+            let fill = format!("{load} --count {flows} --rate {FILL_RATE}");
+            let filled = place.blast(cpus, &fill);
             // What waits in the ring is no cost of the frames that follow.
             thread::sleep(scale.settle);
             let options = format!("{load} --count {}", scale.frames);
-            let mut run = measure(place, &contender, &mut process, &options, scale);
+            let load = Load { cpus, options: &options };
+            let mut run = measure(place, &contender, &mut process, &load, scale);
             // The sensor counts from its start.
             run.seen = run.seen.saturating_sub(filled.frames);
             eprintln!("round {round}, {flows} flows: {}", in_words(&run));
@@ -297,7 +311,38 @@ fn rings(place: &Place, scale: &Scale) -> String {
     });
     let contenders: Vec<_> = contenders.collect();
     let mut table = runs_table(&["workers"]);
+    let load = Load { cpus: &[generator], options: &load };
     let runs = in_turns(place, &contenders, &load, scale);
+    for ((contender, _), runs) in contenders.iter().zip(&runs) {
+        let key = [contender.name.clone()];
+        table.add(key.into_iter().chain(cells(runs, &contender.command, None)));
+    }
+    text + &table.text()
+}
+
+/// Both processors take frames, at full speed, and a worker reads on each. By its flow a frame often belongs to
+/// the other processor's ring.
+fn fanout(place: &Place, scale: &Scale) -> String {
+    let mut text = String::from("\n## Fanout\n\n");
+    let cpus = place.processors();
+    let options =
+        format!("--kind udp --sources 2**8 --source-ports 2**8 --count {}", scale.frames / 2);
+    let _ = writeln!(
+        text,
+        "A generator on each of CPUs {} and {}, at once: `ringwatch-load blast -i s0 --cpu CPU {options}`; two \
+         workers on the same CPUs, {} rounds.\n",
+        cpus[0], cpus[1], scale.rounds
+    );
+    let contenders = FANOUTS.map(|fanout| {
+        let file = place.file(&format!("{fanout}.toml"));
+        fs::write(&file, format!("[capture]\nfanout = '{fanout}'\n"))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut contender = Contender::sensor(place, 2, Some(&file));
+        contender.name = format!("`{fanout}`");
+        (contender, cpus.to_vec())
+    });
+    let mut table = runs_table(&["`capture.fanout`"]);
+    let runs = in_turns(place, &contenders, &Load { cpus: &cpus, options: &options }, scale);
     for ((contender, _), runs) in contenders.iter().zip(&runs) {
         let key = [contender.name.clone()];
         table.add(key.into_iter().chain(cells(runs, &contender.command, None)));
@@ -432,7 +477,7 @@ fn memory(place: &Place, scale: &Scale) -> String {
         phases[0].push(place::resident_kib(process.id()));
         thread::sleep(Duration::from_secs(1));
     }
-    let mut generator = place.generate(&options);
+    let mut generator = place.generate(cpu, &options);
     while generator.is_running() {
         phases[1].push(place::resident_kib(process.id()));
         thread::sleep(Duration::from_secs(1));

@@ -13,7 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench                          capture, three rounds of 30 million frames: a quarter of an hour
   cargo xtask bench --quick                  the same with a tenth of the frames, one round
-  cargo xtask bench flows rings read memory  the other sections
+  cargo xtask bench flows rings fanout read memory  the other sections
 Nothing else should run on the machine. Needs root and two processors.";
 
 /// Measures Ringwatch beside its peers, and writes down the results with machine and commit.
