@@ -176,6 +176,9 @@ impl Formatter for Ascii {
 
 /// Source: RFC 8259 section 7; beyond ASCII as UTF-16 escapes.
 fn push_escaped(line: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        return line.extend_from_slice(text.as_bytes());
+    }
     for character in text.chars() {
         match character {
             '"' | '\\' => line.extend_from_slice(&[b'\\', character as u8]),
@@ -227,22 +230,23 @@ fn push_time(line: &mut Vec<u8>, time: UnixNanos) {
     let (seconds, micros) = (time.0 / 1_000_000_000, time.0 % 1_000_000_000 / 1000);
     let (year, month, day) = date(seconds / 86_400);
     let of_day = seconds % 86_400;
-    for (number, width, after) in [
-        (year, 4, "-"),
-        (month, 2, "-"),
-        (day, 2, "T"),
-        (of_day / 3600, 2, ":"),
-        (of_day / 60 % 60, 2, ":"),
-        (of_day % 60, 2, "."),
-        (micros, 6, "+0000"),
+    let mut text = *b"0000-00-00T00:00:00.000000+0000";
+    for (place, number) in [
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, day),
+        (11, of_day / 3600),
+        (14, of_day / 60 % 60),
+        (17, of_day % 60),
+        (20, micros / 10_000),
+        (22, micros / 100),
+        (24, micros),
     ] {
-        let mut divisor = 10_u64.pow(width);
-        while divisor > 1 {
-            divisor /= 10;
-            line.push(b'0' + (number / divisor % 10) as u8);
-        }
-        line.extend_from_slice(after.as_bytes());
+        let [tens, ones] = [number / 10 % 10, number % 10].map(|digit| b'0' + digit as u8);
+        text[place..place + 2].copy_from_slice(&[tens, ones]);
     }
+    line.extend_from_slice(&text);
 }
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
