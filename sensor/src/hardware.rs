@@ -1,11 +1,12 @@
 //! Hints to the processor and to the memory management: which cache line will be needed, which
-//! tables want huge pages.
+//! tables want huge pages, which memory is to be there from the start.
 //!
 //! The second of the two places with unsafe code (the other is `afpacket`): the standard library has
 //! no stable safe prefetch, and no boxed slice that begins on the border of a huge page.
 #![expect(unsafe_code, reason = "the standard library has neither in a safe form")]
 
 use std::alloc::{self, Layout};
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
@@ -26,6 +27,12 @@ pub fn prefetch<T>(value: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
+}
+
+/// Has the system give the memory of this room now, and not when it is first used, so that what the process
+/// takes does not grow under load.
+pub fn take<T>(room: &mut [MaybeUninit<T>]) {
+    room.fill_with(MaybeUninit::zeroed);
 }
 
 /// What the processor maps by one entry of its TLB where the system gives huge pages. Unit: bytes.

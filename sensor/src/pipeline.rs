@@ -51,6 +51,7 @@ use crate::export::Exporter;
 use crate::filter::RingFilter;
 use crate::flow::{EndedFlow, FlowTable};
 use crate::gathering::Board;
+use crate::hardware;
 use crate::health::{self, Health};
 use crate::interfaces::{InterfaceNames, Lookout, Places};
 use crate::ledger::LedgerView;
@@ -446,7 +447,9 @@ impl Common {
         recorder: Sender<ToRecorder>,
         stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
-        let detector = Detector::new(setup::detector(&start.config.detect, self.keys.table, true));
+        let mut detector =
+            Detector::new(setup::detector(&start.config.detect, self.keys.table, true));
+        detector.take_memory();
         let Budget { contacts, alerts, bytes } = detector.budget();
         tracing::info!(contacts, alerts, bytes, "memory of the detector");
         let counters = Arc::clone(&self.detection_counters);
@@ -536,9 +539,9 @@ impl Crew {
     /// Makes a worker's plan and keeps the other ends of its outlets.
     fn plan(&mut self, start: &Start, common: &Common, index: usize) -> Plan {
         let Start { config, filters, cpus, ring, .. } = start;
-        let (evidence, evidence_out) = rtrb::RingBuffer::new(EVIDENCE_RING);
-        let (connections, connections_out) = rtrb::RingBuffer::new(CONNECTION_RING);
-        let (flows, flows_out) = rtrb::RingBuffer::new(FLOW_RING);
+        let (evidence, evidence_out) = queue(EVIDENCE_RING);
+        let (connections, connections_out) = queue(CONNECTION_RING);
+        let (flows, flows_out) = queue(FLOW_RING);
         let pool_bytes = ((config.export.pool_mib as usize) << 20) / cpus.len();
         let (exporter, batches) = Exporter::new(&config.export, common.keys.sample, pool_bytes);
         self.evidence.push(evidence_out);
@@ -592,6 +595,17 @@ fn wait_for(said: &[Said], milestone: Milestone, limit: Duration) -> Result<(), 
         while next()?? != milestone {}
     }
     Ok(())
+}
+
+/// A queue whose memory is taken now.
+fn queue<T>(capacity: usize) -> (rtrb::Producer<T>, rtrb::Consumer<T>) {
+    let (mut producer, consumer) = rtrb::RingBuffer::new(capacity);
+    if let Ok(mut room) = producer.write_chunk_uninit(capacity) {
+        let (room, rest) = room.as_mut_slices();
+        hardware::take(room);
+        hardware::take(rest);
+    }
+    (producer, consumer)
 }
 
 fn spawn<T: Send + 'static>(

@@ -14,6 +14,7 @@ use hashbrown::HashTable;
 use super::outcomes::Outcome;
 use super::wheel::Wheel;
 use crate::evidence::{Contact, ContactKey, Observation};
+use crate::hardware::take;
 use crate::packet::{Address, mix};
 
 /// Contacts, groups and timers.
@@ -156,6 +157,23 @@ impl Contacts {
             capacity,
             hand: 0,
             key,
+        }
+    }
+
+    /// Has the system give all memory now.
+    pub(super) fn take_memory(&mut self) {
+        let Self { index, entries, groups, wheel, free, .. } = self;
+        take(entries.spare_capacity_mut());
+        take(free.spare_capacity_mut());
+        take(groups.slab.spare_capacity_mut());
+        take(groups.free.spare_capacity_mut());
+        wheel.take_memory();
+        for index in [index, &mut groups.index] {
+            let hash = |&number: &u32| mix(u64::from(number), 0);
+            for number in 0..index.capacity() as u32 {
+                index.insert_unique(hash(&number), number, hash);
+            }
+            index.clear();
         }
     }
 

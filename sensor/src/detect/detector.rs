@@ -91,6 +91,11 @@ impl Detector {
         }
     }
 
+    /// Has the system give the memory of contacts now, and not as they come. A file needs little of it.
+    pub fn take_memory(&mut self) {
+        self.contacts.take_memory();
+    }
+
     /// Starts over after the clock was set back: closes what is open, at `now`, and forgets all
     /// contacts. Ids and counts go on.
     pub fn restart(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {

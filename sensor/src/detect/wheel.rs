@@ -3,6 +3,7 @@
 use wire::units::UnixNanos;
 
 use super::Detector;
+use crate::hardware::take;
 
 /// One timer for each contact, by its number. Fixed memory.
 pub(super) struct Wheel {
@@ -40,6 +41,11 @@ impl Wheel {
             cursor: 0,
             due: Vec::with_capacity(timers),
         }
+    }
+
+    /// Has the system give all memory now.
+    pub(super) fn take_memory(&mut self) {
+        take(self.due.spare_capacity_mut());
     }
 
     /// Sets `timer` to `due`, at the earliest to the next drain. It must not be set.
