@@ -46,6 +46,11 @@ impl Announcer {
         self.interfaces.get(interface).map_or("", String::as_str)
     }
 
+    /// Is this one of the names and globs, divided by commas, that make up the name of a place?
+    fn is_named(&self, interface: usize, name: &str) -> bool {
+        self.name(interface).split(',').any(|one| one == name)
+    }
+
     /// Says what happened to an interface that is captured by its name.
     pub fn interface(&self, interface: usize, change: InterfaceChange) {
         self.interface_of(interface, self.name(interface), change);
@@ -57,7 +62,7 @@ impl Announcer {
         match change {
             InterfaceChange::LinkUp => tracing::info!(name, "link is up, capture goes on"),
             InterfaceChange::LinkDown => tracing::warn!(name, "link is down"),
-            InterfaceChange::Gone if name == self.name(interface) => {
+            InterfaceChange::Gone if self.is_named(interface, name) => {
                 tracing::error!(name, "interface was deleted; capture goes on when it is back");
             }
             // Those that a glob matches come and go, as those of containers do.

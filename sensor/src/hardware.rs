@@ -42,7 +42,7 @@ const HUGE_PAGE: usize = 2 << 20;
 ///
 /// A flood touches a random line for every packet. On pages of 4 KiB each such access misses the TLB
 /// as well as the cache, and the prefetch of the line waits for the page walk. So a table begins on the border of
-/// a huge page, and a rest of half a huge page or more gets a whole one; a smaller rest, and a table that is
+/// a huge page, and a rest of more than half a huge page gets a whole one; a smaller rest, and a table that is
 /// smaller than that, lie on small pages.
 pub struct Table<T> {
     start: NonNull<T>,
@@ -77,7 +77,8 @@ impl<T: Copy> Table<T> {
             let _ = unsafe { libc::madvise(memory.cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
         for index in 0..len {
-            // SAFETY: the layout has room for `len` values, and `index` is below that.
+            // SAFETY: the layout has room for `len` values, aligned as they need it or better, and `index` is
+            // below that.
             unsafe { start.add(index).write(value) };
         }
         Self { start, len }
@@ -95,9 +96,10 @@ impl<T> Table<T> {
     }
 
     const fn layout(len: usize) -> Layout {
+        const { assert!(align_of::<T>() <= HUGE_PAGE) };
         let Ok(values) = Layout::array::<T>(len) else { panic!("a table larger than memory") };
         let (bytes, rest) = (values.size(), values.size() % HUGE_PAGE);
-        let bytes = if rest < HUGE_PAGE / 2 { bytes } else { bytes - rest + HUGE_PAGE };
+        let bytes = if rest <= HUGE_PAGE / 2 { bytes } else { bytes - rest + HUGE_PAGE };
         let align = if bytes < HUGE_PAGE { values.align() } else { HUGE_PAGE };
         match Layout::from_size_align(bytes, align) {
             Ok(layout) => layout,
@@ -111,7 +113,8 @@ impl<T> Deref for Table<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `new` wrote `len` values from `start` on, and the table owns them until it is dropped.
+        // SAFETY: `new` wrote `len` values from `start` on, which is aligned for them, and the table owns them
+        // until it is dropped.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -151,14 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn a_table_begins_on_a_huge_page_and_has_a_whole_one_for_a_rest_of_half_of_it() {
+    fn a_table_begins_on_a_huge_page_and_has_a_whole_one_for_a_rest_of_more_than_half_of_it() {
         let lengths_and_bytes = [
             (100, 100),
-            (HUGE_PAGE / 2 - 1, HUGE_PAGE / 2 - 1),
-            (HUGE_PAGE / 2, HUGE_PAGE),
+            (HUGE_PAGE / 2, HUGE_PAGE / 2),
+            (HUGE_PAGE / 2 + 1, HUGE_PAGE),
             (HUGE_PAGE, HUGE_PAGE),
             (HUGE_PAGE + 100, HUGE_PAGE + 100),
-            (HUGE_PAGE * 5 / 2, HUGE_PAGE * 3),
+            (HUGE_PAGE * 5 / 2, HUGE_PAGE * 5 / 2),
+            (HUGE_PAGE * 5 / 2 + 1, HUGE_PAGE * 3),
         ];
         for (len, bytes) in lengths_and_bytes {
             assert_eq!(Table::<u8>::memory(len), bytes, "length {len}");

@@ -290,6 +290,9 @@ impl Recorder {
     /// Writes the lines of flows that wait, on as many threads as they are worth. They come out as if one
     /// had written them all.
     fn write_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let mut written = std::mem::take(&mut self.written);
         let Self { writer, flow_lines, waiting, .. } = self;
         let flow_lines = &*flow_lines;

@@ -564,4 +564,11 @@ mod tests {
             assert!(bytes <= 32 << 20, "{workers} workers take {bytes} bytes");
         }
     }
+
+    #[test]
+    fn whole_huge_pages_cost_no_worker_half_of_its_contacts() {
+        let detect = Config::without_file().detect;
+        let of_all = [1, 2, 4, 8, 16, 32].map(|workers| contacts(&detect, workers) * workers);
+        assert_eq!(of_all, [1 << 18; 6]);
+    }
 }

@@ -27,7 +27,7 @@ pub enum Section {
     Capture,
     /// Cost of a frame with 1 000 to 10 000 000 live flows
     Flows,
-    /// Cost of a frame and losses with 1, 2, 4 and 8 workers on two processors
+    /// Cost of a frame and losses with 1 worker on either of two processors, and 2, 4 and 8 on both
     Rings,
     /// Frames a second that two processors take and read, by how frames are dealt to rings
     Fanout,

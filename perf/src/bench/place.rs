@@ -36,7 +36,7 @@ pub struct Place {
 pub struct Offered {
     /// Frames that the stack was handed.
     pub frames: u64,
-    /// Millions a second.
+    /// Millions a second, over the time of the generator that took longest.
     pub mpps: f64,
 }
 
@@ -114,14 +114,15 @@ impl Place {
     #[must_use]
     pub fn blast(&self, cpus: &[usize], options: &str) -> Offered {
         let generators: Vec<_> = cpus.iter().map(|cpu| self.generate(*cpu, options)).collect();
-        let nothing = Offered { frames: 0, mpps: 0.0 };
-        generators.into_iter().fold(nothing, |sum, mut generator| {
+        let (mut frames, mut longest) = (0, 0.0_f64);
+        for mut generator in generators {
             let status = generator.wait(Duration::from_secs(3600));
             assert!(status.success(), "{status}{}", generator.describe());
-            let one = offered(&generator.stdout());
-            let one = one.unwrap_or_else(|| panic!("{}", generator.describe()));
-            Offered { frames: sum.frames + one.frames, mpps: sum.mpps + one.mpps }
-        })
+            let report = reported(&generator.stdout());
+            let (offered, seconds) = report.unwrap_or_else(|| panic!("{}", generator.describe()));
+            (frames, longest) = (frames + offered, longest.max(seconds));
+        }
+        Offered { frames, mpps: frames as f64 / longest / 1e6 }
     }
 
     /// Frames on the interface that are not the generator's: those are not in the counters of the
@@ -143,9 +144,10 @@ impl Place {
     }
 }
 
-fn offered(report: &str) -> Option<Offered> {
+/// Frames and seconds of a generator.
+fn reported(report: &str) -> Option<(u64, f64)> {
     let report: serde_json::Value = serde_json::from_str(report.trim()).ok()?;
-    Some(Offered { frames: report["frames"].as_u64()?, mpps: report["mpps"].as_f64()? })
+    Some((report["frames"].as_u64()?, report["seconds"].as_f64()?))
 }
 
 /// Lines of `/proc/net/packet` whose column `R` (running) is 1.

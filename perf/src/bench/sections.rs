@@ -121,7 +121,8 @@ fn capture(place: &Place, scale: &Scale) -> String {
     text + "\n" + &table.text()
 }
 
-/// Runs the programs in turns, each on its processors, as often as there are rounds. Programs that are missing have no runs.
+/// Runs the programs in turns, each on its processors, as often as there are rounds. Programs that are
+/// missing have no runs.
 fn in_turns(
     place: &Place,
     contenders: &[(Contender, Vec<usize>)],

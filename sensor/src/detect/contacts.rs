@@ -332,3 +332,23 @@ const fn hash_group(key: &GroupKey, seed: u64) -> u64 {
     let source = mix(source.low() ^ seed, source.high() ^ seed.rotate_left(21));
     mix(low ^ source, high ^ seed.rotate_left(42))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taking_the_memory_changes_no_size_and_leaves_the_tables_empty() {
+        let mut contacts = Contacts::new(1000, 7);
+        let room = |it: &Contacts| {
+            let Contacts { index, entries, groups, free, .. } = it;
+            let lists = [entries.capacity(), free.capacity(), groups.slab.capacity()];
+            (index.capacity(), groups.index.capacity(), lists, groups.free.capacity())
+        };
+        let before = room(&contacts);
+        contacts.take_memory();
+        assert_eq!(room(&contacts), before);
+        assert_eq!((contacts.len(), contacts.groups.index.len()), (0, 0));
+        assert!(contacts.entries.is_empty() && contacts.groups.slab.is_empty());
+    }
+}

@@ -17,6 +17,8 @@ pub struct Detector {
     window_panes: u64,
     now: UnixNanos,
     contacts: Contacts,
+    /// The memory of contacts was taken, not only reserved.
+    has_memory: bool,
     alerts: Alerts,
     losses: Losses,
     /// Contacts that changed since the last tick, each once.
@@ -79,6 +81,7 @@ impl Detector {
             window_panes: config.window.as_secs().max(1),
             now: UnixNanos(0),
             contacts: Contacts::new(capacity, config.key),
+            has_memory: false,
             alerts: Alerts::new(bytes / 4, config.close_after),
             losses: Losses::new(config.silent_after),
             // Bounded by the contacts: a contact is in it once.
@@ -94,13 +97,17 @@ impl Detector {
     /// Has the system give the memory of contacts now, and not as they come. A file needs little of it.
     pub fn take_memory(&mut self) {
         self.contacts.take_memory();
+        self.has_memory = true;
     }
 
     /// Starts over after the clock was set back: closes what is open, at `now`, and forgets all
     /// contacts. Ids and counts go on.
     pub fn restart(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
         self.finish(now, out);
-        let fresh = Self::new(self.config.clone());
+        let mut fresh = Self::new(self.config.clone());
+        if self.has_memory {
+            fresh.take_memory();
+        }
         let before = std::mem::replace(self, fresh);
         self.alerts.go_on_from(&before.alerts);
         (self.merged, self.allowed) = (before.merged, before.allowed);

@@ -59,7 +59,7 @@ use slots::{Cold, Slots, Whole};
 const HALF_OPEN_SLOTS: usize = 4096;
 
 /// Room of a table that is to grow: 2 MiB.
-const FLOWS_AT_FIRST: usize = 12 << 10;
+const FLOWS_AT_FIRST: usize = 12_224;
 
 /// The flows of one worker. Fixed memory, no allocation but in [`FlowTable::new`] and
 /// [`FlowTable::make_room`].

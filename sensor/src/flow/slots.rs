@@ -203,8 +203,8 @@ impl Slots {
         (first..first + PAIR).chain(guests).find(|slot| self.hot(*slot).is_of(hash))
     }
 
-    /// The slot that a new flow with this hash, of which the upper half counts, is to have: one that is empty, or else that of the
-    /// neighbour which is worth least. Among equals, the one nearest to its home.
+    /// The slot that a new flow with this hash, of which the upper half counts, is to have: one that is
+    /// empty, or else that of the neighbour which is worth least. Among equals, the one nearest to its home.
     pub(super) fn choose(&self, hash: u64) -> usize {
         let home = self.home(hash);
         let first = home * PAIR;
