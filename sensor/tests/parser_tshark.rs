@@ -322,7 +322,11 @@ fn innermost_flows_and_vlan_ids_are_those_of_tshark() {
         return;
     }
     let mut batches: BTreeMap<_, _> = LINKS.map(|link| (link, Batch::new(link))).into();
-    own_frames(batches.get_mut(&LinkType::ETHERNET).unwrap());
+    let ethernet = batches.get_mut(&LinkType::ETHERNET).unwrap();
+    own_frames(ethernet);
+    // Of our own frames there is nothing to explain; captures with known content add to them.
+    let own = ethernet.ours.len() as u64;
+    let least = if corpus::folder().is_some() { own + 500 } else { own };
     for path in corpus::captures() {
         let Ok(mut file) = CaptureFile::open(&path) else { continue };
         let mut number = 0;
@@ -350,6 +354,6 @@ fn innermost_flows_and_vlan_ids_are_those_of_tshark() {
     let contradictions: Vec<_> =
         verdicts.keys().filter(|key| matches!(key, Verdict::Contradiction(_))).collect();
     assert!(contradictions.is_empty(), "{contradictions:#?}");
-    assert!(verdicts.get(&Verdict::Same).is_some_and(|count| *count >= 1000), "{verdicts:#?}");
+    assert!(verdicts.get(&Verdict::Same).is_some_and(|count| *count >= least), "{verdicts:#?}");
     eprintln!("{verdicts:#?}");
 }
