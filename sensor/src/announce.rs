@@ -161,4 +161,13 @@ mod tests {
             assert_eq!(change as usize, number, "{change:?}");
         }
     }
+
+    #[test]
+    fn a_name_beside_globs_is_named_and_what_only_a_glob_matches_is_not() {
+        let (news, _) = crossbeam_channel::bounded(1);
+        let announcer = Announcer::new(vec!["veth*,eth0".into(), "eth1".into()], 1, news);
+        let is_named = [(0, "eth0"), (0, "veth7"), (0, "eth"), (1, "eth1"), (2, "eth1")]
+            .map(|(place, name)| announcer.is_named(place, name));
+        assert_eq!(is_named, [true, false, false, true, false]);
+    }
 }
