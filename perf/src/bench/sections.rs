@@ -143,6 +143,23 @@ fn in_turns(
     runs
 }
 
+/// Runs the programs in turns; a row for each, by its name under `key`.
+fn table_in_turns(
+    key: &str,
+    place: &Place,
+    contenders: &[(Contender, Vec<usize>)],
+    load: &Load<'_>,
+    scale: &Scale,
+) -> String {
+    let mut table = runs_table(&[key]);
+    let runs = in_turns(place, contenders, load, scale);
+    for ((contender, _), runs) in contenders.iter().zip(&runs) {
+        let name = [contender.name.clone()];
+        table.add(name.into_iter().chain(cells(runs, &contender.command, None)));
+    }
+    table.text()
+}
+
 /// Starts a program on these processors; it captures when this is over.
 fn start(place: &Place, contender: &Contender, command: &Command, processors: &[usize]) -> Process {
     let mut process = place.start(command, processors);
@@ -311,14 +328,8 @@ fn rings(place: &Place, scale: &Scale) -> String {
         (contender, cpus)
     });
     let contenders: Vec<_> = contenders.collect();
-    let mut table = runs_table(&["workers"]);
     let load = Load { cpus: &[generator], options: &load };
-    let runs = in_turns(place, &contenders, &load, scale);
-    for ((contender, _), runs) in contenders.iter().zip(&runs) {
-        let key = [contender.name.clone()];
-        table.add(key.into_iter().chain(cells(runs, &contender.command, None)));
-    }
-    text + &table.text()
+    text + &table_in_turns("workers", place, &contenders, &load, scale)
 }
 
 /// Both processors take frames, at full speed, and a worker reads on each. By its flow a frame often belongs to
@@ -342,13 +353,8 @@ fn fanout(place: &Place, scale: &Scale) -> String {
         contender.name = format!("`{fanout}`");
         (contender, cpus.to_vec())
     });
-    let mut table = runs_table(&["`capture.fanout`"]);
-    let runs = in_turns(place, &contenders, &Load { cpus: &cpus, options: &options }, scale);
-    for ((contender, _), runs) in contenders.iter().zip(&runs) {
-        let key = [contender.name.clone()];
-        table.add(key.into_iter().chain(cells(runs, &contender.command, None)));
-    }
-    text + &table.text()
+    let load = Load { cpus: &cpus, options: &options };
+    text + &table_in_turns("`capture.fanout`", place, &contenders, &load, scale)
 }
 
 /// The file is in the page cache: it was just written, and each round reads it again.
