@@ -1,7 +1,7 @@
 //! Hints to the processor and to the memory management: which cache line will be needed, which
 //! tables want huge pages, which memory is to be there from the start.
 //!
-//! The second of the two places with unsafe code (the other is `afpacket`): the standard library has
+//! The second of the sensor's two places with unsafe code (the other is `afpacket`): the standard library has
 //! no stable safe prefetch, and no boxed slice that begins on the border of a huge page.
 #![expect(unsafe_code, reason = "the standard library has neither in a safe form")]
 
@@ -71,9 +71,9 @@ impl<T: Copy> Table<T> {
             alloc::handle_alloc_error(layout)
         };
         if layout.align() == HUGE_PAGE {
-            // SAFETY: the range is what was allocated, of which nothing was written yet. MADV_HUGEPAGE changes
-            // neither contents nor protection (madvise(2)). A system that refuses has its reasons; the
-            // table works without.
+            // SAFETY: the range is what was allocated, of which nothing was written yet; the kernel rounds it up
+            // to whole small pages. MADV_HUGEPAGE changes neither contents nor protection, of these bytes nor of
+            // others (madvise(2)). A system that refuses has its reasons; the table works without.
             let _ = unsafe { libc::madvise(memory.cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
         for index in 0..len {

@@ -12,7 +12,8 @@
 //! waits at a meeting: what a worker learnt by then it tells, and whoever tells it last has it merged.
 //!
 //! The clock of a file is the latest time seen: it never runs backwards. At the end of the file
-//! virtual time runs on until nothing can fall due any more. Two runs print the same bytes.
+//! virtual time runs on until nothing can fall due any more. Two runs print the same bytes; of standard
+//! input but for a flow that has to give way just when its table doubles, which what each read gave decides.
 
 mod clock;
 mod merge;
