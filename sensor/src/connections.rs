@@ -63,7 +63,7 @@ impl ConnectionLog {
         if flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) != tcp::SYN {
             return Seen::Nothing;
         }
-        let second = time.0 / 1_000_000_000;
+        let second = time.seconds();
         if begins_second(self.second, second) {
             self.second = second;
             self.written_in_second = 0;

@@ -158,7 +158,7 @@ impl Recorder {
         if let Some((time, connections)) = self.limit.second_over(new.time) {
             self.connections_summarised(time, connections);
         }
-        if !self.limit.admits() {
+        if !self.limit.admits(new.time) {
             self.counters.connections_limited.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -190,7 +190,7 @@ impl Recorder {
 
     /// Tells of the flows that a second left unwritten when it is over.
     fn flow_second_over(&mut self, now: UnixNanos) {
-        let second = now.0 / 1_000_000_000;
+        let second = now.seconds();
         if begins_second(self.flow_second, second) {
             self.flow_second = second;
             self.flows_summarised(now);
@@ -523,39 +523,50 @@ struct SecondLimit {
     per_second: u32,
     second: u64,
     admitted: u32,
+    /// In the second before the one at hand: events of several workers come a little out of order.
+    admitted_before: u32,
     not_written: u64,
 }
 
 impl SecondLimit {
     const fn new(per_second: u32) -> Self {
-        Self { per_second, second: 0, admitted: 0, not_written: 0 }
+        Self { per_second, second: 0, admitted: 0, admitted_before: 0, not_written: 0 }
     }
 
     /// Has the second ended at `now`? Gives what it left unwritten, if anything. Times that lie
-    /// a little behind belong to the second at hand.
+    /// a little behind end nothing.
     fn second_over(&mut self, now: UnixNanos) -> Option<(UnixNanos, u64)> {
-        let second = now.0 / 1_000_000_000;
+        let second = now.seconds();
         if !begins_second(self.second, second) {
             return None;
         }
+        let is_next = second == self.second + 1;
+        self.admitted_before = if is_next { self.admitted } else { 0 };
         self.second = second;
         self.admitted = 0;
         let not_written = std::mem::take(&mut self.not_written);
         (not_written > 0).then_some((now, not_written))
     }
 
-    fn admits(&mut self) -> bool {
-        if self.admitted < self.per_second {
-            self.admitted += 1;
-            return true;
-        }
-        self.not_written += 1;
-        false
+    /// May an event of this time be written? Counts it, either way. Times that lie further behind than
+    /// the second before count as of that one.
+    fn admits(&mut self, time: UnixNanos) -> bool {
+        let admitted = if time.seconds() < self.second {
+            &mut self.admitted_before
+        } else {
+            &mut self.admitted
+        };
+        let is_admitted = *admitted < self.per_second;
+        *admitted += u32::from(is_admitted);
+        self.not_written += u64::from(!is_admitted);
+        is_admitted
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -605,9 +616,24 @@ mod tests {
         let mut limit = SecondLimit::new(2);
         let second = |n: u64| UnixNanos(n * 1_000_000_000);
         assert_eq!(limit.second_over(second(1)), None);
-        assert_eq!((0..5).filter(|_| limit.admits()).count(), 2);
+        assert_eq!((0..5).filter(|_| limit.admits(second(1))).count(), 2);
         assert_eq!(limit.second_over(second(1)), None);
         assert_eq!(limit.second_over(second(2)), Some((second(2), 3)));
         assert_eq!(limit.second_over(second(3)), None);
+    }
+
+    #[test]
+    fn what_comes_late_counts_in_its_own_second() {
+        let mut limit = SecondLimit::new(2);
+        let second = |n: u64| UnixNanos(n * 1_000_000_000);
+        let times = [1, 1, 2, 1, 2, 2, 3, 2, 3, 3, 7, 6, 6, 6];
+        let mut written = BTreeMap::new();
+        let mut not_written = 0;
+        for time in times.map(second) {
+            not_written += limit.second_over(time).map_or(0, |(_, count)| count);
+            *written.entry(time.seconds()).or_insert(0) += u32::from(limit.admits(time));
+        }
+        assert_eq!(written, BTreeMap::from([(1, 2), (2, 2), (3, 2), (6, 2), (7, 1)]));
+        assert_eq!(not_written + limit.not_written, 5);
     }
 }

@@ -25,6 +25,12 @@ impl UnixNanos {
         Self(self.0.saturating_sub(nanoseconds(earlier)))
     }
 
+    /// Whole seconds since 1970.
+    #[must_use]
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1_000_000_000
+    }
+
     /// How long this is after `start`; zero if it is before.
     #[must_use]
     pub const fn since(self, start: Self) -> Duration {

@@ -122,7 +122,7 @@ impl Alerts {
 
     /// Tells every step that is due, as far as the limit allows.
     pub(super) fn tell(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
-        let second = now.0 / 1_000_000_000;
+        let second = now.seconds();
         if second != self.second {
             (self.second, self.told) = (second, 0);
         }
@@ -168,7 +168,7 @@ impl Alerts {
 
     /// What could not be told one by one, once a second.
     pub(super) fn take_summary(&mut self, now: UnixNanos) -> Option<AlertSummary> {
-        let second = now.0 / 1_000_000_000;
+        let second = now.seconds();
         if self.summary == AlertSummary::default() || second == self.summarised {
             return None;
         }

@@ -52,7 +52,6 @@ pub(super) fn write(json: &mut Json<'_>, end: &FlowEnd<'_>) {
 }
 
 fn write_counts(json: &mut Json<'_>, flow: &EndedFlow) {
-    let seconds = |time: wire::units::UnixNanos| time.0 / 1_000_000_000;
     json.enter("flow", b'{');
     json.number("pkts_toserver", flow.packets[0]);
     json.number("pkts_toclient", flow.packets[1]);
@@ -61,7 +60,7 @@ fn write_counts(json: &mut Json<'_>, flow: &EndedFlow) {
     json.time("start", flow.first);
     json.time("end", flow.last);
     // As Suricata has it: the difference of whole seconds.
-    json.number("age", seconds(flow.last).saturating_sub(seconds(flow.first)));
+    json.number("age", flow.last.seconds().saturating_sub(flow.first.seconds()));
     let state = match flow.state {
         State::New | State::TcpNew => "new",
         State::Established | State::TcpEstablished => "established",

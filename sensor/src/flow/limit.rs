@@ -1,6 +1,6 @@
 //! How many ended flows a worker hands out in a second.
 
-use super::{EndedFlow, second};
+use super::EndedFlow;
 use crate::connections::begins_second;
 use crate::counters::WorkerFlows;
 
@@ -23,8 +23,8 @@ impl FlowLimit {
 
     /// May this flow be told?
     pub const fn admits(&mut self, flow: &EndedFlow) -> bool {
-        if begins_second(self.second, second(flow.time)) {
-            (self.second, self.admitted, self.admitted_single) = (second(flow.time), 0, 0);
+        if begins_second(self.second, flow.time.seconds()) {
+            (self.second, self.admitted, self.admitted_single) = (flow.time.seconds(), 0, 0);
         }
         let is_single = flow.packets[0] + flow.packets[1] <= 1;
         if self.admitted >= self.per_second

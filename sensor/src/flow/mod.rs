@@ -418,19 +418,15 @@ impl Pressure {
     /// Has the half-open table been replaced once in this second?
     #[inline]
     const fn is_on(&self, time: UnixNanos) -> bool {
-        self.evictions >= HALF_OPEN_SLOTS && !begins_second(self.second, second(time))
+        self.evictions >= HALF_OPEN_SLOTS && !begins_second(self.second, time.seconds())
     }
 
     fn note_eviction(&mut self, time: UnixNanos) {
-        if begins_second(self.second, second(time)) {
-            *self = Self { second: second(time), evictions: 0 };
+        if begins_second(self.second, time.seconds()) {
+            *self = Self { second: time.seconds(), evictions: 0 };
         }
         self.evictions += 1;
     }
-}
-
-const fn second(time: UnixNanos) -> u64 {
-    time.0 / 1_000_000_000
 }
 
 /// How far the hand is at `time` on its way through all hashes, which takes one `pass`.

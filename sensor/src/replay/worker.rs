@@ -165,7 +165,7 @@ impl Connections {
 
     /// Takes the next one; time never runs backwards.
     fn push(&mut self, new: NewConnection) {
-        let second = new.time.0 / 1_000_000_000;
+        let second = new.time.seconds();
         if second != self.second {
             (self.second, self.kept) = (second, 0);
         }
