@@ -69,7 +69,8 @@ pub fn check_frame(frame: &Frame<'_>) {
     assert!(packet.tunnel_depth <= 4, "{packet:?}");
     let has_ip = packet.tuple != FiveTuple::default();
     match packet.kind {
-        Kind::Arp | Kind::Other => assert!(!has_ip, "{packet:?}"),
+        Kind::Arp { .. } => assert_eq!(packet.tuple.protocol, 0, "{packet:?}"),
+        Kind::Other => assert!(!has_ip, "{packet:?}"),
         Kind::LaterFragment => assert!(packet.is_fragment, "{packet:?}"),
         Kind::Icmp { .. } | Kind::OtherIp => {
             assert_eq!((packet.tuple.source_port, packet.tuple.target_port), (0, 0));

@@ -10,7 +10,7 @@ use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
     self, Contact, ContactHash, ContactTable, EvidenceCounters, Observation, Published,
 };
-use crate::flow::{EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
+use crate::flow::{Change, EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
 use crate::packet::{self, Kind, Packet, protocol};
 
@@ -174,7 +174,7 @@ impl Analyser {
             bytes += u64::from(frame.wire_len.0);
             truncated += u64::from(frame.data.len() < frame.wire_len.0 as usize);
             kind_counter(&counters.packets, packet).add(1);
-            let is_ip = !matches!(packet.kind, Kind::Arp | Kind::Other | Kind::Malformed(_));
+            let is_ip = !matches!(packet.kind, Kind::Arp { .. } | Kind::Other | Kind::Malformed(_));
             ip += u64::from(is_ip);
             ipv4 += u64::from(is_ip && packet.tuple.source.is_v4());
             vlan += u64::from(packet.vlan_ids != [0, 0]);
@@ -226,15 +226,19 @@ impl Analyser {
         self.counters.worker.connections_over_limit.add(over_limit);
     }
 
-    /// Last pass: each packet in its flow.
+    /// Last pass: each packet in its flow, and what that says about a contact.
     #[inline]
     fn count_flows(&mut self, frames: &[Frame<'_>], ended: &mut impl FnMut(EndedFlow)) {
         let Some(Flows { table, limit, keys, .. }) = &mut self.flows else { return };
+        let contacts = &mut self.contacts;
         let mut ended = limit.apply(&self.counters.worker.flows, ended);
         for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
             if let Some(key) = key {
                 let Frame { interface, wire_len, time, .. } = *frame;
-                table.observe(key, packet, interface, wire_len, time, &mut ended);
+                let change = table.observe(key, packet, interface, wire_len, time, &mut ended);
+                if change != Change::Nothing {
+                    observe_change(contacts, packet, change, time);
+                }
             }
         }
     }
@@ -275,6 +279,15 @@ impl Analyser {
     }
 }
 
+/// Takes in what a packet says about a contact by the change of its flow.
+fn observe_change(contacts: &mut ContactTable, packet: &Packet, change: Change, time: UnixNanos) {
+    let Some((key, observation)) = evidence::observe_change(packet, change) else { return };
+    let hash = contacts.hash(&key);
+    if !contacts.holds_back(hash, observation) {
+        contacts.take_in(hash, &key, observation, time);
+    }
+}
+
 /// The counter of what a packet is.
 #[inline]
 fn kind_counter<'a>(counters: &'a PacketCounters, packet: &Packet) -> &'a Counter {
@@ -286,7 +299,7 @@ fn kind_counter<'a>(counters: &'a PacketCounters, packet: &Packet) -> &'a Counte
         Kind::Icmp { .. } => &counters.icmp,
         Kind::LaterFragment => &counters.later_fragment,
         Kind::OtherIp => &counters.other_ip,
-        Kind::Arp => &counters.arp,
+        Kind::Arp { .. } => &counters.arp,
         Kind::Other => &counters.other,
         Kind::Malformed(reason) => &counters.malformed[reason as usize],
     }

@@ -46,7 +46,7 @@ impl Totals {
             Kind::Icmp { .. } => "icmp",
             Kind::LaterFragment => "later fragment",
             Kind::OtherIp => "other ip",
-            Kind::Arp => "arp",
+            Kind::Arp { .. } => "arp",
             Kind::Other => "other",
         };
         *self.kinds.entry(name).or_default() += 1;

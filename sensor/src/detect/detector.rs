@@ -9,7 +9,7 @@ use super::contacts::{Contacts, GroupKey, NONE};
 use super::losses::Losses;
 use super::open::AlertKey;
 use super::{Alert, AlertSummary, DetectorConfig, Profile};
-use crate::evidence::{Contact, Observation, PANE_NANOS, pane};
+use crate::evidence::{Class, Contact, Observation, PANE_NANOS, pane};
 
 /// Merges the evidence of all workers and finds scans in it.
 pub struct Detector {
@@ -141,6 +141,9 @@ impl Detector {
         self.merged += 1;
         if self.config.allow.contains(contact.key.source) {
             self.allowed += 1;
+            return;
+        }
+        if contact.key.class != Class::Tcp || contact.flags.has_odd() {
             return;
         }
         let number = match self.contacts.find(&contact.key) {

@@ -37,7 +37,9 @@ mod oracle;
 #[cfg(test)]
 mod tests;
 
-pub use alert::{Alert, AlertSummary, Confidence, Kind, Phase, SAMPLES};
+pub use alert::{
+    Alert, AlertSummary, Attack, Confidence, FloodFigures, Kind, Phase, SAMPLES, Technique,
+};
 pub use allow::{AllowList, Network, ParseNetworkError};
 pub use config::{DetectorConfig, Profile};
 pub use detector::{Budget, Detector, DetectorCounters};

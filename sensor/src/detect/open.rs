@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wire::units::UnixNanos;
 
-use super::alert::{Alert, Confidence, Kind, Phase, SAMPLES};
+use super::alert::{Alert, Confidence, Kind, Phase, SAMPLES, Technique};
 use super::contacts::{Entry, GroupKey};
 use super::outcomes::{Outcome, OutcomeSet};
 use crate::evidence::ContactKey;
@@ -170,14 +170,15 @@ impl OpenAlert {
         };
         let (distinct_ports, distinct_hosts) = match kind {
             Kind::Vertical => (self.contacts.total(), 1),
-            Kind::Horizontal => (self.swept.len() as u64, self.hosts.total()),
+            _ => (self.swept.len() as u64, self.hosts.total()),
         };
         Alert {
             id: self.id,
             revision: self.revision,
             phase,
             kind,
-            source,
+            technique: Some(Technique::Syn),
+            source: Some(source),
             target,
             confidence,
             severity: if self.by_syn_alone { 3 } else { 2 },
@@ -186,6 +187,7 @@ impl OpenAlert {
             spoofable: true,
             distinct_ports,
             distinct_hosts,
+            distinct_sources: 1,
             attempted: self.contacts.total(),
             answered,
             refused,
@@ -194,6 +196,10 @@ impl OpenAlert {
             sample_ports: self.ports.0.clone(),
             sample_hosts: self.addresses.0.clone(),
             answered_ports: self.answered.0.clone(),
+            sample_sources: Vec::new(),
+            flood: None,
+            is_one_way: false,
+            had_losses: false,
             start: self.start,
             end: self.end,
             time,

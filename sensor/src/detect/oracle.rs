@@ -57,6 +57,7 @@ pub(super) fn expected(sightings: &[Sighting], until: u64) -> Vec<Told> {
                 Observation::Attempted => state.attempts.push(*time),
                 Observation::Answered => state.answered = true,
                 Observation::Refused => state.refused = true,
+                _ => continue,
             }
             state.others.push(*time);
         }

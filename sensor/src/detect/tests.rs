@@ -7,7 +7,7 @@ use wire::units::UnixNanos;
 
 use super::oracle::{Sighting, Told, expected};
 use super::{Alert, AllowList, Confidence, Detector, DetectorConfig, Kind, Phase, Profile};
-use crate::evidence::{Contact, ContactKey, ContactTable, Observation};
+use crate::evidence::{Class, Contact, ContactKey, ContactTable, Observation};
 use crate::packet::{Address, mix};
 
 const MS: u64 = 1_000_000;
@@ -25,7 +25,7 @@ fn target(n: u8) -> Address {
 }
 
 fn contact(from: u8, to: u8, port: u16) -> ContactKey {
-    ContactKey { source: source(from), target: target(to), port }
+    ContactKey { source: source(from), target: target(to), class: Class::Tcp, port }
 }
 
 /// Workers' tables and a detector, fed as the pipeline feeds them.
@@ -93,7 +93,7 @@ impl Sensor {
 fn told(alert: &Alert) -> Told {
     Told {
         time: alert.time.0,
-        source: alert.source,
+        source: alert.source.unwrap_or_default(),
         target: alert.target,
         phase: alert.phase,
         totals: [alert.attempted, alert.answered, alert.refused, alert.silent],
@@ -150,7 +150,7 @@ fn ten_failed_hosts_on_one_port_are_a_horizontal_scan_and_nine_are_none() {
     let alerts = alerts_of(DetectorConfig::default(), &sweep(10, 443));
     assert_eq!(alerts.len(), 2);
     assert_eq!((alerts[0].kind, alerts[0].phase), (Kind::Horizontal, Phase::Open));
-    assert_eq!((alerts[0].source, alerts[0].target), (source(1), None));
+    assert_eq!((alerts[0].source, alerts[0].target), (Some(source(1)), None));
     assert_eq!((alerts[0].distinct_hosts, alerts[0].distinct_ports), (10, 1));
     assert_eq!(alerts[0].sample_ports, [443]);
 }
@@ -339,6 +339,7 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
     detector.tick(UnixNanos(SECOND + 250 * MS), &mut alerts);
     for n in 0..20 * capacity {
         let flood = ContactKey {
+            class: Class::Tcp,
             source: Address::from_v4((0x0a00_0000 | n as u32).to_be_bytes()),
             target: target(1),
             port: n as u16,
@@ -474,7 +475,7 @@ fn after_a_restart_ids_go_on_and_old_contacts_are_forgotten() {
     let mut detector = Detector::new(DetectorConfig::default());
     let refused = |port: u16, time: u64| {
         let (source, target) = (Address::from_v4([192, 0, 2, 1]), Address::from_v4([192, 0, 2, 2]));
-        let key = ContactKey { source, target, port };
+        let key = ContactKey { source, target, class: Class::Tcp, port };
         let mut contact = Contact::new(key, Observation::Attempted, UnixNanos(time));
         contact.merge(&Contact::new(key, Observation::Refused, UnixNanos(time)));
         contact

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::detect::{Alert, AlertSummary, Kind};
+use crate::detect::{Alert, AlertSummary, Technique};
 use crate::devices::DeviceCounters;
 use crate::packet::FiveTuple;
 use crate::timing::Latency;
@@ -347,29 +347,35 @@ impl EventWriter {
     fn alert(&self, json: &mut Json<'_>, alert: &Alert) {
         json.time("timestamp", alert.time);
         json.string("event_type", "alert");
-        json.address("src_ip", alert.source);
-        if let Some(target) = alert.target {
-            json.address("dest_ip", target);
+        for (key, address) in [("src_ip", alert.source), ("dest_ip", alert.target)] {
+            if let Some(address) = address {
+                json.address(key, address);
+            }
         }
-        json.string("proto", "TCP");
-        let (signature, number) = match alert.kind {
-            Kind::Vertical => ("Ringwatch vertical port scan", 0),
-            Kind::Horizontal => ("Ringwatch horizontal port scan", 1),
-        };
+        if let Some(transport) = alert.technique.and_then(Technique::transport) {
+            json.string("proto", transport);
+        }
         json.enter("alert", b'{');
         json.string("action", "allowed");
         json.number("gid", GENERATOR);
-        json.number("signature_id", FIRST_SIGNATURE + number);
+        json.number("signature_id", FIRST_SIGNATURE + alert.kind as u64);
         json.number("rev", RULE_REVISION);
-        json.string("signature", signature);
-        json.string("category", "Detection of a Network Scan");
+        json.string("signature", alert.kind.signature());
+        json.string(
+            "category",
+            match alert.kind.is_flood() {
+                true => "Attempted Denial of Service",
+                false => "Detection of a Network Scan",
+            },
+        );
         json.number("severity", u64::from(alert.severity));
         json.enter("metadata", b'{');
         json.list_of_one("confidence", alert.confidence.name());
-        json.list_of_one("mitre_tactic_id", "TA0007");
-        json.list_of_one("mitre_tactic_name", "Discovery");
-        json.list_of_one("mitre_technique_id", alert.kind.technique());
-        json.list_of_one("mitre_technique_name", "Network_Service_Discovery");
+        let attack = alert.kind.attack();
+        json.list_of_one("mitre_tactic_id", attack.tactic);
+        json.list_of_one("mitre_tactic_name", attack.tactic_name);
+        json.list_of_one("mitre_technique_id", attack.technique);
+        json.list_of_one("mitre_technique_name", attack.technique_name);
         json.leave(b'}');
         self.alert_context(json, alert);
         json.leave(b'}');
@@ -382,9 +388,13 @@ impl EventWriter {
         json.number("revision", u64::from(alert.revision));
         json.string("phase", alert.phase.name());
         json.string("kind", alert.kind.name());
-        json.string("technique", alert.kind.technique());
+        if let Some(technique) = alert.technique {
+            json.string("technique", technique.name());
+        }
+        json.string("mitre_technique", alert.kind.attack().technique);
         json.number("distinct_ports", alert.distinct_ports);
         json.number("distinct_hosts", alert.distinct_hosts);
+        json.number("distinct_sources", alert.distinct_sources);
         json.number("attempted", alert.attempted);
         json.number("answered", alert.answered);
         json.number("refused", alert.refused);
@@ -392,11 +402,19 @@ impl EventWriter {
         json.boolean("estimated", alert.is_estimated);
         json.string("confidence", alert.confidence.name());
         json.boolean("spoofable", alert.spoofable);
+        json.boolean("one_way", alert.is_one_way);
+        json.boolean("losses", alert.had_losses);
+        if let Some(flood) = alert.flood {
+            json.number("packets", flood.packets);
+            json.number("peak_pps", flood.peak_pps);
+            json.number("completed", flood.completed);
+        }
         json.time("start", alert.start);
         json.time("end", alert.end);
         json.ports("ports", &alert.sample_ports);
         json.addresses("hosts", &alert.sample_hosts);
         json.ports("answered_ports", &alert.answered_ports);
+        json.addresses("sources", &alert.sample_sources);
         json.leave(b'}');
     }
 

@@ -5,6 +5,7 @@ use wire::ledger::{InterfaceLedger, LostByReason};
 
 use super::*;
 use crate::detect::{Confidence, Phase};
+use crate::detect::{FloodFigures, Kind};
 use crate::flow::{EndReason, EndedFlow, State};
 use crate::packet::{Address, protocol};
 
@@ -63,13 +64,15 @@ fn alert(kind: Kind) -> Alert {
         revision: 2,
         phase: Phase::Update,
         kind,
-        source: Address::from_v4([192, 0, 2, 1]),
-        target: (kind == Kind::Vertical).then_some(Address::from_v6([0x20; 16])),
+        technique: (kind != Kind::Block).then_some(Technique::Syn),
+        source: (!kind.is_flood()).then_some(Address::from_v4([192, 0, 2, 1])),
+        target: (kind != Kind::Horizontal).then_some(Address::from_v6([0x20; 16])),
         confidence: Confidence::High,
         severity: 2,
         spoofable: true,
         distinct_ports: 100,
         distinct_hosts: 1,
+        distinct_sources: 1,
         attempted: 100,
         answered: 2,
         refused: 90,
@@ -78,6 +81,10 @@ fn alert(kind: Kind) -> Alert {
         sample_ports: (1..=20).collect(),
         sample_hosts: vec![Address::from_v4([198, 51, 100, 2])],
         answered_ports: vec![22, 80],
+        sample_sources: vec![Address::from_v4([198, 51, 100, 9])],
+        flood: kind.is_flood().then_some(FloodFigures { packets: 9, peak_pps: 8, completed: 7 }),
+        is_one_way: false,
+        had_losses: true,
         start: UnixNanos(TIME.0 - 2_000_000_000),
         end: TIME,
         time: TIME,
@@ -95,7 +102,7 @@ fn ledger() -> Ledger {
 
 /// Each kind of event, as value and as line.
 fn every_kind() -> Vec<Value> {
-    let (vertical, horizontal, ledger) = (alert(Kind::Vertical), alert(Kind::Horizontal), ledger());
+    let (alerts, ledger) = (Kind::ALL.map(alert), ledger());
     let untagged = NewConnection { vlan_ids: [0, 0], ..connection() };
     let tagged = NewConnection { vlan_ids: [5, 0], ..connection() };
     let decoder = DecoderStats { packets: 8, bytes: 512, tcp: 7, ..Default::default() };
@@ -109,8 +116,8 @@ fn every_kind() -> Vec<Value> {
         Event::NewConnection(connection()),
         Event::NewConnection(untagged),
         Event::NewConnection(tagged),
-        Event::Alert(&vertical),
-        Event::Alert(&horizontal),
+        Event::Alert(&alerts[0]),
+        Event::Alert(&alerts[1]),
         Event::Stats { time: TIME, uptime_seconds: 60, decoder, ledger: &ledger, live: None },
         Event::Interface { time: TIME, interface: "eth0", change: InterfaceChange::LinkUp },
         Event::Interface { time: TIME, interface: "eth\"0", change: InterfaceChange::Gone },
@@ -119,7 +126,8 @@ fn every_kind() -> Vec<Value> {
         Event::AlertsSummarised { time: TIME, summary },
         Event::FlowsSummarised { time: TIME, flows: 17, half_open_evicted: 4096 },
     ];
-    let events = events.into_iter().chain(flows.iter().map(flow_end));
+    let events = events.into_iter().chain(alerts[2..].iter().map(Event::Alert));
+    let events = events.chain(flows.iter().map(flow_end));
     let mut writer = EventWriter::new("web-1", 42);
     let mut parse = |event: &Event<'_>| {
         let mut line = Vec::new();
@@ -284,7 +292,8 @@ fn an_alert_tells_who_what_and_how_much() {
         ("revision", json!(2)),
         ("phase", json!("update")),
         ("kind", json!("vertical")),
-        ("technique", json!("T1046")),
+        ("technique", json!("SYN")),
+        ("mitre_technique", json!("T1046")),
         ("distinct_ports", json!(100)),
         ("distinct_hosts", json!(1)),
         ("attempted", json!(100)),

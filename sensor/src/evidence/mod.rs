@@ -1,55 +1,118 @@
 //! A worker's evidence: which contacts were attempted, answered, refused.
 //!
 //! ```text
-//!   mod     a contact, its three flags, and what one packet says about one contact
+//!   mod     a contact, its flags, how contacts merge
+//!   observe what one packet says about one contact
 //!   table   the worker's fixed-size table: collapses repeats, hands out what changed
 //!   door    under a flood of new sources: a source's first contact is only noted
 //! ```
 //!
-//! A contact is (source, target, port of the target). Its flags merge by OR and its times by minimum
+//! A contact is (source, target, service of the target). Its flags merge by OR and its times by minimum
 //! and maximum, so it does not matter which worker saw which half of a handshake, nor how often.
 //! This module decides nothing: outcomes are derived where the evidence of all workers meets.
 
 mod door;
+mod observe;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use wire::units::UnixNanos;
 
+pub use observe::{observe, observe_change};
 pub use table::{ContactHash, ContactTable, EvidenceCounters, Published};
 
-use crate::packet::{Address, FiveTuple, Kind, Packet, protocol, tcp};
+use crate::packet::Address;
 
-/// What is attempted: a TCP port of a target, by a source.
+/// What is attempted: a service of a target, by a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContactKey {
     /// Who attempts.
     pub source: Address,
     /// Who is attempted.
     pub target: Address,
-    /// TCP port of the target.
+    /// What kind of service.
+    pub class: Class,
+    /// Port of the target; of [`Class::Ip`]: the protocol number; of the others that have no ports: 0.
     pub port: u16,
+}
+
+impl ContactKey {
+    /// Class and port in one number.
+    #[must_use]
+    pub const fn service(&self) -> u64 {
+        (self.class as u64) << u16::BITS | self.port as u64
+    }
+}
+
+/// Kinds of services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// A TCP port.
+    #[default]
+    Tcp,
+    /// A UDP port.
+    Udp,
+    /// The host itself, by a request of ICMP or ICMPv6: echo, timestamp, address mask.
+    Icmp,
+    /// The host itself, by ARP.
+    Arp,
+    /// An IP protocol.
+    Ip,
 }
 
 /// What one packet says about one contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Observation {
-    /// The source sent a SYN.
+    /// The source sent a SYN; of other classes: the first packet.
     Attempted,
-    /// The target sent a SYN+ACK.
+    /// The target answered, of TCP with a SYN+ACK.
     Answered,
     /// The target sent an RST, or somebody says that it cannot be reached.
     Refused,
+    /// The source acknowledged the target's answer: the handshake is complete.
+    Completed,
+    /// A router says that the packet travelled too far: a step of a traceroute.
+    Exceeded,
+    /// The source sent a segment without any flag.
+    Null,
+    /// The source sent a lone FIN.
+    Fin,
+    /// The source sent FIN, PSH and URG.
+    Xmas,
+    /// The source sent SYN and FIN at once.
+    SynFin,
+    /// The source sent FIN and ACK of no connection that is known.
+    Maimon,
+    /// The source sent an ACK of no connection that is known.
+    Ack,
+}
+
+impl Observation {
+    /// Does the source attempt something by it?
+    #[must_use]
+    pub const fn is_attempt(self) -> bool {
+        Flags::ATTEMPTS & Flags::of(self).0 != 0
+    }
 }
 
 /// A set of [`Observation`]s. Sets merge by union.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// No observation.
     pub const NONE: Self = Self(0);
+
+    const ATTEMPTS: u16 = Self::of(Observation::Attempted).0 | Self::ODD;
+    const ODD: u16 = Self::of(Observation::Null).0
+        | Self::of(Observation::Fin).0
+        | Self::of(Observation::Xmas).0
+        | Self::of(Observation::SynFin).0
+        | Self::of(Observation::Maimon).0
+        | Self::of(Observation::Ack).0;
 
     /// Is `observation` in the set?
     #[must_use]
@@ -57,14 +120,28 @@ impl Flags {
         self.0 & Self::of(observation).0 != 0
     }
 
+    /// Did the source attempt anything?
+    #[must_use]
+    pub const fn has_attempt(self) -> bool {
+        self.0 & Self::ATTEMPTS != 0
+    }
+
+    /// Is there anything that is not about attempts?
+    #[must_use]
+    pub const fn has_answer(self) -> bool {
+        self.0 & !Self::ATTEMPTS != 0
+    }
+
+    /// Did the source attempt anything by an odd technique?
+    #[must_use]
+    pub const fn has_odd(self) -> bool {
+        self.0 & Self::ODD != 0
+    }
+
     /// The set of one observation.
     #[must_use]
     pub const fn of(observation: Observation) -> Self {
-        Self(match observation {
-            Observation::Attempted => 1,
-            Observation::Answered => 2,
-            Observation::Refused => 4,
-        })
+        Self(1 << observation as u8)
     }
 
     /// What is in either set.
@@ -105,8 +182,7 @@ impl Contact {
     /// Takes in what another worker, or a later packet, says about the same contact. The result does
     /// not depend on the order in which contacts are merged.
     pub fn merge(&mut self, other: &Self) {
-        let mine = self.flags.has(Observation::Attempted);
-        let theirs = other.flags.has(Observation::Attempted);
+        let (mine, theirs) = (self.flags.has_attempt(), other.flags.has_attempt());
         self.flags = self.flags.union(other.flags);
         match (mine, theirs) {
             // Times of attempts are worth more than times of answers.
@@ -138,46 +214,3 @@ pub const fn pane(time: UnixNanos) -> u64 {
 
 /// Length of a [`pane`].
 pub const PANE_NANOS: u64 = 1_000_000_000;
-
-/// What `packet` says about a contact, if anything. Pure.
-///
-/// An RST speaks about the contact *from* the receiver of the packet, as an answer does; one that ends
-/// a good connection, or that a scanner sends to drop a port it found open, meets no attempt, or one
-/// that was answered, and is then no evidence.
-///
-/// Source: RFC 9293 section 3.10.7.1 (RST answers a closed port), RFC 792 (type 3), RFC 4443 (type 1).
-#[inline]
-#[must_use]
-pub fn observe(packet: &Packet) -> Option<(ContactKey, Observation)> {
-    match packet.kind {
-        Kind::Tcp { flags, .. } => {
-            const DECISIVE: u8 = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
-            const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
-            const RST_ACK: u8 = tcp::RST | tcp::ACK;
-            match flags & DECISIVE {
-                tcp::SYN => Some((contact_of(&packet.tuple), Observation::Attempted)),
-                SYN_ACK => Some((contact_of(&packet.tuple.reversed()), Observation::Answered)),
-                tcp::RST | RST_ACK => {
-                    Some((contact_of(&packet.tuple.reversed()), Observation::Refused))
-                }
-                _ => None,
-            }
-        }
-        Kind::Icmp { kind, quoted: Some(quoted), .. } => {
-            const V4_UNREACHABLE: u8 = 3;
-            const V6_UNREACHABLE: u8 = 1;
-            let unreachable = match packet.tuple.protocol {
-                protocol::ICMP => kind == V4_UNREACHABLE,
-                protocol::ICMPV6 => kind == V6_UNREACHABLE,
-                _ => false,
-            };
-            (unreachable && quoted.protocol == protocol::TCP)
-                .then(|| (contact_of(&quoted), Observation::Refused))
-        }
-        _ => None,
-    }
-}
-
-const fn contact_of(tuple: &FiveTuple) -> ContactKey {
-    ContactKey { source: tuple.source, target: tuple.target, port: tuple.target_port }
-}

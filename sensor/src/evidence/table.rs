@@ -157,7 +157,7 @@ impl ContactTable {
     pub const fn hash(&self, key: &ContactKey) -> ContactHash {
         let source = mix(key.source.low() ^ self.key, key.source.high() ^ self.key.rotate_left(21));
         let target = mix(key.target.low() ^ source, key.target.high() ^ self.key.rotate_left(42));
-        ContactHash { contact: mix(target, key.port as u64 ^ self.key), source }
+        ContactHash { contact: mix(target, key.service() ^ self.key), source }
     }
 
     /// Starts loading the cache lines that taking in will need. For vectors of
@@ -175,7 +175,7 @@ impl ContactTable {
     /// one cold line a packet. What passes is looked up without prefetch; that is one in hundreds.
     #[inline]
     fn is_gated(&self, observation: Observation) -> bool {
-        self.door.is_engaged() && observation == Observation::Attempted
+        self.door.is_engaged() && observation.is_attempt()
     }
 
     /// Is this observation held back, under pressure? It is counted then. What is not held back is to be
@@ -268,7 +268,7 @@ impl ContactTable {
         observation: Observation,
         time: UnixNanos,
     ) {
-        if observation == Observation::Attempted {
+        if observation.is_attempt() {
             self.new_attempts = self.new_attempts.saturating_add(1);
             if self.new_attempts > self.pressure() && !self.door.is_engaged() {
                 self.door.engage();
@@ -301,14 +301,14 @@ impl ContactTable {
     ) -> Option<u32> {
         let pending = self.pending();
         if pending >= self.budget() {
-            if observation != Observation::Attempted {
+            if !observation.is_attempt() {
                 self.counters.answers_dropped += 1;
                 self.answers_lost = true;
                 return None;
             }
             if pending as usize == self.log.len() {
                 let lost = self.log[self.slot(self.published)].flags;
-                self.answers_lost |= lost != Flags::of(Observation::Attempted);
+                self.answers_lost |= lost.has_answer();
                 self.counters.evicted_unpublished += 1;
                 self.published = self.published.wrapping_add(1);
             }
@@ -363,8 +363,7 @@ impl ContactTable {
 
 impl Record {
     fn add(&mut self, observation: Observation, time: UnixNanos) {
-        let (attempt, attempted) = (Observation::Attempted, self.flags.has(Observation::Attempted));
-        match (attempted, observation == attempt) {
+        match (self.flags.has_attempt(), observation.is_attempt()) {
             (true, false) => {}
             (false, true) => (self.first, self.last) = (time, time),
             (true, true) | (false, false) => {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use wire::units::UnixNanos;
 
 use super::*;
-use crate::packet::mix;
+use crate::flow::Change;
+use crate::packet::{FiveTuple, Kind, Packet, mix, protocol, tcp};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -14,7 +15,7 @@ fn address(n: u32) -> Address {
 }
 
 fn key(source: u32, target: u32, port: u16) -> ContactKey {
-    ContactKey { source: address(source), target: address(target), port }
+    ContactKey { source: address(source), target: address(target), class: Class::Tcp, port }
 }
 
 fn see(table: &mut ContactTable, key: ContactKey, what: Observation, time: u64) {
@@ -43,29 +44,51 @@ const TUPLE: FiveTuple = FiveTuple {
     protocol: protocol::TCP,
 };
 
-fn check(tuple: FiveTuple, kind: Kind, expected: Option<Observation>) {
-    let contact = contact_of(&TUPLE);
+/// The contact of TUPLE's ends.
+fn contact(class: Class, port: u16) -> ContactKey {
+    ContactKey { source: TUPLE.source, target: TUPLE.target, class, port }
+}
+
+fn check(tuple: FiveTuple, kind: Kind, expected: Option<(ContactKey, Observation)>) {
     let packet = Packet { tuple, kind, ..Packet::default() };
-    assert_eq!(observe(&packet), expected.map(|what| (contact, what)), "{kind:?}");
+    assert_eq!(observe(&packet), expected, "{tuple:?} {kind:?}");
+}
+
+fn check_change(
+    tuple: FiveTuple,
+    kind: Kind,
+    change: Change,
+    expected: Option<(ContactKey, Observation)>,
+) {
+    let packet = Packet { tuple, kind, ..Packet::default() };
+    assert_eq!(observe_change(&packet, change), expected, "{tuple:?} {kind:?} {change:?}");
+}
+
+const fn segment(flags: u8) -> Kind {
+    Kind::Tcp { flags, sequence: 1, acknowledgement: 2 }
 }
 
 #[test]
 fn flags_of_a_segment_decide_what_it_says() {
-    use tcp::{ACK, FIN, RST, SYN};
-    const PUSH: u8 = 0x08;
+    use tcp::{ACK, FIN, PSH, RST, SYN, URG};
     const ECE_CWR: u8 = 0xc0;
-    let segment = |flags| Kind::Tcp { flags, sequence: 1, acknowledgement: 2 };
+    let https = contact(Class::Tcp, 443);
     for (flags, expected) in [
         (SYN, Some(Observation::Attempted)),
         (SYN | ECE_CWR, Some(Observation::Attempted)),
-        (SYN | FIN, None),
+        (SYN | PSH, Some(Observation::Attempted)),
+        (SYN | FIN, Some(Observation::SynFin)),
+        (FIN, Some(Observation::Fin)),
+        (FIN | PSH | URG, Some(Observation::Xmas)),
+        (0, Some(Observation::Null)),
         (SYN | RST, None),
+        (PSH, None),
+        (FIN | URG, None),
         (ACK, None),
-        (ACK | PUSH, None),
+        (ACK | PSH, None),
         (FIN | ACK, None),
-        (0, None),
     ] {
-        check(TUPLE, segment(flags), expected);
+        check(TUPLE, segment(flags), expected.map(|what| (https, what)));
     }
     for (flags, expected) in [
         (SYN | ACK, Some(Observation::Answered)),
@@ -74,12 +97,53 @@ fn flags_of_a_segment_decide_what_it_says() {
         (RST | ACK, Some(Observation::Refused)),
         (ACK, None),
     ] {
-        check(TUPLE.reversed(), segment(flags), expected);
+        check(TUPLE.reversed(), segment(flags), expected.map(|what| (https, what)));
     }
 }
 
 #[test]
-fn unreachable_messages_refuse_the_contact_that_they_quote() {
+fn stray_segments_are_told_by_the_flow_that_they_begin() {
+    let https = contact(Class::Tcp, 443);
+    for (flags, expected) in [
+        (tcp::ACK, Some(Observation::Ack)),
+        (tcp::ACK | tcp::PSH, Some(Observation::Ack)),
+        (tcp::FIN | tcp::ACK, Some(Observation::Maimon)),
+        (tcp::SYN, None),
+        (tcp::SYN | tcp::ACK, None),
+        (tcp::RST | tcp::ACK, None),
+    ] {
+        let expected = expected.map(|what| (https, what));
+        check_change(TUPLE, segment(flags), Change::Began, expected);
+        check_change(TUPLE, segment(flags), Change::Nothing, None);
+    }
+    let completed = Some((https, Observation::Completed));
+    check_change(TUPLE, segment(tcp::ACK), Change::Completed, completed);
+}
+
+#[test]
+fn the_first_datagram_of_each_side_is_attempt_and_answer() {
+    let query = FiveTuple { protocol: protocol::UDP, target_port: 53, ..TUPLE };
+    let dns = contact(Class::Udp, 53);
+    check(query, Kind::Udp, None);
+    check_change(query, Kind::Udp, Change::Began, Some((dns, Observation::Attempted)));
+    let answer = query.reversed();
+    check_change(answer, Kind::Udp, Change::Answered, Some((dns, Observation::Answered)));
+    check_change(answer, Kind::Udp, Change::Began, Some((dns, Observation::Answered)));
+    let between_users = FiveTuple { target_port: 4000, ..query };
+    let attempt = Some((contact(Class::Udp, 4000), Observation::Attempted));
+    check_change(between_users, Kind::Udp, Change::Began, attempt);
+    for target_port in [33_434, 33_534] {
+        let step = FiveTuple { target_port, ..query };
+        check_change(step, Kind::Udp, Change::Began, None);
+    }
+    for target in [[224, 0, 0, 251], [239, 255, 255, 250], [255; 4]].map(Address::from_v4) {
+        let to_many = FiveTuple { target, ..query };
+        check_change(to_many, Kind::Udp, Change::Began, None);
+    }
+}
+
+#[test]
+fn errors_speak_of_the_contact_that_they_quote() {
     let from_router = |protocol| FiveTuple {
         source: address(9),
         target: TUPLE.source,
@@ -87,22 +151,76 @@ fn unreachable_messages_refuse_the_contact_that_they_quote() {
         target_port: 0,
         protocol,
     };
-    let message = |kind, code, quoted| Kind::Icmp { kind, code, quoted };
-    let refused = Some(Observation::Refused);
-    for code in 0..16 {
-        check(from_router(protocol::ICMP), message(3, code, Some(TUPLE)), refused);
+    let (v4, v6) = (from_router(protocol::ICMP), from_router(protocol::ICMPV6));
+    let message = |kind, code, protocol| {
+        let quoted = FiveTuple { protocol, ..TUPLE };
+        Kind::Icmp { kind, code, quoted: Some(quoted) }
+    };
+    let [tcp, udp] = [Class::Tcp, Class::Udp].map(|class| contact(class, 443));
+    let (host, gre) = (contact(Class::Icmp, 0), contact(Class::Ip, 47));
+    let refused = |key| Some((key, Observation::Refused));
+    let exceeded = |key| Some((key, Observation::Exceeded));
+    for code in (0..16).filter(|code| ![2, 4].contains(code)) {
+        check(v4, message(3, code, protocol::TCP), refused(tcp));
     }
-    check(from_router(protocol::ICMPV6), message(1, 4, Some(TUPLE)), refused);
-    check(from_router(protocol::ICMPV6), message(3, 0, Some(TUPLE)), None);
-    check(from_router(protocol::ICMP), message(11, 0, Some(TUPLE)), None);
-    check(from_router(protocol::ICMP), message(3, 1, None), None);
-    let udp = FiveTuple { protocol: protocol::UDP, ..TUPLE };
-    check(from_router(protocol::ICMP), message(3, 3, Some(udp)), None);
+    check(v4, message(3, 2, protocol::TCP), refused(contact(Class::Ip, 6)));
+    check(v4, message(3, 4, protocol::TCP), None);
+    check(v4, message(3, 3, protocol::UDP), refused(udp));
+    check(v4, message(3, 1, protocol::ICMP), refused(host));
+    check(v4, message(3, 2, protocol::GRE), refused(gre));
+    check(v4, message(11, 0, protocol::UDP), exceeded(udp));
+    check(v4, message(11, 1, protocol::UDP), None);
+    check(v4, message(1, 4, protocol::TCP), None);
+    check(v6, message(1, 4, protocol::TCP), refused(tcp));
+    check(v6, message(3, 0, protocol::TCP), exceeded(tcp));
+    check(v6, message(4, 1, protocol::GRE), refused(gre));
+    check(v6, message(4, 0, protocol::GRE), None);
+    check(v4, Kind::Icmp { kind: 3, code: 1, quoted: None }, None);
+}
+
+#[test]
+fn requests_for_a_host_are_attempts_and_replies_answers() {
+    let icmp = |kind| Kind::Icmp { kind, code: 0, quoted: None };
+    let host = contact(Class::Icmp, 0);
+    let tuple = |protocol| FiveTuple { protocol, source_port: 0, target_port: 0, ..TUPLE };
+    let (v4, v6) = (tuple(protocol::ICMP), tuple(protocol::ICMPV6));
+    for (tuple, request, reply) in [(v4, 8, 0), (v4, 13, 14), (v4, 17, 18), (v6, 128, 129)] {
+        check(tuple, icmp(request), Some((host, Observation::Attempted)));
+        check(tuple.reversed(), icmp(reply), Some((host, Observation::Answered)));
+    }
+    check(v4, icmp(128), None);
+    check(v6, icmp(135), None);
+    let tuple = tuple(0);
+    let arp = |operation| Kind::Arp { operation };
+    let host = contact(Class::Arp, 0);
+    check(tuple, arp(1), Some((host, Observation::Attempted)));
+    check(tuple.reversed(), arp(2), Some((host, Observation::Answered)));
+    check(tuple, arp(3), None);
+    check(FiveTuple { source: tuple.target, ..tuple }, arp(1), None);
+    check(FiveTuple { source: Address::from_v4([0; 4]), ..tuple }, arp(1), None);
+    check(FiveTuple::default(), arp(1), None);
+}
+
+#[test]
+fn other_protocols_are_contacts_of_their_number() {
+    let esp = FiveTuple { protocol: 50, source_port: 0, target_port: 0, ..TUPLE };
+    let key = contact(Class::Ip, 50);
+    check(esp, Kind::OtherIp, None);
+    check_change(esp, Kind::OtherIp, Change::Began, Some((key, Observation::Attempted)));
+    let back = Some((key, Observation::Answered));
+    check_change(esp.reversed(), Kind::OtherIp, Change::Answered, back);
+    let bare = FiveTuple { protocol: protocol::IPV4, ..esp };
+    let cut = Kind::Malformed(crate::packet::Malformed::Ipv4Header);
+    check(bare, cut, Some((contact(Class::Ip, 4), Observation::Attempted)));
+    check(FiveTuple { protocol: protocol::TCP, ..esp }, cut, None);
+    check(FiveTuple::default(), cut, None);
+    let hello = FiveTuple { target: Address::from_v4([224, 0, 0, 5]), protocol: 89, ..esp };
+    check_change(hello, Kind::OtherIp, Change::Began, None);
 }
 
 #[test]
 fn other_packets_say_nothing() {
-    for kind in [Kind::Udp, Kind::Arp, Kind::OtherIp, Kind::LaterFragment, Kind::Other] {
+    for kind in [Kind::Udp, Kind::OtherIp, Kind::LaterFragment, Kind::Other] {
         check(TUPLE, kind, None);
     }
 }

@@ -19,7 +19,7 @@ const KEY: u64 = 0x52_69_6e_67_77_61_74_63;
 #[must_use]
 pub fn worker_of(packet: &Packet, workers: usize) -> usize {
     let tuple = match packet.kind {
-        Kind::Other | Kind::Arp => return 0,
+        Kind::Other | Kind::Arp { .. } => return 0,
         _ if packet.tuple == FiveTuple::default() => return 0,
         _ if packet.is_fragment => FiveTuple {
             source: packet.tuple.source,
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_no_ip_goes_to_the_first_worker() {
-        for kind in [Kind::Arp, Kind::Other] {
+        for kind in [Kind::Arp { operation: 1 }, Kind::Other] {
             assert_eq!(worker_of(&Packet { kind, ..Packet::default() }, 8), 0);
         }
     }

@@ -3,7 +3,8 @@
 use wire::units::{UnixNanos, WireLen};
 
 use super::key::FlowKey;
-use super::life::State;
+use super::life::{Change, State};
+use crate::packet::tcp;
 
 /// A flow as its packets see it. Ways: 0 from the opener, 1 to it.
 ///
@@ -97,11 +98,29 @@ impl Hot {
         self.counts[0].packets() + self.counts[1].packets() <= 1 && !self.has_spilled()
     }
 
-    /// Notes a packet, its counts apart.
+    /// Notes a packet, its counts apart. Tells what is new about the flow by it.
     #[inline]
-    pub(super) fn see(&mut self, way: usize, sight: &Sight) {
+    pub(super) fn see(&mut self, way: usize, sight: &Sight) -> Change {
+        let before = self.who;
         self.who |= u64::from(sight.flags.unwrap_or(1)) << (8 * way);
         self.last = self.last.max(sight.time);
+        if self.who == before { Change::Nothing } else { self.change(before, way) }
+    }
+
+    /// What is new, `before` something was seen that way which had not been.
+    #[inline(never)]
+    fn change(&self, before: u64, way: usize) -> Change {
+        let seen = ((before & FLAGS) as u16).to_le_bytes();
+        if self.who & IS_TCP == 0 {
+            return if way == 1 { Change::Answered } else { Change::Nothing };
+        }
+        let is_opened = (seen[0] | seen[1]) & tcp::SYN != 0;
+        let acknowledges = self.flags()[0] & !seen[0] & tcp::ACK != 0;
+        if way == 0 && is_opened && acknowledges && self.flags()[0] & tcp::RST == 0 {
+            Change::Completed
+        } else {
+            Change::Nothing
+        }
     }
 
     /// Counts a packet; `false`: there is no room, what was counted must be [spilled](Hot::spill) first.

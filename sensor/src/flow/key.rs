@@ -20,7 +20,7 @@ impl FlowKey {
     pub(super) fn of(packet: &Packet, interface: u32, key: u64) -> Option<Self> {
         let tuple = &packet.tuple;
         let (source_port, target_port) = match packet.kind {
-            Kind::Arp | Kind::Other | Kind::Malformed(_) => return None,
+            Kind::Arp { .. } | Kind::Other | Kind::Malformed(_) => return None,
             _ if packet.is_fragment => (0, 0),
             Kind::Icmp { kind, code, .. } => match icmp_ports(tuple.protocol, kind, code) {
                 // A message without counterpart, of which both directions would look the same.

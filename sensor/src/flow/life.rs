@@ -25,6 +25,19 @@ pub enum State {
     TcpEstablished,
 }
 
+/// What is new about a flow by one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing that matters.
+    Nothing,
+    /// The flow began with it.
+    Began,
+    /// Not of TCP: it is the first of the other side.
+    Answered,
+    /// Of TCP, with a SYN seen before: it is the opener's first acknowledgement, so an answer reached it.
+    Completed,
+}
+
 impl State {
     /// Every state, in the order of their discriminants.
     pub const ALL: [Self; 5] =

@@ -45,7 +45,7 @@ use std::time::Duration;
 use wire::units::{UnixNanos, WireLen};
 
 pub use key::FlowKey;
-pub use life::{State, Timeouts};
+pub use life::{Change, State, Timeouts};
 pub use limit::FlowLimit;
 pub use record::{EndReason, EndedFlow};
 
@@ -191,7 +191,7 @@ impl FlowTable {
         key.slot = self.flows.locate(key.slot, key.hash());
     }
 
-    /// Counts one packet in its flow, which it may begin. `ended` is called for each flow that ends by
+    /// Counts one packet in its flow, which it may begin; tells what is new about the flow by it. `ended` is called for each flow that ends by
     /// that: one that was idle for too long, one that is reused, one that gives way.
     #[inline]
     pub fn observe(
@@ -202,13 +202,13 @@ impl FlowTable {
         len: WireLen,
         time: UnixNanos,
         ended: &mut impl FnMut(EndedFlow),
-    ) {
+    ) -> Change {
         let seen = Seen { key, packet, interface, len, time };
         let is_opening = opens(packet);
         if is_opening && self.pressure.is_on(time) {
             // Since the key was taken: what is skipped must not depend on where vectors begin.
             self.counters.openings_skipped += 1;
-            return;
+            return Change::Nothing;
         }
         match self.flows.find_at(key.slot as usize, key.hash()) {
             Some(slot) => {
@@ -218,7 +218,7 @@ impl FlowTable {
                     Some(reason) => {
                         let over = self.flows.remove(slot);
                         self.end(&over, reason, time, ended);
-                        self.begin(&seen, ended);
+                        self.begin(&seen, ended)
                     }
                 }
             }
@@ -227,7 +227,7 @@ impl FlowTable {
     }
 
     /// A packet whose flow is not in the main table.
-    fn observe_unknown(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) {
+    fn observe_unknown(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) -> Change {
         let Some(flags) = tcp_flags(seen.packet) else { return self.begin(seen, ended) };
         let Some(slot) = self.half_open.find(seen.key.hash()) else {
             return self.begin(seen, ended);
@@ -245,24 +245,25 @@ impl FlowTable {
         let opening = self.half_open.remove(slot);
         let slot = self.room(seen.key.hash(), seen.time, ended);
         self.flows.put(slot, &opening);
-        self.flows.count(slot, seen.key, &seen.sight());
+        self.flows.count(slot, seen.key, &seen.sight())
     }
 
     /// The first packet of a flow.
-    fn begin(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) {
+    fn begin(&mut self, seen: &Seen<'_>, ended: &mut impl FnMut(EndedFlow)) -> Change {
         const OPENS_OR_CLOSES: u8 = tcp::SYN | tcp::FIN | tcp::RST;
         let is_half_open = tcp_flags(seen.packet).is_some_and(|flags| flags & OPENS_OR_CLOSES != 0);
         if !is_half_open {
             let slot = self.room(seen.key.hash(), seen.time, ended);
             self.counters.begun += 1;
             self.flows.put(slot, &seen.begins());
-            return self.flows.count(slot, seen.key, &seen.sight());
+            self.flows.count(slot, seen.key, &seen.sight());
+            return Change::Began;
         }
         let slot = self.half_open.choose(seen.key.hash());
         if self.half_open.is_taken(slot) {
             if self.pressure.is_on(seen.time) {
                 self.counters.openings_skipped += 1;
-                return;
+                return Change::Nothing;
             }
             self.pressure.note_eviction(seen.time);
             self.counters.half_open_evicted += 1;
@@ -271,6 +272,7 @@ impl FlowTable {
         self.counters.begun += 1;
         self.half_open.put(slot, &seen.begins());
         self.half_open.count(slot, seen.key, &seen.sight());
+        Change::Began
     }
 
     /// An empty slot of the main table; the least valuable flow in the neighbourhood may give way.

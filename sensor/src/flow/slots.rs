@@ -27,7 +27,7 @@ use wire::units::{UnixNanos, WireLen};
 
 use super::hot::{Hot, Sight, Totals};
 use super::key::FlowKey;
-use super::life::Worth;
+use super::life::{Change, Worth};
 use crate::hardware::{Table, prefetch};
 use crate::packet::{FiveTuple, Kind, Packet};
 
@@ -269,13 +269,13 @@ impl Slots {
         over
     }
 
-    /// Counts a packet of the flow in a slot that is taken.
+    /// Counts a packet of the flow in a slot that is taken. Tells what is new about the flow by it.
     #[inline(always)]
-    pub(super) fn count(&mut self, slot: usize, key: &FlowKey, sight: &Sight) {
+    pub(super) fn count(&mut self, slot: usize, key: &FlowKey, sight: &Sight) -> Change {
         let flow = self.hot_mut(slot);
         let before = (flow.state(), flow.is_single());
         let way = flow.way(key);
-        flow.see(way, sight);
+        let change = flow.see(way, sight);
         let is_counted = flow.count(way, sight.len);
         if before.1 || before.0 != flow.state() {
             let worth = Worth::of(flow, Duration::ZERO);
@@ -284,6 +284,7 @@ impl Slots {
         if !is_counted {
             self.spill(slot, way, sight.len);
         }
+        change
     }
 
     /// Counts a packet for which the hot flow has no room; it has room again then.

@@ -263,7 +263,11 @@ fn fragments_are_a_flow_of_their_addresses_and_protocol() {
 #[test]
 fn packets_without_a_flow_have_no_key() {
     let mut desk = Desk::new(1000);
-    for kind in [Kind::Arp, Kind::Other, Kind::Malformed(crate::packet::Malformed::TcpHeader)] {
+    for kind in [
+        Kind::Arp { operation: 1 },
+        Kind::Other,
+        Kind::Malformed(crate::packet::Malformed::TcpHeader),
+    ] {
         let packet = Packet { kind, ..Packet::default() };
         assert_eq!(desk.table.key(&packet, 0, at(0.0)), None);
     }

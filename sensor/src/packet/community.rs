@@ -19,7 +19,7 @@ pub fn community_id(packet: &Packet) -> Option<String> {
             Some(community_id_of_flow(&packet.tuple))
         }
         Kind::Icmp { kind, code, .. } => Some(community_id_of_icmp(&packet.tuple, kind, code)),
-        Kind::LaterFragment | Kind::Arp | Kind::Other | Kind::Malformed(_) => None,
+        Kind::LaterFragment | Kind::Arp { .. } | Kind::Other | Kind::Malformed(_) => None,
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn packets_that_do_not_tell_their_flow_have_no_name() {
-        for kind in [Kind::LaterFragment, Kind::Arp, Kind::Other] {
+        for kind in [Kind::LaterFragment, Kind::Arp { operation: 1 }, Kind::Other] {
             assert_eq!(community_id(&Packet { kind, ..Packet::default() }), None);
         }
     }

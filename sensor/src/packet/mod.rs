@@ -24,7 +24,8 @@ pub use parse::{parse, parse_into};
 /// that, in whatever tunnel it goes: no TCP connection is itself a tunnel to the parser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// Innermost addresses, ports and protocol. Of a packet without IP: all zero.
+    /// Innermost addresses, ports and protocol. Of ARP for IPv4: its protocol addresses. Of other packets
+    /// without IP: all zero.
     pub tuple: FiveTuple,
     /// What the packet is, with the fields that its kind has.
     pub kind: Kind,
@@ -74,8 +75,11 @@ pub enum Kind {
     LaterFragment,
     /// Another IP protocol; its number is in the tuple.
     OtherIp,
-    /// ARP.
-    Arp,
+    /// ARP (RFC 826).
+    Arp {
+        /// 1: who has the target's address; 2: the sender has its own.
+        operation: u16,
+    },
     /// Not IP and not ARP; nothing is looked at.
     #[default]
     Other,
@@ -244,6 +248,10 @@ pub mod tcp {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
+    /// Data is to be handed on at once.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgement number is meaningful.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer is meaningful.
+    pub const URG: u8 = 0x20;
 }

@@ -80,17 +80,28 @@ fn uncommon(packet: &mut Packet, frame: &Frame<'_>) -> Result<(), Malformed> {
     }
 }
 
-/// Is the ARP packet all there? Its addresses are not needed.
+/// ARP, with its addresses if they are those of IPv4.
 fn arp(packet: &mut Packet, bytes: &[u8]) -> Result<(), Malformed> {
-    let ([.., hardware_len, protocol_len, _, _], addresses) =
+    let ([_, _, protocol0, protocol1, hardware_len, protocol_len, operation0, operation1], rest) =
         split::<8>(bytes, Malformed::ArpHeader)?;
-    let needed = 2 * (usize::from(*hardware_len) + usize::from(*protocol_len));
-    if addresses.len() < needed {
+    let (hardware, protocol) = (usize::from(*hardware_len), usize::from(*protocol_len));
+    if rest.len() < 2 * (hardware + protocol) {
         return Err(Malformed::ArpHeader);
     }
-    packet.kind = Kind::Arp;
+    if [*protocol0, *protocol1] == ARP_OF_IPV4 && protocol == 4 {
+        let address = |from: usize| {
+            let bytes = rest.get(from..).and_then(<[u8]>::first_chunk);
+            bytes.map_or(Address::default(), |bytes| Address::from_v4(*bytes))
+        };
+        packet.tuple.source = address(hardware);
+        packet.tuple.target = address(2 * hardware + protocol);
+    }
+    packet.kind = Kind::Arp { operation: u16::from_be_bytes([*operation0, *operation1]) };
     Ok(())
 }
+
+/// Protocol type of ARP that resolves addresses of IPv4.
+const ARP_OF_IPV4: [u8; 2] = [0x08, 0x00];
 
 /// The fixed part of an IPv4 header.
 struct Ipv4Header {

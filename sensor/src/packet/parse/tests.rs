@@ -587,9 +587,20 @@ fn a_length_in_the_place_of_the_type_is_no_ip() {
 }
 
 #[test]
-fn arp_is_arp_and_has_no_addresses() {
+fn arp_of_ipv4_has_its_addresses_and_other_arp_has_none() {
     let mut data = vec![0xff; 12];
-    data.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    data.extend([7; 20]);
-    assert_eq!(parse_ethernet(&data), Packet { kind: Kind::Arp, ..Packet::default() });
+    data.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    data.extend([7; 6]);
+    data.extend([192, 0, 2, 1]);
+    data.extend([8; 6]);
+    data.extend([192, 0, 2, 9]);
+    let kind = Kind::Arp { operation: 2 };
+    let tuple = FiveTuple {
+        source: Address::from_v4([192, 0, 2, 1]),
+        target: Address::from_v4([192, 0, 2, 9]),
+        ..FiveTuple::default()
+    };
+    assert_eq!(parse_ethernet(&data), Packet { tuple, kind, ..Packet::default() });
+    data[16] = 0x86;
+    assert_eq!(parse_ethernet(&data), Packet { kind, ..Packet::default() });
 }
