@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -54,17 +55,10 @@ struct Feed {
     heard: Instant,
 }
 
-/// What the detector counts, for metrics; written by its thread.
+/// What the detector counts, for metrics; written by its thread after each tick.
 #[derive(Debug, Default)]
 pub struct DetectionCounters {
-    merged: AtomicU64,
-    allowed: AtomicU64,
-    evidence_lost: AtomicU64,
-    opened: AtomicU64,
-    closed: AtomicU64,
-    not_opened: AtomicU64,
-    contacts: AtomicU64,
-    open: AtomicU64,
+    detector: Mutex<DetectorCounters>,
     laggard_ticks: AtomicU64,
 }
 
@@ -168,67 +162,64 @@ fn hand_over(
 
 impl DetectionCounters {
     fn copy(&self, counters: DetectorCounters) {
-        let DetectorCounters {
-            merged,
-            allowed,
-            evidence_lost,
-            opened,
-            closed,
-            not_opened,
-            contacts,
-            open,
-        } = counters;
-        self.merged.store(merged, Ordering::Relaxed);
-        self.allowed.store(allowed, Ordering::Relaxed);
-        self.evidence_lost.store(evidence_lost, Ordering::Relaxed);
-        self.opened.store(opened, Ordering::Relaxed);
-        self.closed.store(closed, Ordering::Relaxed);
-        self.not_opened.store(not_opened, Ordering::Relaxed);
-        self.contacts.store(contacts, Ordering::Relaxed);
-        self.open.store(open, Ordering::Relaxed);
+        *self.detector.lock().unwrap_or_else(PoisonError::into_inner) = counters;
     }
 }
 
 impl Source for DetectionCounters {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let one = |counter: &AtomicU64| [(vec![], read(counter))];
-        families.counter(
+        let counters = *self.detector.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counter = |name, help, value| families.counter(name, help, [(vec![], value)]);
+        counter(
             "ringwatch_detector_contacts_merged",
             "Contacts that the detector took in",
-            one(&self.merged),
+            counters.merged,
         )?;
-        families.counter(
+        counter(
             "ringwatch_detector_contacts_allowed",
             "Contacts of sources that never alert",
-            one(&self.allowed),
+            counters.allowed,
         )?;
-        families.counter(
+        counter(
             "ringwatch_detector_evidence_lost",
             "Contacts that gave way to newer ones before their time",
-            one(&self.evidence_lost),
+            counters.evidence_lost,
         )?;
-        families.counter("ringwatch_alerts_opened", "Alerts opened", one(&self.opened))?;
-        families.counter("ringwatch_alerts_closed", "Alerts closed", one(&self.closed))?;
-        families.counter(
+        counter(
+            "ringwatch_detector_slow_sources_lost",
+            "Sources with failed contacts that gave way in the table of slow scans",
+            counters.slow_lost,
+        )?;
+        counter("ringwatch_alerts_opened", "Alerts opened", counters.opened)?;
+        counter("ringwatch_alerts_closed", "Alerts closed", counters.closed)?;
+        counter(
             "ringwatch_alerts_not_opened",
             "Scans that opened no alert because too many were open",
-            one(&self.not_opened),
+            counters.not_opened,
         )?;
-        families.counter(
+        counter(
             "ringwatch_detector_laggard_ticks",
             "Ticks that did not wait for a stalled worker",
-            one(&self.laggard_ticks),
+            self.laggard_ticks.load(Ordering::Relaxed),
         )?;
-        families.gauge(
-            "ringwatch_alerts_open",
-            "Alerts open now",
-            [(vec![], read(&self.open) as f64)],
+        let mut gauge =
+            |name, help, value: u64| families.gauge(name, help, [(vec![], value as f64)]);
+        gauge("ringwatch_alerts_open", "Alerts open now", counters.open)?;
+        gauge("ringwatch_detector_contacts", "Contacts in the window now", counters.contacts)?;
+        gauge(
+            "ringwatch_detector_contacts_room",
+            "Contacts that the window has room for",
+            counters.contacts_room,
         )?;
-        families.gauge(
-            "ringwatch_detector_contacts",
-            "Contacts in the window now",
-            [(vec![], read(&self.contacts) as f64)],
+        gauge(
+            "ringwatch_detector_slow_sources",
+            "Sources in the table of slow scans",
+            counters.slow_sources,
+        )?;
+        gauge(
+            "ringwatch_detector_one_way",
+            "1: handshakes complete without their answers being seen, thresholds are higher",
+            counters.one_way,
         )
     }
 }

@@ -266,8 +266,6 @@ impl Attack {
 /// What a contact is attempted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Technique {
-    /// TCP: SYN, as every connection begins.
-    Syn,
     /// TCP: no flag at all.
     Null,
     /// TCP: FIN alone.
@@ -280,6 +278,8 @@ pub enum Technique {
     Maimon,
     /// TCP: ACK.
     Ack,
+    /// TCP: SYN, as every connection begins.
+    Syn,
     /// A datagram.
     Udp,
     /// A request of ICMP.

@@ -1,14 +1,18 @@
 //! All open alerts, and the limit on what is told of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wire::units::UnixNanos;
 
+use super::Technique;
 use super::alert::{Alert, AlertSummary, Phase};
-use super::contacts::{Entry, GroupKey};
-use super::open::{AlertKey, OpenAlert};
+use super::contacts::Entry;
+use super::groups::GroupKey;
+use super::open::{AlertKey, Circumstances, OpenAlert, Sweep};
 use super::outcomes::OutcomeSet;
+use super::slow::Past;
+use crate::packet::Address;
 
 /// All open alerts.
 pub(super) struct Alerts {
@@ -20,6 +24,8 @@ pub(super) struct Alerts {
     spare: usize,
     close_after: Duration,
     last_id: u64,
+    /// Alerts that end at once, as another tells about what they told.
+    ending: Vec<u64>,
     /// The second of packet time that `told` is about.
     second: u64,
     told: u32,
@@ -44,6 +50,7 @@ impl Alerts {
             spare: bytes / 2 / OutcomeSet::BYTES,
             close_after,
             last_id: 0,
+            ending: Vec::new(),
             second: 0,
             told: 0,
             summary: AlertSummary::default(),
@@ -74,26 +81,40 @@ impl Alerts {
         self.open.contains_key(&id)
     }
 
+    /// Id of the open alert under `key`; 0 if there is none.
+    pub(super) fn under(&self, key: AlertKey) -> u64 {
+        self.by_key.get(&key).copied().unwrap_or(0)
+    }
+
     /// Id of the open alert that tells about `group`; 0 if none does.
     pub(super) fn covering(&self, group: GroupKey) -> u64 {
         if self.open.is_empty() {
             return 0;
         }
-        let id = self.by_key.get(&AlertKey::from(group)).copied().unwrap_or(0);
+        let id = self.under(AlertKey::from(group));
         self.open.get(&id).filter(|alert| alert.covers(group)).map_or(0, |_| id)
     }
 
-    /// Opens an alert for `group`, or extends the one that is open under `key`. Returns its id; 0 if
-    /// there is no room.
+    /// Id of the open alert about a scan of protocols; 0 if there is none.
+    pub(super) fn of_protocols(&self, source: Address, target: Address) -> u64 {
+        if self.open.is_empty() {
+            return 0;
+        }
+        self.under(AlertKey::Ports { source, target, technique: Technique::Ip })
+    }
+
+    /// Opens an alert under `key`, for `group` if it is about one, or extends the one that is open. Returns its id;
+    /// 0 if there is no room.
     pub(super) fn open_or_extend(
         &mut self,
         key: AlertKey,
-        group: GroupKey,
-        by_syn_alone: bool,
+        group: Option<GroupKey>,
+        circumstances: Circumstances,
     ) -> u64 {
+        let Self { open, spare, .. } = self;
         if let Some(id) = self.by_key.get(&key)
-            && let Some(alert) = self.open.get_mut(id)
-            && alert.cover(group, &mut self.spare)
+            && let Some(alert) = open.get_mut(id)
+            && group.is_none_or(|group| alert.cover(group, spare))
         {
             return *id;
         }
@@ -102,22 +123,83 @@ impl Alerts {
             self.summary.not_opened += 1;
             return 0;
         }
+        let id = self.next_id();
+        let mut alert = OpenAlert::new(id, key, circumstances);
+        // The first group always has room.
+        group.map(|group| alert.cover(group, &mut self.spare));
+        self.by_key.insert(key, id);
+        self.open.insert(id, alert);
+        id
+    }
+
+    /// The id of an alert that opens now.
+    pub(super) const fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.opened += 1;
-        let mut alert = OpenAlert::new(self.last_id, key, by_syn_alone);
-        // The first group always has room.
-        alert.cover(group, &mut self.spare);
-        self.by_key.insert(key, self.last_id);
-        self.open.insert(self.last_id, alert);
         self.last_id
     }
 
+    /// A source scans many ports of many hosts: of its open alerts about ports, the oldest becomes
+    /// one about that, and the others end. Returns its id; 0 if there was none.
+    pub(super) fn become_block(&mut self, source: Address) -> u64 {
+        let sweep = self.by_key.get(&AlertKey::Sweep { source, by: Sweep::Ports });
+        let of_ports = self.by_key.range(AlertKey::all_ports_of(source));
+        let parts = of_ports.filter(|(key, _)| key.is_by_ordinary_ports()).map(|(_, id)| id);
+        let parts: BTreeSet<u64> = parts
+            .chain(sweep)
+            .filter(|&id| self.open.get(id).is_some_and(|alert| alert.decoys.is_empty()))
+            .copied()
+            .collect();
+        let mut parts = parts.into_iter();
+        let Some(oldest) = parts.next() else { return 0 };
+        parts.for_each(|id| self.ending.push(id));
+        if let Some(alert) = self.open.get_mut(&oldest) {
+            self.by_key.remove(&alert.key);
+            alert.becomes_block(source);
+            self.by_key.insert(alert.key, oldest);
+        }
+        oldest
+    }
+
+    /// Open alerts about ports of `target` by SYN, with the sources that they are about.
+    pub(super) fn verticals_of(&self, target: Address) -> impl Iterator<Item = (u64, Address)> {
+        self.by_key.iter().filter_map(move |(key, &id)| match key {
+            AlertKey::Ports { source, target: of, technique: Technique::Syn } if *of == target => {
+                Some((id, *source))
+            }
+            _ => None,
+        })
+    }
+
+    /// The alert is about `source` as well, which does the same under `key`. Returns its id; 0 if there is no room.
+    pub(super) fn become_decoy(&mut self, id: u64, key: AlertKey, source: Address) -> u64 {
+        if !self.open.get_mut(&id).is_some_and(|alert| alert.becomes_decoy(source)) {
+            return 0;
+        }
+        self.by_key.insert(key, id);
+        id
+    }
+
     /// Tells an alert about one of its contacts. Returns its id; 0 if it is no longer open.
-    pub(super) fn record(&mut self, id: u64, entry: &Entry) -> u64 {
+    pub(super) fn record(&mut self, id: u64, entry: &Entry, group: &GroupKey) -> u64 {
         self.open.get_mut(&id).map_or(0, |alert| {
-            alert.record(entry, &mut self.spare);
+            alert.record(entry, group, &mut self.spare);
             id
         })
+    }
+
+    /// Tells an alert about a contact that left the window.
+    pub(super) fn record_past(&mut self, id: u64, past: &Past) {
+        if let Some(alert) = self.open.get_mut(&id) {
+            alert.record_past(past, &mut self.spare);
+        }
+    }
+
+    /// Tells an alert about a scan of protocols of one more.
+    pub(super) fn record_protocol(&mut self, id: u64, entry: &Entry) {
+        if let Some(alert) = self.open.get_mut(&id) {
+            alert.record_protocol(entry, &mut self.spare);
+        }
     }
 
     /// Tells every step that is due, as far as the limit allows.
@@ -128,7 +210,7 @@ impl Alerts {
         }
         let mut over = Vec::new();
         for (&id, alert) in &mut self.open {
-            let is_over = alert.is_over(now, self.close_after);
+            let is_over = self.ending.contains(&id) || alert.is_over(now, self.close_after);
             for phase in [Phase::Open, Phase::Update, Phase::Close] {
                 let is_due = match phase {
                     Phase::Open => alert.is_untold(),
@@ -152,6 +234,7 @@ impl Alerts {
                 }
             }
         }
+        self.ending.retain(|id| !over.contains(id));
         over.into_iter().for_each(|id| self.forget(id));
     }
 
@@ -179,6 +262,11 @@ impl Alerts {
     fn forget(&mut self, id: u64) {
         if let Some(alert) = self.open.remove(&id) {
             self.by_key.remove(&alert.key);
+            for &source in &alert.decoys {
+                if let Some(target) = alert.key.target() {
+                    self.by_key.remove(&AlertKey::vertical(source, target));
+                }
+            }
             self.spare += alert.room_taken();
             self.closed += 1;
         }

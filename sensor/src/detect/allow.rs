@@ -33,6 +33,12 @@ pub enum ParseNetworkError {
         /// Longest prefix of that address family.
         limit: u8,
     },
+    /// What follows `port` is none.
+    #[error("`{text}` names no port: it must be 0 to 65535, as in `10.0.0.0/8 port 161`")]
+    Port {
+        /// The whole text.
+        text: String,
+    },
 }
 
 impl Network {
@@ -40,6 +46,12 @@ impl Network {
     #[must_use]
     pub const fn contains(self, address: Address) -> bool {
         (bits(address) ^ self.base) & mask(self.length) == 0
+    }
+
+    /// Bits of the 128 that count: the more, the smaller the network.
+    #[must_use]
+    pub const fn prefix(self) -> u8 {
+        self.length
     }
 
     /// Its address and prefix length, those of IPv4 where it is within IPv4.
@@ -94,11 +106,39 @@ impl fmt::Debug for Network {
     }
 }
 
+/// Sources that never count, at all ports of others or at one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// The sources.
+    pub network: Network,
+    /// The port, of TCP or UDP; `None`: all that they do.
+    pub port: Option<u16>,
+}
+
+impl FromStr for Allowed {
+    type Err = ParseNetworkError;
+
+    /// A [`Network`], and perhaps a port: `10.0.0.0/8 port 161`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((network, port)) = text.split_once(" port ") else {
+            return Ok(Self::from(text.parse::<Network>()?));
+        };
+        let port = port.parse().map_err(|_| ParseNetworkError::Port { text: text.to_owned() })?;
+        Ok(Self { network: network.parse()?, port: Some(port) })
+    }
+}
+
+impl From<Network> for Allowed {
+    fn from(network: Network) -> Self {
+        Self { network, port: None }
+    }
+}
+
 /// Sources that never count.
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
     /// Whole networks, few: they are tried one after the other.
-    networks: Vec<Network>,
+    networks: Vec<Allowed>,
     /// Single addresses, sorted.
     addresses: Vec<Address>,
 }
@@ -106,16 +146,18 @@ pub struct AllowList {
 impl AllowList {
     /// Networks from the configuration, and single addresses: those of the host itself.
     #[must_use]
-    pub fn new(networks: Vec<Network>, mut addresses: Vec<Address>) -> Self {
+    pub fn new(networks: Vec<Allowed>, mut addresses: Vec<Address>) -> Self {
         addresses.sort_unstable();
         Self { networks, addresses }
     }
 
-    /// Does `source` never count?
+    /// Does `source` never count, at this port of others?
     #[must_use]
-    pub fn contains(&self, source: Address) -> bool {
+    pub fn contains(&self, source: Address, port: u16) -> bool {
         self.addresses.binary_search(&source).is_ok()
-            || self.networks.iter().any(|network| network.contains(source))
+            || self.networks.iter().any(|rule| {
+                rule.network.contains(source) && rule.port.is_none_or(|allowed| allowed == port)
+            })
     }
 }
 
@@ -180,7 +222,13 @@ mod tests {
         for (text, inside) in
             [("10.9.9.9", true), ("192.0.2.1", true), ("192.0.2.9", true), ("192.0.2.5", false)]
         {
-            assert_eq!(list.contains(address(text)), inside, "{text}");
+            assert_eq!(list.contains(address(text), 22), inside, "{text}");
+        }
+        let list = AllowList::new(vec!["192.0.2.0/24 port 161".parse().unwrap()], Vec::new());
+        assert!(list.contains(address("192.0.2.1"), 161));
+        assert!(!list.contains(address("192.0.2.1"), 162));
+        for text in ["10.0.0.0/8 port 65536", "10.0.0.0/8 port snmp", "port 161"] {
+            assert!(text.parse::<Allowed>().unwrap_err().to_string().contains(text));
         }
     }
 }

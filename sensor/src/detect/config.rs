@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::AllowList;
+use super::{AllowList, Network};
+use crate::packet::Address;
 
 /// What counts as a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,15 +16,75 @@ pub enum Profile {
     Strict,
 }
 
+/// How many distinct failed contacts of one source make an alert, each at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// TCP ports of one target, by SYN.
+    pub vertical_ports: u32,
+    /// Hosts on one port.
+    pub horizontal_hosts: u32,
+    /// Pairs of host and port, more than five of both.
+    pub block_contacts: u32,
+    /// Hosts of which the first contact failed, beyond those of which it succeeded; more than five ports too.
+    pub sequential_hosts: u32,
+    /// TCP ports of one target, by one technique that no connection begins with.
+    pub stealth_ports: u32,
+    /// UDP ports of one target.
+    pub udp_ports: u32,
+    /// Hosts by requests of ICMP.
+    pub icmp_hosts: u32,
+    /// Hosts by ARP.
+    pub arp_hosts: u32,
+    /// IP protocols of one target.
+    pub protocols: u32,
+    /// Pairs of host and port within a quarter of an hour that were in no other alert.
+    pub slow_contacts: u32,
+    /// The same within a day.
+    pub slow_day_contacts: u32,
+    /// Sources of a distributed scan of one target.
+    pub distributed_sources: u32,
+    /// Ports of one target that they attempt together.
+    pub distributed_ports: u32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            vertical_ports: 10,
+            horizontal_hosts: 10,
+            block_contacts: 25,
+            sequential_hosts: 9,
+            stealth_ports: 5,
+            udp_ports: 10,
+            icmp_hosts: 10,
+            arp_hosts: 30,
+            protocols: 5,
+            slow_contacts: 25,
+            slow_day_contacts: 50,
+            distributed_sources: 10,
+            distributed_ports: 30,
+        }
+    }
+}
+
+/// Thresholds of sources in one network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NetworkRule {
+    /// The sources.
+    pub network: Network,
+    /// Thresholds are multiplied by this, above 0; `None`: these sources never count.
+    pub factor: Option<f64>,
+}
+
 /// Configuration of a [`super::Detector`].
 #[derive(Clone, Debug)]
 pub struct DetectorConfig {
     /// What counts as a scan.
     pub profile: Profile,
-    /// Distinct failed ports of one target that make a vertical scan. At least 1.
-    pub vertical_ports: u32,
-    /// Distinct hosts that failed on one port that make a horizontal scan. At least 1.
-    pub horizontal_hosts: u32,
+    /// How many contacts make an alert.
+    pub thresholds: Thresholds,
+    /// Networks whose sources have thresholds of their own; the longest prefix decides.
+    pub networks: Vec<NetworkRule>,
     /// A contact counts for this long after its last attempt. Whole seconds, 1 s to 1 h; rounded to
     /// [`crate::evidence::pane`]s, so that it counts up to 1 s less and never more.
     pub window: Duration,
@@ -39,12 +100,21 @@ pub struct DetectorConfig {
     pub key: u64,
 }
 
+impl DetectorConfig {
+    /// By what thresholds of this source are multiplied; `None`: it never counts.
+    #[must_use]
+    pub fn factor(&self, source: Address) -> Option<f64> {
+        let matching = self.networks.iter().filter(|rule| rule.network.contains(source));
+        matching.max_by_key(|rule| rule.network.prefix()).map_or(Some(1.0), |rule| rule.factor)
+    }
+}
+
 impl Default for DetectorConfig {
     fn default() -> Self {
         Self {
             profile: Profile::Default,
-            vertical_ports: 10,
-            horizontal_hosts: 10,
+            thresholds: Thresholds::default(),
+            networks: Vec::new(),
             window: Duration::from_secs(60),
             silent_after: Duration::from_secs(3),
             close_after: Duration::from_secs(60),

@@ -1,9 +1,11 @@
 //! Every contact of the window, and the groups that it is in.
 //!
 //! ```text
-//!   index   key → number                     (source, target, port)
-//!   entries number → contact and its state ──┬─▶ group (source, target): its ports
-//!                                            └─▶ group (source, port): its hosts
+//!   index   key → number                     (source, target, service)
+//!   entries number → contact and its state ──┬─▶ group of its source, which lists its contacts
+//!                                            ├─▶ group of its target, which lists its contacts
+//!                                            ├─▶ group (source, service): its hosts
+//!                                            └─▶ groups (source, target, technique): its ports
 //! ```
 //!
 //! Memory is fixed. When it is full, of a few entries the one with the least evidence gives way:
@@ -11,11 +13,14 @@
 
 use hashbrown::HashTable;
 
+use super::Technique;
+use super::groups::{GroupKey, Groups, NONE, take_index};
 use super::outcomes::Outcome;
+use super::view::Handshake;
 use super::wheel::Wheel;
-use crate::evidence::{Contact, ContactKey, Observation};
+use crate::evidence::{Class, Contact, ContactKey, Flags, Observation};
 use crate::hardware::take;
-use crate::packet::{Address, mix};
+use crate::packet::mix;
 
 /// Contacts, groups and timers.
 pub(super) struct Contacts {
@@ -37,8 +42,12 @@ pub(super) struct Entry {
     pub(super) contact: Contact,
     /// Which workers said it, one bit each.
     pub(super) workers: u64,
-    /// Groups (source, target) and (source, port); [`NONE`] before the first attempt is counted.
-    pub(super) groups: [u32; 2],
+    /// Its groups, by slot; [`NONE`] before it counts there.
+    pub(super) groups: [u32; SLOTS],
+    /// Neighbours in the lists of its source and of its target: the one before, the one after.
+    links: [[u32; 2]; LISTS],
+    /// The slots of groups that count it as failed, one bit each.
+    pub(super) failed_in: u8,
     /// The entry holds a contact.
     pub(super) is_live: bool,
     /// Waits for the next tick.
@@ -47,68 +56,48 @@ pub(super) struct Entry {
     pub(super) is_silent: bool,
     /// It was due, but an answer could have been lost.
     pub(super) is_undecidable: bool,
-    /// Its groups count it as failed.
-    pub(super) is_failed: bool,
+    /// What was seen of its handshake.
+    pub(super) seen: Handshake,
 }
 
-/// The contacts that a threshold is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum GroupKey {
-    /// Ports of one target.
-    Vertical { source: Address, target: Address },
-    /// Hosts on one port.
-    Horizontal { source: Address, port: u16 },
-}
+/// Groups that a contact can be in: source, target, hosts, and ports by up to three techniques.
+pub(super) const SLOTS: usize = 6;
+/// The slot of the source's group.
+pub(super) const SOURCE: usize = 0;
+/// The slot of the target's group.
+pub(super) const TARGET: usize = 1;
+const HOSTS: usize = 2;
+const PORTS: usize = 3;
 
-/// A group of contacts that were attempted.
-#[derive(Clone, Copy)]
-pub(super) struct Group {
-    pub(super) key: GroupKey,
-    /// Contacts in it.
-    pub(super) attempted: u32,
-    /// Of those: failed.
-    pub(super) failed: u32,
-    /// Alert that tells about it; 0 is none.
-    pub(super) alert: u64,
-    /// Waits to be compared with its threshold.
-    pub(super) has_grown: bool,
-    /// Its contacts are about to be told to its alert.
-    pub(super) is_fresh: bool,
-}
+/// Slots of groups that list their contacts: the first ones.
+const LISTS: usize = 2;
 
-/// Groups, found by their key. As many as all contacts can have: two each.
-pub(super) struct Groups {
-    index: HashTable<u32>,
-    slab: Vec<Group>,
-    free: Vec<u32>,
-    key: u64,
-}
-
-/// No group.
-pub(super) const NONE: u32 = u32::MAX;
+/// Groups for each contact that there is room for.
+const GROUPS: usize = 4;
 
 /// Entries that are compared when one has to give way.
 const SAMPLE: usize = 8;
 
 impl Entry {
     pub(super) const fn is_attempted(&self) -> bool {
-        self.contact.flags.has(Observation::Attempted)
-    }
-
-    /// Attempted, and failed for all that is known.
-    pub(super) fn has_failed(&self) -> bool {
-        self.is_attempted() && matches!(self.outcome(), Outcome::Refused | Outcome::Silent)
+        self.contact.flags.has_attempt()
     }
 
     /// Attempted, and waiting for an answer.
     pub(super) fn is_undecided(&self) -> bool {
-        self.is_attempted() && self.outcome() == Outcome::Undecided && !self.is_undecidable
+        self.is_attempted()
+            && self.outcome() == Outcome::Undecided
+            && !self.is_undecidable
+            && !self.contact.flags.has(Observation::Exceeded)
     }
 
     pub(super) const fn outcome(&self) -> Outcome {
-        if self.contact.flags.has(Observation::Answered) {
+        let flags = self.contact.flags;
+        if flags.has(Observation::Answered) || flags.has(Observation::Completed) {
             Outcome::Answered
-        } else if self.contact.flags.has(Observation::Refused) {
+        } else if flags.has(Observation::Exceeded) {
+            Outcome::Undecided
+        } else if flags.has(Observation::Refused) {
             Outcome::Refused
         } else if self.is_silent {
             Outcome::Silent
@@ -116,6 +105,86 @@ impl Entry {
             Outcome::Undecided
         }
     }
+
+    /// The handshake was completed, and the target did not take it back: answers reach the source.
+    pub(super) const fn proves_source(&self) -> bool {
+        let flags = self.contact.flags;
+        flags.has(Observation::Completed)
+            && flags.has(Observation::Answered)
+            && !flags.has(Observation::Refused)
+    }
+
+    /// An ordinary attempt at a port of a host, with a known end.
+    pub(super) fn counts_for_slow_scans(&self) -> bool {
+        self.groups[TARGET] != NONE && self.outcome() != Outcome::Undecided
+    }
+
+    /// Neither answered nor undecided.
+    fn has_failed(&self) -> bool {
+        matches!(self.outcome(), Outcome::Refused | Outcome::Silent)
+    }
+
+    /// Is it evidence against its source in the group with this key?
+    pub(super) fn fails_in(&self, key: &GroupKey) -> bool {
+        let flags = self.contact.flags;
+        let is_ordinary = flags.has(Observation::Attempted) && self.has_failed();
+        match key {
+            GroupKey::Source { .. } | GroupKey::Target { .. } => is_ordinary,
+            GroupKey::Hosts { .. } => is_ordinary || has_impossible(flags),
+            GroupKey::Ports { technique, .. } => match technique {
+                Technique::Null | Technique::Fin | Technique::Xmas | Technique::SynFin => true,
+                // Ordinary as such: only that nobody knows the connection tells.
+                Technique::Maimon | Technique::Ack => self.outcome() == Outcome::Refused,
+                _ => is_ordinary,
+            },
+        }
+    }
+
+    /// The groups that it belongs to, by slot, for all that is known.
+    pub(super) fn group_keys(&self) -> [Option<GroupKey>; SLOTS] {
+        let ContactKey { source, target, class, port } = self.contact.key;
+        let flags = self.contact.flags;
+        let is_ordinary = flags.has(Observation::Attempted);
+        let has_ports = matches!(class, Class::Tcp | Class::Udp);
+        let has_hosts = class != Class::Ip && (is_ordinary || has_impossible(flags));
+        let mut keys = [None; SLOTS];
+        keys[SOURCE] = flags.has_attempt().then_some(GroupKey::Source { source });
+        keys[TARGET] = (is_ordinary && has_ports).then_some(GroupKey::Target { target });
+        keys[HOSTS] = has_hosts.then_some(GroupKey::Hosts { source, class, port });
+        let ports = techniques(class, flags);
+        for (slot, technique) in keys[PORTS..].iter_mut().zip(ports) {
+            *slot = Some(GroupKey::Ports { source, target, technique });
+        }
+        keys
+    }
+}
+
+/// Techniques that no ordinary segment has.
+const IMPOSSIBLE: [(Observation, Technique); 4] = [
+    (Observation::Null, Technique::Null),
+    (Observation::Fin, Technique::Fin),
+    (Observation::Xmas, Technique::Xmas),
+    (Observation::SynFin, Technique::SynFin),
+];
+
+fn has_impossible(flags: Flags) -> bool {
+    flags.has_odd() && IMPOSSIBLE.iter().any(|(observation, _)| flags.has(*observation))
+}
+
+/// By what its ports are attempted.
+fn techniques(class: Class, flags: Flags) -> impl Iterator<Item = Technique> {
+    let ordinary = match class {
+        Class::Tcp => Some(Technique::Syn),
+        Class::Udp => Some(Technique::Udp),
+        Class::Ip => Some(Technique::Ip),
+        Class::Icmp | Class::Arp => None,
+    };
+    let others = [(Observation::Maimon, Technique::Maimon), (Observation::Ack, Technique::Ack)];
+    let odd = IMPOSSIBLE.into_iter().chain(others);
+    ordinary
+        .filter(move |_| flags.has(Observation::Attempted))
+        .into_iter()
+        .chain(odd.filter(move |(observation, _)| flags.has(*observation)).map(|(_, by)| by))
 }
 
 impl Contacts {
@@ -133,25 +202,19 @@ impl Contacts {
         let number = size_of::<u32>();
         // An index is at most 7/8 full, its size a power of two, one control byte for each number.
         let index = |entries: usize| (entries * 8 / 7).next_power_of_two() * (number + 1);
-        let groups = 2 * capacity;
-        // Four lists of numbers: free ones, those that wait for the tick, and two groups of each.
-        capacity * (size_of::<Entry>() + 4 * number + Wheel::BYTES)
-            + groups * (size_of::<Group>() + number)
+        let groups = GROUPS * capacity;
+        // Lists of numbers: free ones, those that wait for the tick, and groups that grew.
+        capacity * (size_of::<Entry>() + (2 + GROUPS) * number + Wheel::BYTES)
+            + groups * Groups::BYTES
             + index(capacity)
             + index(groups)
     }
 
     pub(super) fn new(capacity: usize, key: u64) -> Self {
-        let groups = 2 * capacity;
         Self {
             index: HashTable::with_capacity(capacity),
             entries: Vec::with_capacity(capacity),
-            groups: Groups {
-                index: HashTable::with_capacity(groups),
-                slab: Vec::with_capacity(groups),
-                free: Vec::with_capacity(groups),
-                key,
-            },
+            groups: Groups::new(GROUPS * capacity, key),
             wheel: Wheel::new(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
@@ -165,16 +228,9 @@ impl Contacts {
         let Self { index, entries, groups, wheel, free, .. } = self;
         take(entries.spare_capacity_mut());
         take(free.spare_capacity_mut());
-        take(groups.slab.spare_capacity_mut());
-        take(groups.free.spare_capacity_mut());
+        groups.take_memory();
         wheel.take_memory();
-        for index in [index, &mut groups.index] {
-            let hash = |&number: &u32| mix(u64::from(number), 0);
-            for number in 0..index.capacity() as u32 {
-                index.insert_unique(hash(&number), number, hash);
-            }
-            index.clear();
-        }
+        take_index(index);
     }
 
     pub(super) const fn capacity(&self) -> usize {
@@ -193,25 +249,25 @@ impl Contacts {
         self.index.find(hash_contact(key, self.key), is_it).copied()
     }
 
-    /// Takes in a contact that is not held. Returns its number, and whether another gave way.
-    pub(super) fn insert(&mut self, contact: &Contact) -> (u32, bool) {
-        let mut entry = Entry {
+    /// Is there no room for another contact?
+    pub(super) fn is_full(&self) -> bool {
+        self.index.len() == self.capacity
+    }
+
+    /// Takes in a contact that is not held. Returns its number. There must be room.
+    pub(super) fn insert(&mut self, contact: &Contact) -> u32 {
+        let entry = Entry {
             contact: *contact,
             workers: 0,
-            groups: [NONE; 2],
+            groups: [NONE; SLOTS],
+            links: [[NONE; 2]; LISTS],
+            failed_in: 0,
             is_live: true,
             is_touched: false,
             is_silent: false,
             is_undecidable: false,
-            is_failed: false,
+            seen: Handshake::None,
         };
-        let is_full = self.index.len() == self.capacity;
-        if is_full {
-            let victim = self.least_evidence();
-            // The new entry waits in the place of the old one.
-            entry.is_touched = self.entries[victim as usize].is_touched;
-            self.remove(victim);
-        }
         let number = match self.free.pop() {
             Some(number) => {
                 self.entries[number as usize] = entry;
@@ -225,15 +281,46 @@ impl Contacts {
         let (key, entries) = (self.key, &self.entries);
         let hash = |&number: &u32| hash_contact(&entries[number as usize].contact.key, key);
         self.index.insert_unique(hash_contact(&contact.key, key), number, hash);
-        (number, is_full)
+        number
+    }
+
+    /// Counts a contact in a group. Returns the group's number, and whether it was made; `None` if there is no
+    /// room for it.
+    pub(super) fn join(&mut self, number: u32, slot: usize, key: GroupKey) -> Option<(u32, bool)> {
+        let (group, is_new) = self.groups.join(key)?;
+        self.entries[number as usize].groups[slot] = group;
+        if slot < LISTS {
+            let head = std::mem::replace(&mut self.groups.of(group).head, number);
+            self.entries[number as usize].links[slot] = [NONE, head];
+            if head != NONE {
+                self.entries[head as usize].links[slot][0] = number;
+            }
+        }
+        Some((group, is_new))
+    }
+
+    /// Contacts of the group of a source or a target.
+    pub(super) fn list(&self, slot: usize, group: u32) -> impl Iterator<Item = &Entry> {
+        let mut next = self.groups.get(group).head;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(next as usize)?;
+            next = entry.links[slot][1];
+            Some(entry)
+        })
     }
 
     /// Forgets a contact: its timer, its part in its groups, itself.
     pub(super) fn remove(&mut self, number: u32) {
         let entry = self.entries[number as usize];
         self.wheel.cancel(number);
-        for group in entry.groups.into_iter().filter(|&group| group != NONE) {
-            self.groups.leave(group, entry.is_failed);
+        for (slot, group) in entry.groups.into_iter().enumerate() {
+            if group == NONE {
+                continue;
+            }
+            if slot < LISTS {
+                self.unlink(slot, group, entry.links[slot]);
+            }
+            self.groups.leave(group, entry.failed_in >> slot & 1 == 1);
         }
         let hash = hash_contact(&entry.contact.key, self.key);
         if let Ok(held) = self.index.find_entry(hash, |&held| held == number) {
@@ -243,8 +330,18 @@ impl Contacts {
         self.free.push(number);
     }
 
+    fn unlink(&mut self, slot: usize, group: u32, [before, after]: [u32; 2]) {
+        match before {
+            NONE => self.groups.of(group).head = after,
+            before => self.entries[before as usize].links[slot][1] = after,
+        }
+        if after != NONE {
+            self.entries[after as usize].links[slot][0] = before;
+        }
+    }
+
     /// Of a few entries, in turn, the one with the least evidence. There must be an entry.
-    fn least_evidence(&mut self) -> u32 {
+    pub(super) fn least_evidence(&mut self) -> u32 {
         let hand = self.hand;
         self.hand = (hand + 1) % self.entries.len();
         // Far apart: neighbours came together and are often of one source.
@@ -254,7 +351,7 @@ impl Contacts {
         least.unwrap_or(hand) as u32
     }
 
-    /// How much an entry is worth: the size of its larger group, if it may count at all.
+    /// How much an entry is worth: the size of the largest group of its source, if it may count at all.
     fn evidence(&self, entry: &Entry) -> u32 {
         if !entry.is_attempted() {
             return 0;
@@ -263,74 +360,16 @@ impl Contacts {
             return 1;
         }
         let groups = entry.groups.into_iter().filter(|&group| group != NONE);
-        2 + groups.map(|group| self.groups.slab[group as usize].attempted).max().unwrap_or(0)
-    }
-}
-
-impl Groups {
-    /// Counts a contact in the group with this key, which is made if need be. Returns its number, and
-    /// whether it was made.
-    pub(super) fn join(&mut self, key: GroupKey) -> (u32, bool) {
-        let (slab, seed) = (&self.slab, self.key);
-        let hash = hash_group(&key, seed);
-        let found = self.index.find(hash, |&number| slab[number as usize].key == key).copied();
-        let number = found.unwrap_or_else(|| self.make(key, hash));
-        self.slab[number as usize].attempted += 1;
-        (number, found.is_none())
-    }
-
-    fn make(&mut self, key: GroupKey, hash: u64) -> u32 {
-        let group =
-            Group { key, attempted: 0, failed: 0, alert: 0, has_grown: false, is_fresh: false };
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.slab[number as usize] = group;
-                number
-            }
-            None => {
-                self.slab.push(group);
-                (self.slab.len() - 1) as u32
-            }
-        };
-        let (slab, seed) = (&self.slab, self.key);
-        let hash_of = |&number: &u32| hash_group(&slab[number as usize].key, seed);
-        self.index.insert_unique(hash, number, hash_of);
-        number
-    }
-
-    fn leave(&mut self, number: u32, was_failed: bool) {
-        let group = &mut self.slab[number as usize];
-        group.attempted -= 1;
-        group.failed -= u32::from(was_failed);
-        if group.attempted > 0 {
-            return;
-        }
-        (group.has_grown, group.is_fresh) = (false, false);
-        let hash = hash_group(&group.key, self.key);
-        if let Ok(held) = self.index.find_entry(hash, |&held| held == number) {
-            held.remove();
-        }
-        self.free.push(number);
-    }
-
-    pub(super) fn of(&mut self, number: u32) -> &mut Group {
-        &mut self.slab[number as usize]
+        let of_source = groups.map(|group| self.groups.get(group));
+        let sizes = of_source.filter(|group| group.key.source().is_some());
+        2 + sizes.map(|group| group.attempted).max().unwrap_or(0)
     }
 }
 
 const fn hash_contact(key: &ContactKey, seed: u64) -> u64 {
     let source = mix(key.source.low() ^ seed, key.source.high() ^ seed.rotate_left(21));
     let target = mix(key.target.low() ^ source, key.target.high() ^ seed.rotate_left(42));
-    mix(target, key.port as u64 ^ seed)
-}
-
-const fn hash_group(key: &GroupKey, seed: u64) -> u64 {
-    let (source, low, high) = match key {
-        GroupKey::Vertical { source, target } => (source, target.low(), target.high()),
-        GroupKey::Horizontal { source, port } => (source, *port as u64, u64::MAX),
-    };
-    let source = mix(source.low() ^ seed, source.high() ^ seed.rotate_left(21));
-    mix(low ^ source, high ^ seed.rotate_left(42))
+    mix(target, key.service() ^ seed)
 }
 
 #[cfg(test)]
@@ -342,13 +381,12 @@ mod tests {
         let mut contacts = Contacts::new(1000, 7);
         let room = |it: &Contacts| {
             let Contacts { index, entries, groups, free, .. } = it;
-            let lists = [entries.capacity(), free.capacity(), groups.slab.capacity()];
-            (index.capacity(), groups.index.capacity(), lists, groups.free.capacity())
+            ([index.capacity(), entries.capacity(), free.capacity()], groups.room())
         };
         let before = room(&contacts);
         contacts.take_memory();
         assert_eq!(room(&contacts), before);
-        assert_eq!((contacts.len(), contacts.groups.index.len()), (0, 0));
-        assert!(contacts.entries.is_empty() && contacts.groups.slab.is_empty());
+        assert_eq!((contacts.len(), contacts.groups.room()[0]), (0, 0));
+        assert!(contacts.entries.is_empty());
     }
 }

@@ -5,26 +5,31 @@ use std::time::Duration;
 use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
-use super::contacts::{Contacts, GroupKey, NONE};
+use super::contacts::{Contacts, SLOTS};
+use super::groups::{GroupKey, NONE};
 use super::losses::Losses;
 use super::open::AlertKey;
-use super::{Alert, AlertSummary, DetectorConfig, Profile};
-use crate::evidence::{Class, Contact, Observation, PANE_NANOS, pane};
+use super::slow::{Past, SlowTable};
+use super::view::View;
+use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
+use crate::evidence::{Class, Contact, PANE_NANOS, pane};
 
 /// Merges the evidence of all workers and finds scans in it.
 pub struct Detector {
-    config: DetectorConfig,
+    pub(super) config: DetectorConfig,
     window_panes: u64,
-    now: UnixNanos,
-    contacts: Contacts,
+    pub(super) now: UnixNanos,
+    pub(super) contacts: Contacts,
     /// The memory of contacts was taken, not only reserved.
     has_memory: bool,
-    alerts: Alerts,
+    pub(super) alerts: Alerts,
+    pub(super) slow: SlowTable,
+    pub(super) view: View,
     losses: Losses,
     /// Contacts that changed since the last tick, each once.
     touched: Vec<u32>,
     /// Groups that grew in this tick, each once.
-    grown: Vec<u32>,
+    pub(super) grown: Vec<u32>,
     merged: u64,
     allowed: u64,
     evidence_lost: u64,
@@ -50,6 +55,8 @@ pub struct DetectorCounters {
     pub allowed: u64,
     /// Contacts that gave way to newer ones before their time.
     pub evidence_lost: u64,
+    /// Sources with failed contacts that gave way in the table of slow scans.
+    pub slow_lost: u64,
     /// Alerts opened.
     pub opened: u64,
     /// Alerts closed.
@@ -58,15 +65,18 @@ pub struct DetectorCounters {
     pub not_opened: u64,
     /// Contacts in the window now.
     pub contacts: u64,
+    /// Contacts that there is room for.
+    pub contacts_room: u64,
+    /// Sources in the table of slow scans.
+    pub slow_sources: u64,
     /// Alerts open now.
     pub open: u64,
+    /// Answers are not seen here: 1, or 0.
+    pub one_way: u64,
 }
 
 /// How long an answer waits for the attempt that it answers, which another worker may have seen.
 const ORPHAN_PANES: u64 = 10;
-
-/// More than three ports of one target make a scan of profile `strict`.
-const STRICT_PORTS: u32 = 4;
 
 impl Detector {
     /// Time between two ticks.
@@ -76,13 +86,15 @@ impl Detector {
     #[must_use]
     pub fn new(config: DetectorConfig) -> Self {
         let bytes = (config.memory_mib.max(1) as usize) << 20;
-        let capacity = Contacts::fitting(bytes / 4 * 3);
+        let capacity = Contacts::fitting(bytes / 8 * 5);
         Self {
             window_panes: config.window.as_secs().max(1),
             now: UnixNanos(0),
             contacts: Contacts::new(capacity, config.key),
             has_memory: false,
             alerts: Alerts::new(bytes / 4, config.close_after),
+            slow: SlowTable::new(bytes / 8, config.key),
+            view: View::default(),
             losses: Losses::new(config.silent_after),
             // Bounded by the contacts: a contact is in it once.
             touched: Vec::new(),
@@ -110,6 +122,7 @@ impl Detector {
         }
         let before = std::mem::replace(self, fresh);
         self.alerts.go_on_from(&before.alerts);
+        self.slow.evicted = before.slow.evicted;
         (self.merged, self.allowed) = (before.merged, before.allowed);
         self.evidence_lost = before.evidence_lost;
     }
@@ -128,22 +141,26 @@ impl Detector {
             merged: self.merged,
             allowed: self.allowed,
             evidence_lost: self.evidence_lost,
+            slow_lost: self.slow.evicted,
             opened: self.alerts.opened,
             closed: self.alerts.closed,
             not_opened: self.alerts.not_opened,
             contacts: self.contacts.len() as u64,
+            contacts_room: self.contacts.capacity() as u64,
+            slow_sources: self.slow.len() as u64,
             open: self.alerts.len() as u64,
+            one_way: u64::from(self.view.is_one_way()),
         }
     }
 
     /// Takes in what `worker` learnt about a contact. Within a tick the order does not matter.
     pub fn merge(&mut self, worker: usize, contact: &Contact) {
         self.merged += 1;
-        if self.config.allow.contains(contact.key.source) {
+        let source = contact.key.source;
+        if self.config.allow.contains(source, contact.key.port)
+            || self.config.factor(source).is_none()
+        {
             self.allowed += 1;
-            return;
-        }
-        if contact.key.class != Class::Tcp || contact.flags.has_odd() {
             return;
         }
         let number = match self.contacts.find(&contact.key) {
@@ -151,11 +168,7 @@ impl Detector {
                 self.contacts.entries[number as usize].contact.merge(contact);
                 number
             }
-            None => {
-                let (number, another_gave_way) = self.contacts.insert(contact);
-                self.evidence_lost += u64::from(another_gave_way);
-                number
-            }
+            None => self.insert(contact),
         };
         let entry = &mut self.contacts.entries[number as usize];
         entry.workers |= 1 << worker.min(63);
@@ -163,6 +176,20 @@ impl Detector {
             entry.is_touched = true;
             self.touched.push(number);
         }
+    }
+
+    fn insert(&mut self, contact: &Contact) -> u32 {
+        if !self.contacts.is_full() {
+            return self.contacts.insert(contact);
+        }
+        let victim = self.contacts.least_evidence();
+        // The new entry waits in the place of the old one.
+        let is_touched = self.contacts.entries[victim as usize].is_touched;
+        self.forget(victim);
+        self.evidence_lost += 1;
+        let number = self.contacts.insert(contact);
+        self.contacts.entries[number as usize].is_touched = is_touched;
+        number
     }
 
     /// Frames, or answers, were lost between `from` and `to`: silence in that time proves nothing.
@@ -189,9 +216,13 @@ impl Detector {
         self.step(now, out);
     }
 
-    /// Lets time pass to `now` and closes what is open.
+    /// Lets time pass to `now` and closes what is open. What the window still holds counts for slow scans.
     pub fn finish(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
         self.tick(now, out);
+        let live = (0..self.contacts.entries.len() as u32)
+            .filter(|&number| self.contacts.entries[number as usize].is_live);
+        live.collect::<Vec<_>>().into_iter().for_each(|number| self.note_past(number));
+        self.alerts.tell(self.now, out);
         self.alerts.close_all(self.now, out);
     }
 
@@ -207,7 +238,12 @@ impl Detector {
     }
 
     fn step(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
+        const HOUR: u64 = 3600;
+        let hour_before = self.now.seconds() / HOUR;
         self.now = now;
+        if now.seconds() / HOUR != hour_before {
+            self.slow.forget(now);
+        }
         self.settle_touched();
         let due = self.contacts.wheel.drain(now);
         for &number in &due {
@@ -240,41 +276,51 @@ impl Detector {
         self.touched = touched;
     }
 
-    /// An attempt counts in its groups, once.
+    /// A contact counts in its groups, in each once.
     fn join_groups(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
-        if !entry.is_attempted() || entry.groups[0] != NONE {
-            return;
-        }
-        let key = entry.contact.key;
-        let keys = [
-            GroupKey::Vertical { source: key.source, target: key.target },
-            GroupKey::Horizontal { source: key.source, port: key.port },
-        ];
-        for (place, key) in keys.into_iter().enumerate() {
-            let (group, is_new) = self.contacts.groups.join(key);
+        for (slot, key) in entry.group_keys().into_iter().enumerate() {
+            let Some(key) = key else { continue };
+            if entry.groups[slot] != NONE {
+                continue;
+            }
+            let Some((group, is_new)) = self.contacts.join(number, slot, key) else {
+                self.evidence_lost += 1;
+                continue;
+            };
             if is_new {
                 self.contacts.groups.of(group).alert = self.alerts.covering(key);
             }
-            self.contacts.entries[number as usize].groups[place] = group;
-            if self.config.profile == Profile::Strict {
+            if self.is_by_syn_alone(&key) {
                 self.note_growth(group);
             }
         }
     }
 
+    /// Does the profile count attempts of this group, whatever became of them?
+    pub(super) fn is_by_syn_alone(&self, key: &GroupKey) -> bool {
+        self.config.profile == Profile::Strict
+            && matches!(key, GroupKey::Ports { technique: Technique::Syn, .. })
+    }
+
     /// Brings the groups and alerts of a contact up to its outcome.
     fn settle(&mut self, number: u32) {
-        let entry = &mut self.contacts.entries[number as usize];
-        if entry.groups[0] == NONE {
-            return;
-        }
-        let was_failed = entry.is_failed;
-        entry.is_failed = entry.has_failed();
-        let entry = *entry;
-        for group in entry.groups {
+        let mut entry = self.contacts.entries[number as usize];
+        self.view.settle(&mut entry.seen, entry.contact.flags);
+        let failed_before = entry.failed_in;
+        for slot in 0..SLOTS {
+            let group = entry.groups[slot];
+            if group == NONE {
+                continue;
+            }
+            let key = self.contacts.groups.get(group).key;
+            let bit = 1 << slot;
+            entry.failed_in &= !bit;
+            if entry.fails_in(&key) {
+                entry.failed_in |= bit;
+            }
             let state = self.contacts.groups.of(group);
-            match (was_failed, entry.is_failed) {
+            match (failed_before & bit != 0, entry.failed_in & bit != 0) {
                 (true, false) => state.failed -= 1,
                 (false, true) => {
                     state.failed += 1;
@@ -284,12 +330,18 @@ impl Detector {
             }
             let state = self.contacts.groups.of(group);
             if state.alert != 0 {
-                state.alert = self.alerts.record(state.alert, &entry);
+                state.alert = self.alerts.record(state.alert, &entry, &key);
             }
+        }
+        self.contacts.entries[number as usize] = entry;
+        let key = entry.contact.key;
+        if !matches!(key.class, Class::Ip | Class::Arp) && entry.is_attempted() {
+            let alert = self.alerts.of_protocols(key.source, key.target);
+            self.alerts.record_protocol(alert, &entry);
         }
     }
 
-    fn note_growth(&mut self, group: u32) {
+    pub(super) fn note_growth(&mut self, group: u32) {
         let state = self.contacts.groups.of(group);
         if !state.has_grown {
             state.has_grown = true;
@@ -301,7 +353,7 @@ impl Detector {
     fn fall_due(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
         if self.leaves_at(number) <= self.now {
-            self.contacts.remove(number);
+            self.forget(number);
             return;
         }
         let first = entry.contact.first;
@@ -326,64 +378,34 @@ impl Detector {
     /// When a contact leaves the window: on a pane boundary, never later than the window is long.
     fn leaves_at(&self, number: u32) -> UnixNanos {
         let contact = &self.contacts.entries[number as usize].contact;
-        let is_attempted = contact.flags.has(Observation::Attempted);
-        let panes = if is_attempted { self.window_panes } else { ORPHAN_PANES };
+        let panes = if contact.flags.has_attempt() { self.window_panes } else { ORPHAN_PANES };
         UnixNanos((pane(contact.last) + panes).saturating_mul(PANE_NANOS))
     }
 
-    /// Groups that grew past their threshold get their alert, with every contact of the window.
-    fn open_alerts(&mut self) {
-        let mut fresh: Vec<(GroupKey, u32)> = Vec::new();
-        for group in std::mem::take(&mut self.grown) {
-            let state = self.contacts.groups.of(group);
-            if !std::mem::take(&mut state.has_grown) {
-                continue;
-            }
-            let (key, state) = (state.key, *state);
-            if !self.alerts.is_open(state.alert) && self.passes(&state) {
-                fresh.push((key, group));
-            }
-        }
-        // In the order of the keys, whatever the order of the evidence was.
-        fresh.sort_unstable();
-        fresh.retain(|&(key, group)| {
-            let by_syn_alone =
-                self.config.profile == Profile::Strict && matches!(key, GroupKey::Vertical { .. });
-            let alert = self.alerts.open_or_extend(AlertKey::from(key), key, by_syn_alone);
-            let state = self.contacts.groups.of(group);
-            (state.alert, state.is_fresh) = (alert, alert != 0);
-            alert != 0
+    /// The contact leaves the window, before its time or not.
+    fn forget(&mut self, number: u32) {
+        self.note_past(number);
+        let seen = self.contacts.entries[number as usize].seen;
+        self.view.forget(seen);
+        self.contacts.remove(number);
+    }
+
+    /// What counts for slow scans: ports of hosts that no alert tells about.
+    fn note_past(&mut self, number: u32) {
+        let entry = self.contacts.entries[number as usize];
+        let groups = entry.groups.into_iter().filter(|&group| group != NONE);
+        let is_told = groups.into_iter().any(|group| {
+            let alert = self.contacts.groups.get(group).alert;
+            alert != 0 && self.alerts.is_open(alert)
         });
-        if !fresh.is_empty() {
-            self.tell_all_contacts();
+        if is_told || !entry.counts_for_slow_scans() {
+            return;
         }
-        for (_, group) in fresh {
-            self.contacts.groups.of(group).is_fresh = false;
-        }
-    }
-
-    fn passes(&self, group: &super::contacts::Group) -> bool {
-        match (group.key, self.config.profile) {
-            (GroupKey::Vertical { .. }, Profile::Strict) => group.attempted >= STRICT_PORTS,
-            (GroupKey::Vertical { .. }, Profile::Default) => {
-                group.failed >= self.config.vertical_ports
-            }
-            (GroupKey::Horizontal { .. }, _) => group.failed >= self.config.horizontal_hosts,
-        }
-    }
-
-    /// One walk over the window for all alerts that opened in this tick.
-    fn tell_all_contacts(&mut self) {
-        for entry in &self.contacts.entries {
-            if !entry.is_live {
-                continue;
-            }
-            for group in entry.groups.into_iter().filter(|&group| group != NONE) {
-                let state = self.contacts.groups.of(group);
-                if state.is_fresh {
-                    self.alerts.record(state.alert, entry);
-                }
-            }
+        let Contact { key, first, last, .. } = entry.contact;
+        let past = Past { key, first, last, outcome: entry.outcome() };
+        self.slow.note(&past);
+        if past.has_failed() {
+            self.open_slow(&past, AlertKey::Slow { source: key.source });
         }
     }
 }

@@ -1,15 +1,19 @@
 //! Where the evidence of all workers meets: scans found, alerts opened, updated, closed.
 //!
 //! ```text
-//!   config     thresholds, windows, memory
+//!   config     thresholds, networks with their own, windows, memory
 //!   allow      sources that never count
-//!   alert      what is told about a scan
-//!   contacts   every contact of the window, with its groups: (source, target) and (source, port)
+//!   alert      what is told about a scan or a flood
+//!   contacts   every contact of the window, and which groups it is in
+//!   groups     contacts with something in common: source, target, service, technique
 //!   wheel      when a contact falls due: silent after 3 s, gone after the window
+//!   view       whether answers are seen here at all
+//!   losses     times in which silence proves nothing
+//!   decide     which groups are a scan, and of what kind
+//!   slow       what left the window unnoticed, for a day
 //!   outcomes   distinct contacts of one alert with their outcome, exact to 65 536
 //!   open       one open alert: what it counted, what it tells
 //!   alerts     all open alerts, and the limit on what is told of them
-//!   losses     times in which silence proves nothing
 //!   detector   the order of a tick
 //! ```
 //!
@@ -26,10 +30,14 @@ mod alerts;
 mod allow;
 mod config;
 mod contacts;
+mod decide;
 mod detector;
+mod groups;
 mod losses;
 mod open;
 mod outcomes;
+mod slow;
+mod view;
 mod wheel;
 
 #[cfg(test)]
@@ -40,6 +48,6 @@ mod tests;
 pub use alert::{
     Alert, AlertSummary, Attack, Confidence, FloodFigures, Kind, Phase, SAMPLES, Technique,
 };
-pub use allow::{AllowList, Network, ParseNetworkError};
-pub use config::{DetectorConfig, Profile};
+pub use allow::{AllowList, Allowed, Network, ParseNetworkError};
+pub use config::{DetectorConfig, NetworkRule, Profile, Thresholds};
 pub use detector::{Budget, Detector, DetectorCounters};

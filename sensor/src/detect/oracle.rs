@@ -90,7 +90,11 @@ fn open(
 ) {
     let mut vertical: BTreeMap<(Address, Address), BTreeSet<u16>> = BTreeMap::new();
     let mut horizontal: BTreeMap<(Address, u16), BTreeSet<Address>> = BTreeMap::new();
+    let mut attempted: BTreeMap<(Address, u16), usize> = BTreeMap::new();
     for (key, state) in contacts {
+        if !state.attempts.is_empty() {
+            *attempted.entry((key.source, key.port)).or_default() += 1;
+        }
         if !state.attempts.is_empty() && matches!(outcome(state, now), 1 | 2) {
             vertical.entry((key.source, key.target)).or_default().insert(key.port);
             horizontal.entry((key.source, key.port)).or_default().insert(key.target);
@@ -105,7 +109,8 @@ fn open(
     for ((source, target), _) in vertical.into_iter().filter(|(_, ports)| ports.len() >= 10) {
         begin((source, Some(target)), alerts);
     }
-    for ((source, port), _) in horizontal.into_iter().filter(|(_, hosts)| hosts.len() >= 10) {
+    horizontal.retain(|key, hosts| hosts.len() >= 10 && hosts.len() * 2 > attempted[key]);
+    for ((source, port), _) in horizontal {
         begin((source, None), alerts);
         alerts.get_mut(&(source, None)).unwrap().ports.insert(port);
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use wire::units::UnixNanos;
 
 use super::oracle::{Sighting, Told, expected};
-use super::{Alert, AllowList, Confidence, Detector, DetectorConfig, Kind, Phase, Profile};
+use super::{
+    Alert, AllowList, Confidence, Detector, DetectorConfig, Kind, Phase, Profile, Thresholds,
+};
 use crate::evidence::{Class, Contact, ContactKey, ContactTable, Observation};
 use crate::packet::{Address, mix};
 
@@ -106,15 +108,20 @@ fn told(alert: &Alert) -> Told {
 fn alerts_of(config: DetectorConfig, sightings: &[Sighting]) -> Vec<Alert> {
     let mut sensor = Sensor::new(1, config);
     let last = sightings.last().map_or(0, |sighting| sighting.0);
-    sensor.run(sightings, last + 130 * SECOND, |_, _| 0);
+    sensor.run(sightings, last + 17 * 60 * SECOND, |_, _| 0);
     assert!(sensor.detector.is_idle(), "nothing stays open");
     assert_eq!(sensor.detector.counters().evidence_lost, 0);
     sensor.alerts
 }
 
 fn opened(sightings: &[Sighting]) -> usize {
+    kinds(sightings).len()
+}
+
+/// Kinds of the alerts that open.
+fn kinds(sightings: &[Sighting]) -> Vec<Kind> {
     let alerts = alerts_of(DetectorConfig::default(), sightings);
-    alerts.iter().filter(|alert| alert.phase == Phase::Open).count()
+    alerts.iter().filter(|alert| alert.phase == Phase::Open).map(|alert| alert.kind).collect()
 }
 
 /// `ports` attempts on one target, 10 ms apart, each followed by `answer` after `delay`.
@@ -199,12 +206,16 @@ fn backscatter_is_no_evidence() {
 }
 
 #[test]
-fn slow_attempts_leave_the_window_before_they_add_up() {
+fn slow_attempts_leave_the_window_before_they_add_up_and_are_a_slow_scan() {
     let every = |gap: u64| -> Vec<Sighting> {
         (1..=40).map(|n| (n * gap, contact(1, 1, n as u16), Attempted)).collect()
     };
-    assert_eq!(opened(&every(7 * SECOND)), 0, "nine in 60 s, of which the last is not yet silent");
-    assert_eq!(opened(&every(5 * SECOND)), 1, "twelve in 60 s");
+    // Nine in 60 s, of which the last is not yet silent.
+    assert_eq!(kinds(&every(7 * SECOND)), [Kind::Slow]);
+    assert_eq!(kinds(&every(36 * SECOND)), [Kind::Slow], "25 in a quarter of an hour");
+    assert_eq!(kinds(&every(40 * SECOND)), []);
+    // Twelve in 60 s.
+    assert_eq!(kinds(&every(5 * SECOND)), [Kind::Vertical]);
 }
 
 #[test]
@@ -309,8 +320,8 @@ fn beyond_the_limit_alerts_wait_and_are_summarised_and_none_is_lost() {
     let mut sightings: Vec<Sighting> = Vec::new();
     for scanner in 0..250 {
         for port in 0..10 {
-            sightings.push((SECOND, contact(scanner, 200, port), Attempted));
-            sightings.push((SECOND + MS, contact(scanner, 200, port), Refused));
+            sightings.push((SECOND, contact(scanner, scanner, port), Attempted));
+            sightings.push((SECOND + MS, contact(scanner, scanner, port), Refused));
         }
     }
     sightings.sort_unstable();
@@ -358,6 +369,18 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
     assert_eq!(alerts[0].distinct_ports, 10);
 }
 
+/// The rules that the oracle knows.
+fn only_vertical_and_horizontal() -> Thresholds {
+    Thresholds {
+        block_contacts: u32::MAX,
+        sequential_hosts: u32::MAX,
+        slow_contacts: u32::MAX,
+        slow_day_contacts: u32::MAX,
+        distributed_ports: u32::MAX,
+        ..Thresholds::default()
+    }
+}
+
 #[test]
 fn alerts_open_and_close_exactly_as_exact_sets_say() {
     let (mut opened, mut quiet) = (0, 0);
@@ -365,7 +388,11 @@ fn alerts_open_and_close_exactly_as_exact_sets_say() {
         let sightings = traffic(seed);
         let until = (sightings.last().unwrap().0 / TICK + 4 * 130) * TICK;
         let mut expected = expected(&sightings, until);
-        let config = DetectorConfig { key: mix(seed, 99), ..DetectorConfig::default() };
+        let config = DetectorConfig {
+            key: mix(seed, 99),
+            thresholds: only_vertical_and_horizontal(),
+            ..DetectorConfig::default()
+        };
         let mut sensor = Sensor::new(1, config);
         sensor.run(&sightings, until, |_, _| 0);
         let is_ladder = |alert: &&Alert| alert.phase != Phase::Update;
@@ -446,7 +473,7 @@ fn traffic(seed: u64) -> Vec<Sighting> {
 #[test]
 fn thresholds_and_times_are_those_of_the_configuration() {
     let config = || DetectorConfig {
-        vertical_ports: 3,
+        thresholds: Thresholds { vertical_ports: 3, ..Thresholds::default() },
         window: Duration::from_secs(10),
         silent_after: Duration::from_secs(1),
         close_after: Duration::from_secs(5),
@@ -465,7 +492,7 @@ fn tables_stay_within_the_configured_memory() {
         let detector = Detector::new(DetectorConfig { memory_mib, ..DetectorConfig::default() });
         let budget = detector.budget();
         assert_eq!(budget.bytes, (memory_mib as usize) << 20);
-        assert!((budget.bytes / 400..budget.bytes / 250).contains(&budget.contacts), "{budget:?}");
+        assert!((budget.bytes / 900..budget.bytes / 500).contains(&budget.contacts), "{budget:?}");
         assert!((budget.bytes / 40_000..).contains(&budget.alerts), "{budget:?}");
     }
 }

@@ -1,0 +1,322 @@
+//! Which groups of contacts are a scan, and of what kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::contacts::{Entry, SOURCE, TARGET};
+use super::detector::Detector;
+use super::groups::{Group, GroupKey, NONE};
+use super::open::{AlertKey, Circumstances};
+use super::outcomes::Outcome;
+use super::slow::Past;
+use super::{Technique, Thresholds};
+use crate::evidence::{Class, Observation};
+use crate::packet::Address;
+
+/// More than three ports of one target make a scan of profile `strict`.
+const STRICT_PORTS: u32 = 4;
+
+/// A block scan attempts more hosts, and more ports, than this.
+const BLOCK_SIDE: usize = 5;
+
+/// Where answers are not seen, thresholds are so many times higher.
+const ONE_WAY_FACTOR: f64 = 3.0;
+
+/// Decoys and their scanner send the same probe within this time.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// What a closer look at the failed contacts of a source found.
+#[derive(Default)]
+struct OfSource {
+    pairs: usize,
+    hosts: BTreeSet<Address>,
+    ports: BTreeSet<(Class, u16)>,
+    answered: BTreeSet<Address>,
+}
+
+impl Detector {
+    /// Groups that grew past their threshold get their alert, with every contact of the window.
+    pub(super) fn open_alerts(&mut self) {
+        let mut grown: Vec<(GroupKey, u32)> = Vec::new();
+        for group in std::mem::take(&mut self.grown) {
+            let state = self.contacts.groups.of(group);
+            if std::mem::take(&mut state.has_grown) {
+                grown.push((state.key, group));
+            }
+        }
+        // In the order of the keys, whatever the order of the evidence was. Of a source first: a block scan
+        // takes precedence.
+        grown.sort_unstable();
+        for (key, group) in grown {
+            let state = *self.contacts.groups.get(group);
+            if self.alerts.is_open(state.alert) {
+                continue;
+            }
+            match key {
+                GroupKey::Source { source } => self.open_block(source, group, &state),
+                GroupKey::Target { target } => self.open_distributed(target, group, &state),
+                GroupKey::Ports { source, target, technique } => {
+                    if self.passes(&state) && !self.is_told(source, target, technique) {
+                        match technique {
+                            Technique::Syn => self.open_vertical(source, target, group),
+                            _ => self.open_for(group),
+                        }
+                    }
+                }
+                GroupKey::Hosts { source, class, .. } => {
+                    let is_block = matches!(class, Class::Tcp | Class::Udp)
+                        && self.alerts.under(AlertKey::Block { source }) != 0;
+                    if !is_block && self.passes(&state) {
+                        self.open_for(group);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Is there an alert that tells about these ports already?
+    fn is_told(&self, source: Address, target: Address, technique: Technique) -> bool {
+        use Technique::{Ack, Fin, Maimon, Null, Syn, SynFin, Udp, Xmas};
+        let is_open = |key| self.alerts.under(key) != 0;
+        let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
+        match technique {
+            Syn | Udp if is_open(AlertKey::Block { source }) => true,
+            Syn => stealth
+                .into_iter()
+                .any(|technique| is_open(AlertKey::Ports { source, target, technique })),
+            _ => false,
+        }
+    }
+
+    /// Has a group reached the threshold of its kind?
+    fn passes(&self, group: &Group) -> bool {
+        let Some(source) = group.key.source() else { return false };
+        if self.is_by_syn_alone(&group.key) {
+            return group.attempted >= STRICT_PORTS;
+        }
+        let Thresholds { vertical_ports, horizontal_hosts, .. } = self.config.thresholds;
+        let Thresholds { stealth_ports, udp_ports, protocols, .. } = self.config.thresholds;
+        let Thresholds { icmp_hosts, arp_hosts, .. } = self.config.thresholds;
+        match group.key {
+            GroupKey::Ports { technique, .. } => {
+                let threshold = match technique {
+                    Technique::Syn => vertical_ports,
+                    Technique::Udp => udp_ports,
+                    Technique::Ip => protocols,
+                    _ => stealth_ports,
+                };
+                group.failed >= self.threshold(threshold, source)
+            }
+            GroupKey::Hosts { class, .. } => {
+                let threshold = match class {
+                    Class::Icmp => icmp_hosts,
+                    Class::Arp => arp_hosts,
+                    Class::Tcp | Class::Udp | Class::Ip => horizontal_hosts,
+                };
+                // Who succeeds more often than not has business there.
+                group.failed >= self.threshold(threshold, source)
+                    && group.failed * 2 > group.attempted
+            }
+            GroupKey::Source { .. } | GroupKey::Target { .. } => false,
+        }
+    }
+
+    /// The threshold of this source.
+    pub(super) fn threshold(&self, threshold: u32, source: Address) -> u32 {
+        let one_way = if self.view.is_one_way() { ONE_WAY_FACTOR } else { 1.0 };
+        let factor = self.config.factor(source).unwrap_or(1.0) * one_way;
+        // Saturates; a threshold of zero would be no threshold.
+        ((f64::from(threshold) * factor).ceil() as u32).max(1)
+    }
+
+    fn circumstances(&self, key: &GroupKey) -> Circumstances {
+        Circumstances {
+            by_syn_alone: self.is_by_syn_alone(key),
+            is_one_way: self.view.is_one_way(),
+            by_sequence: false,
+        }
+    }
+
+    /// Opens the alert of a group, or takes it into the one that is open.
+    fn open_for(&mut self, group: u32) {
+        let key = self.contacts.groups.get(group).key;
+        let circumstances = self.circumstances(&key);
+        let alert = self.alerts.open_or_extend(AlertKey::from(key), Some(key), circumstances);
+        self.tell_contacts(group, alert);
+    }
+
+    /// The group belongs to that alert from now on, with every contact of the window.
+    fn tell_contacts(&mut self, group: u32, alert: u64) {
+        let state = self.contacts.groups.of(group);
+        state.alert = alert;
+        if alert == 0 {
+            return;
+        }
+        let key = state.key;
+        let (slot, list) = match (key, key.source()) {
+            (GroupKey::Target { .. }, _) | (_, None) => (TARGET, Some(group)),
+            (GroupKey::Source { .. }, _) => (SOURCE, Some(group)),
+            (_, Some(source)) => (SOURCE, self.contacts.groups.find(&GroupKey::Source { source })),
+        };
+        let Some(list) = list else { return };
+        for entry in self.contacts.list(slot, list) {
+            if entry.groups.contains(&group) {
+                self.alerts.record(alert, entry, &key);
+            } else if let GroupKey::Ports { target, technique: Technique::Ip, .. } = key
+                && entry.contact.key.target == target
+                && entry.is_attempted()
+            {
+                self.alerts.record_protocol(alert, entry);
+            }
+        }
+    }
+
+    /// A vertical scan, or one of the decoys of one that is open.
+    fn open_vertical(&mut self, source: Address, target: Address, group: u32) {
+        let peers: Vec<(u64, Address)> = self.alerts.verticals_of(target).collect();
+        if !peers.is_empty() {
+            let mine = self.probes(source, target);
+            for (alert, peer) in peers {
+                if is_same_scan(&mine, &self.probes(peer, target)) {
+                    let key = AlertKey::vertical(source, target);
+                    let alert = self.alerts.become_decoy(alert, key, source);
+                    if alert != 0 {
+                        self.tell_contacts(group, alert);
+                        return;
+                    }
+                }
+            }
+        }
+        self.open_for(group);
+    }
+
+    /// Ports of a target that a source attempts by SYN, with the time of each.
+    fn probes(&self, source: Address, target: Address) -> BTreeMap<u16, u64> {
+        let group = self.contacts.groups.find(&GroupKey::Source { source });
+        let contacts = group.into_iter().flat_map(|group| self.contacts.list(SOURCE, group));
+        let is_probe = |entry: &&Entry| {
+            let key = entry.contact.key;
+            key.target == target
+                && key.class == Class::Tcp
+                && entry.contact.flags.has(Observation::Attempted)
+        };
+        contacts
+            .filter(is_probe)
+            .map(|entry| (entry.contact.key.port, entry.contact.first.0))
+            .collect()
+    }
+
+    /// Many ports of many hosts: by their number, or because hardly a first contact succeeds. The latter is the
+    /// random walk of Jung et al. ("Fast portscan detection using sequential hypothesis testing", IEEE S&P 2004):
+    /// with θ0 = 0.8, θ1 = 0.2, α = 1e-5, nine more failures than successes decide.
+    fn open_block(&mut self, source: Address, group: u32, state: &Group) {
+        let pairs = self.threshold(self.config.thresholds.block_contacts, source);
+        let hosts = self.threshold(self.config.thresholds.sequential_hosts, source) as usize;
+        if (state.failed as usize) < hosts || state.failed < state.look_at {
+            return;
+        }
+        let mut found = OfSource::default();
+        for entry in self.contacts.list(SOURCE, group) {
+            found.take_in(entry);
+        }
+        // Not again before there is a tenth more.
+        self.contacts.groups.of(group).look_at = state.failed + state.failed / 10 + 1;
+        let mostly_fails = state.failed * 2 > state.attempted;
+        let by_number = found.pairs >= pairs as usize && mostly_fails;
+        let by_sequence = found.hosts.len() >= found.answered.len() + hosts;
+        let is_wide = found.hosts.len() > BLOCK_SIDE && found.ports.len() > BLOCK_SIDE;
+        if !is_wide || !(by_number || by_sequence) {
+            return;
+        }
+        let mut alert = self.alerts.become_block(source);
+        if alert == 0 {
+            let key = GroupKey::Source { source };
+            let by_sequence = !by_number;
+            let circumstances = Circumstances { by_sequence, ..self.circumstances(&key) };
+            alert = self.alerts.open_or_extend(AlertKey::Block { source }, None, circumstances);
+        }
+        self.tell_contacts(group, alert);
+    }
+
+    /// One target, by many sources of which each stays below the threshold of a vertical scan.
+    fn open_distributed(&mut self, target: Address, group: u32, state: &Group) {
+        let Thresholds { distributed_sources, distributed_ports, vertical_ports, .. } =
+            self.config.thresholds;
+        let one_way = if self.view.is_one_way() { ONE_WAY_FACTOR as u32 } else { 1 };
+        let ports_needed = distributed_ports.saturating_mul(one_way);
+        if state.failed < ports_needed || state.failed < state.look_at {
+            return;
+        }
+        let mut by_source: BTreeMap<Address, BTreeSet<u16>> = BTreeMap::new();
+        for entry in self.contacts.list(TARGET, group) {
+            if entry.fails_in(&state.key) && entry.contact.key.class == Class::Tcp {
+                let key = entry.contact.key;
+                by_source.entry(key.source).or_default().insert(key.port);
+            }
+        }
+        self.contacts.groups.of(group).look_at = state.failed + state.failed / 10 + 1;
+        // Somebody with a single contact may be anybody, and any address in a flood.
+        by_source.retain(|_, ports| ports.len() >= 2 && ports.len() < vertical_ports as usize);
+        let ports: BTreeSet<u16> = by_source.values().flatten().copied().collect();
+        if by_source.len() >= distributed_sources as usize && ports.len() >= ports_needed as usize {
+            let key = AlertKey::Distributed { target };
+            let circumstances = self.circumstances(&state.key);
+            let alert = self.alerts.open_or_extend(key, None, circumstances);
+            self.tell_contacts(group, alert);
+        }
+    }
+
+    /// A contact that left the window unnoticed may be one too many.
+    pub(super) fn open_slow(&mut self, past: &Past, key: AlertKey) {
+        let source = past.key.source;
+        let open = self.alerts.under(key);
+        if open != 0 {
+            self.alerts.record_past(open, past);
+            return;
+        }
+        let counts = self.slow.counts(source, past.last);
+        let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
+        if counts.quarter < self.threshold(slow_contacts, source)
+            && counts.day < self.threshold(slow_day_contacts, source)
+        {
+            return;
+        }
+        let circumstances =
+            Circumstances { is_one_way: self.view.is_one_way(), ..Circumstances::default() };
+        let alert = self.alerts.open_or_extend(key, None, circumstances);
+        for past in self.slow.of(source).unwrap_or_default() {
+            self.alerts.record_past(alert, past);
+        }
+    }
+}
+
+impl OfSource {
+    fn take_in(&mut self, entry: &Entry) {
+        let key = entry.contact.key;
+        let has_ports = entry.groups[TARGET] != NONE;
+        if !has_ports {
+            return;
+        }
+        match entry.outcome() {
+            Outcome::Refused | Outcome::Silent => {
+                self.pairs += 1;
+                self.hosts.insert(key.target);
+                self.ports.insert((key.class, key.port));
+            }
+            Outcome::Answered => {
+                self.answered.insert(key.target);
+            }
+            Outcome::Undecided => {}
+        }
+    }
+}
+
+/// Do most ports of the smaller one come in both, at the same time?
+fn is_same_scan(one: &BTreeMap<u16, u64>, other: &BTreeMap<u16, u64>) -> bool {
+    let at_once = AT_ONCE.as_nanos() as u64;
+    let is_shared = |(port, time): &(&u16, &u64)| {
+        other.get(port).is_some_and(|theirs| theirs.abs_diff(**time) <= at_once)
+    };
+    let shared = one.iter().filter(is_shared).count();
+    shared > 0 && shared * 5 >= one.len().min(other.len()) * 4
+}
