@@ -191,7 +191,7 @@ fn what_is_answered_or_below_the_threshold_or_spread_wide_raises_nothing() {
     let mut few = Capture::default();
     scan_of_ports(&mut few, 0.0, 9, None);
     let mut slow = Capture::default();
-    for port in 1..=30 {
+    for port in 1..=24 {
         let frame = frames::tcp(socket(SCANNER, 4000), socket(VICTIM, port), SYN, b"");
         slow.add(f64::from(port) * 10.0, frame);
     }

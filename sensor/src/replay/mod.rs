@@ -168,7 +168,9 @@ fn end(
     let latest = clock.seen.map(|(_, latest)| latest);
     let now = merge.run_out(latest, clock.next_tick, told);
     let told = std::thread::scope(|scope| {
-        let end = |worker: Worker| scope.spawn(move || worker.finish(now));
+        // Time runs on for the detector alone: no flow had the chance to be idle for so long.
+        let end_of_file = latest.unwrap_or_default();
+        let end = |worker: Worker| scope.spawn(move || worker.finish(end_of_file));
         let threads: Vec<_> = workers.into_iter().map(end).collect();
         let told = threads.into_iter().map(|thread| thread.join());
         told.collect::<Result<Vec<_>, _>>().map_err(|_| ReplayError::WorkerGone)
