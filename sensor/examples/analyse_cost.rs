@@ -81,6 +81,7 @@ fn desk(flows: Option<u64>) -> Analyser {
             timeouts: Timeouts::new([600; State::ALL.len()].map(Duration::from_secs)),
             per_second: Some(10_000),
         }),
+        splits_flows: false,
         key: 0x1234_5678_9abc,
     };
     Analyser::new(&settings, counters.workers()[0].clone())

@@ -8,7 +8,7 @@ use wire::units::UnixNanos;
 use crate::connections::{ConnectionLog, NewConnection, Seen};
 use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
-    self, Contact, ContactHash, ContactTable, EvidenceCounters, Observation, Published,
+    self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
 };
 use crate::flow::{Change, EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub contacts: usize,
     /// The table of flows; `None`: there is none.
     pub flows: Option<FlowSettings>,
+    /// The directions of a flow may come to different workers.
+    pub splits_flows: bool,
     /// Seed of all hashes: random, or fixed for repeatable runs.
     pub key: u64,
 }
@@ -50,6 +52,7 @@ pub struct Analyser {
     contacts: ContactTable,
     connections: Option<ConnectionLog>,
     flows: Option<Flows>,
+    splits_flows: bool,
     counters: WorkerSet,
     /// What tables before these had counted: a worker makes new ones after a panic.
     before: EvidenceCounters,
@@ -100,6 +103,7 @@ impl Analyser {
                 keys: [None; VECTOR],
                 before: counters.worker.flows.begin_anew(),
             }),
+            splits_flows: settings.splits_flows,
             before: EvidenceCounters {
                 published: counters.worker.contacts_published.read(),
                 gated: counters.worker.contacts_gated.read(),
@@ -237,7 +241,10 @@ impl Analyser {
                 let Frame { interface, wire_len, time, .. } = *frame;
                 let change = table.observe(key, packet, interface, wire_len, time, &mut ended);
                 if change != Change::Nothing {
-                    observe_change(contacts, packet, change, time);
+                    take_in(contacts, evidence::observe_change(packet, change), time);
+                    if self.splits_flows {
+                        take_in(contacts, evidence::observe_other_half(packet, change), time);
+                    }
                 }
             }
         }
@@ -279,9 +286,13 @@ impl Analyser {
     }
 }
 
-/// Takes in what a packet says about a contact by the change of its flow.
-fn observe_change(contacts: &mut ContactTable, packet: &Packet, change: Change, time: UnixNanos) {
-    let Some((key, observation)) = evidence::observe_change(packet, change) else { return };
+/// Takes in what a packet says about a contact, if anything, without having asked for its line before.
+fn take_in(
+    contacts: &mut ContactTable,
+    observed: Option<(ContactKey, Observation)>,
+    time: UnixNanos,
+) {
+    let Some((key, observation)) = observed else { return };
     let hash = contacts.hash(&key);
     if !contacts.holds_back(hash, observation) {
         contacts.take_in(hash, &key, observation, time);

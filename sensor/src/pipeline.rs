@@ -553,6 +553,7 @@ impl Crew {
             connections_per_second: config.events.connections_per_second,
             contacts: setup::contacts(&config.detect, cpus.len()),
             flows: setup::flows(config, cpus.len()),
+            splits_flows: setup::splits_flows(config, cpus.len()),
             key: common.keys.table,
         };
         let outlets = Outlets {

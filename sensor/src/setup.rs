@@ -290,6 +290,12 @@ pub fn filter_for_all(capture: &Capture) -> Result<Option<Program>, FilterError>
     capture.filter.as_ref().map(compile).transpose()
 }
 
+/// May the directions of a flow come to different ones of so many workers?
+#[must_use]
+pub fn splits_flows(config: &Config, workers: usize) -> bool {
+    matches!(fanout(config, workers), Some(Fanout::Cpu | Fanout::Queue))
+}
+
 /// How frames are dealt to so many workers; one gets them all.
 #[must_use]
 pub fn fanout(config: &Config, workers: usize) -> Option<Fanout> {

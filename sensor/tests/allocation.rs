@@ -92,6 +92,7 @@ impl Desk {
                 timeouts: Timeouts::new([Duration::from_millis(5); State::ALL.len()]),
                 per_second: Some(4000),
             }),
+            splits_flows: true,
             key: 1,
         };
         let export = Export { frames: ExportFrames::All, snaplen: 256, pool_mib: 1 };

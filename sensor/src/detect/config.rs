@@ -27,7 +27,8 @@ pub struct Thresholds {
     pub block_contacts: u32,
     /// Hosts of which the first contact failed, beyond those of which it succeeded; more than five ports too.
     pub sequential_hosts: u32,
-    /// TCP ports of one target, by one technique that no connection begins with.
+    /// TCP ports of one target, by one technique that no connection has: NULL, FIN, XMAS, SYN-FIN. By ACK and
+    /// Maimon it is as many as by SYN.
     pub stealth_ports: u32,
     /// UDP ports of one target.
     pub udp_ports: u32,

@@ -103,6 +103,8 @@ impl Detector {
                     Technique::Syn => vertical_ports,
                     Technique::Udp => udp_ports,
                     Technique::Ip => protocols,
+                    // Single segments of connections that nobody knows look like these.
+                    Technique::Ack | Technique::Maimon => vertical_ports,
                     _ => stealth_ports,
                 };
                 group.failed >= self.threshold(threshold, source)

@@ -19,7 +19,7 @@ mod tests;
 
 use wire::units::UnixNanos;
 
-pub use observe::{observe, observe_change};
+pub use observe::{observe, observe_change, observe_other_half};
 pub use table::{ContactHash, ContactTable, EvidenceCounters, Published};
 
 use crate::packet::Address;

@@ -37,17 +37,35 @@ pub fn observe_change(packet: &Packet, change: Change) -> Option<(ContactKey, Ob
         (Change::Began, Kind::OtherIp | Kind::Sctp { .. }) => {
             (!is_multicast(tuple.target)).then(|| (protocol_of(tuple), Observation::Attempted))
         }
-        (Change::Answered, Kind::Udp) => {
-            Some((port_of(Class::Udp, &tuple.reversed()), Observation::Answered))
-        }
-        (Change::Answered, Kind::OtherIp | Kind::Sctp { .. }) => {
-            Some((protocol_of(&tuple.reversed()), Observation::Answered))
-        }
+        (Change::Answered, _) => answer(packet),
         (Change::Completed, Kind::Tcp { .. }) => {
             Some((port_of(Class::Tcp, tuple), Observation::Completed))
         }
         _ => None,
     }
+}
+
+/// What the first `packet` of a flow that one worker sees may be besides: an answer to a packet that another
+/// worker saw. Where both directions of a flow come to one worker, nobody needs it. Pure.
+#[must_use]
+pub fn observe_other_half(packet: &Packet, change: Change) -> Option<(ContactKey, Observation)> {
+    match (change, packet.kind) {
+        (Change::Began, Kind::Tcp { flags, .. }) if flags & (tcp::SYN | tcp::RST) != 0 => None,
+        (Change::Began, _) => answer(packet),
+        _ => None,
+    }
+}
+
+/// The contact that `packet` answers, if it is an answer.
+fn answer(packet: &Packet) -> Option<(ContactKey, Observation)> {
+    let back = packet.tuple.reversed();
+    let key = match packet.kind {
+        Kind::Udp => port_of(Class::Udp, &back),
+        Kind::Tcp { .. } => port_of(Class::Tcp, &back),
+        Kind::OtherIp | Kind::Sctp { .. } => protocol_of(&back),
+        _ => return None,
+    };
+    Some((key, Observation::Answered))
 }
 
 /// A TCP segment, by its flags alone.

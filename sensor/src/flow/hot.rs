@@ -111,15 +111,14 @@ impl Hot {
     #[inline(never)]
     fn change(&self, before: u64, way: usize) -> Change {
         let seen = ((before & FLAGS) as u16).to_le_bytes();
-        if self.who & IS_TCP == 0 {
-            return if way == 1 { Change::Answered } else { Change::Nothing };
-        }
+        let flags = self.flags();
         let is_opened = (seen[0] | seen[1]) & tcp::SYN != 0;
-        let acknowledges = self.flags()[0] & !seen[0] & tcp::ACK != 0;
-        if way == 0 && is_opened && acknowledges && self.flags()[0] & tcp::RST == 0 {
-            Change::Completed
-        } else {
-            Change::Nothing
+        match way {
+            0 if is_opened && flags[0] & !seen[0] & tcp::ACK != 0 && flags[0] & tcp::RST == 0 => {
+                Change::Completed
+            }
+            1 if seen[1] == 0 && !is_opened && flags[1] & tcp::RST == 0 => Change::Answered,
+            _ => Change::Nothing,
         }
     }
 

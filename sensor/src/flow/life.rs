@@ -32,7 +32,7 @@ pub enum Change {
     Nothing,
     /// The flow began with it.
     Began,
-    /// Not of TCP: it is the first of the other side.
+    /// It is the first of the other side, and no RST; of TCP: no SYN was seen.
     Answered,
     /// Of TCP, with a SYN seen before: it is the opener's first acknowledgement, so an answer reached it.
     Completed,

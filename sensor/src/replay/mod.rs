@@ -134,6 +134,8 @@ fn worker(
             per_second: None,
             ..flows
         }),
+        // Frames are dealt by flow.
+        splits_flows: false,
         key: KEY,
     };
     let counters = counters.workers()[index].clone();
