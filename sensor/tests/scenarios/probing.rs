@@ -93,6 +93,8 @@ pub struct Truth {
     pub sources: Vec<IpAddr>,
     /// Who is scanned, if it is one host.
     pub target: Option<IpAddr>,
+    /// When its first probe is sent.
+    pub begin: u64,
     /// The numbers of its contacts.
     pub contacts: Range<u32>,
     /// Distinct ports (or protocols).
@@ -163,7 +165,7 @@ impl Stage {
         pace: Pace,
         fate: impl Fn(SocketAddr) -> Fate,
     ) -> Truth {
-        let mut truth = self.truth(kind, technique.name(), source, contacts);
+        let mut truth = self.truth(kind, technique.name(), source, (contacts, pace));
         let from = self.from(source);
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
             let fate = technique.effect(fate(*target));
@@ -181,7 +183,7 @@ impl Stage {
         pace: Pace,
         fate: impl Fn(SocketAddr) -> Fate,
     ) -> Truth {
-        let mut truth = self.truth("decoy", "SYN", sources[0], contacts);
+        let mut truth = self.truth("decoy", "SYN", sources[0], (contacts, pace));
         truth.sources = sources.to_vec();
         let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
@@ -203,7 +205,7 @@ impl Stage {
         pace: Pace,
         fate: impl Fn(SocketAddr) -> Fate,
     ) -> Truth {
-        let mut truth = self.truth("distributed", "SYN", sources[0], contacts);
+        let mut truth = self.truth("distributed", "SYN", sources[0], (contacts, pace));
         truth.sources = sources.to_vec();
         let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
@@ -224,7 +226,7 @@ impl Stage {
         fate: impl Fn(IpAddr) -> Fate,
     ) -> Truth {
         let contacts: Vec<_> = hosts.iter().map(|host| SocketAddr::new(*host, 0)).collect();
-        let mut truth = self.truth("icmp_sweep", "ECHO", source, &contacts);
+        let mut truth = self.truth("icmp_sweep", "ECHO", source, (&contacts, pace));
         let id = self.ephemeral_port();
         for (number, (target, contact)) in hosts.iter().zip(truth.contacts.clone()).enumerate() {
             let time = pace.time(number);
@@ -249,7 +251,7 @@ impl Stage {
     ) -> Truth {
         let contacts: Vec<_> =
             targets.iter().map(|target| SocketAddr::new((*target).into(), 0)).collect();
-        let mut truth = self.truth("arp_sweep", "ARP", source.into(), &contacts);
+        let mut truth = self.truth("arp_sweep", "ARP", source.into(), (&contacts, pace));
         for (number, (target, contact)) in targets.iter().zip(truth.contacts.clone()).enumerate() {
             let time = pace.time(number);
             self.add_probe(time, frames::arp_request(source, *target), contact);
@@ -276,7 +278,7 @@ impl Stage {
         is_there: bool,
     ) -> Truth {
         let contacts = ports_of(target, protocols.clone().map(u16::from));
-        let mut truth = self.truth("protocol", "IP", source, &contacts);
+        let mut truth = self.truth("protocol", "IP", source, (&contacts, pace));
         let (from, to) = (self.from(source), SocketAddr::new(target, 80));
         for (number, (protocol, contact)) in protocols.zip(truth.contacts.clone()).enumerate() {
             let [echo, echoed] = ordinary::echo(source, target, from.port(), 0);
@@ -353,7 +355,7 @@ impl Stage {
         kind: &'static str,
         technique: &'static str,
         source: IpAddr,
-        contacts: &[SocketAddr],
+        (contacts, pace): (&[SocketAddr], Pace),
     ) -> Truth {
         let ports: BTreeSet<_> = contacts.iter().map(SocketAddr::port).collect();
         let hosts: BTreeSet<_> = contacts.iter().map(SocketAddr::ip).collect();
@@ -363,6 +365,7 @@ impl Stage {
             technique,
             sources: vec![source],
             target: hosts.first().copied().filter(|_| is_of_target),
+            begin: pace.at,
             contacts: self.number_contacts(contacts.len()),
             ports: ports.len() as u64,
             hosts: hosts.len() as u64,
