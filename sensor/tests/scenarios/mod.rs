@@ -19,6 +19,7 @@ pub mod random;
 pub mod replayed;
 pub mod sites;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
@@ -93,13 +94,10 @@ impl Stage {
         &self.frames
     }
 
-    /// How many of these contacts have a probe among the frames.
-    pub fn visible_contacts(&self, contacts: &Range<u32>) -> u64 {
-        let mut seen: Vec<_> = self.frames.iter().filter_map(|passing| passing.contact).collect();
-        seen.retain(|contact| contacts.contains(contact));
-        seen.sort_unstable();
-        seen.dedup();
-        seen.len() as u64
+    /// Those of these contacts that have a probe among the frames.
+    pub fn visible_contacts(&self, contacts: &Range<u32>) -> BTreeSet<u32> {
+        let seen = self.frames.iter().filter_map(|passing| passing.contact);
+        seen.filter(|contact| contacts.contains(contact)).collect()
     }
 }
 

@@ -101,26 +101,19 @@ pub struct Truth {
     pub ports: u64,
     /// Distinct hosts.
     pub hosts: u64,
-    /// Contacts by their ends.
-    pub answered: u64,
-    /// Contacts by their ends.
-    pub refused: u64,
-    /// Contacts by their ends.
-    pub silent: u64,
+    /// What became of each contact, in the order of their numbers.
+    pub ends: Vec<Fate>,
 }
 
 impl Truth {
-    fn count(&mut self, fate: Fate) {
-        match fate {
-            Fate::Open => self.answered += 1,
-            Fate::Refused => self.refused += 1,
-            Fate::Silent => self.silent += 1,
-        }
+    /// Contacts that ended so.
+    pub fn count_of(&self, fate: Fate) -> u64 {
+        self.ends.iter().filter(|end| **end == fate).count() as u64
     }
 
-    /// All contacts.
-    pub const fn attempted(&self) -> u64 {
-        self.answered + self.refused + self.silent
+    /// What became of the contact with this number.
+    pub fn end_of(&self, contact: u32) -> Fate {
+        self.ends[(contact - self.contacts.start) as usize]
     }
 }
 
@@ -169,7 +162,7 @@ impl Stage {
         let from = self.from(source);
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
             let fate = technique.effect(fate(*target));
-            truth.count(fate);
+            truth.ends.push(fate);
             self.ask(technique, (from, *target), pace.time(number), fate, contact);
         }
         truth
@@ -188,7 +181,7 @@ impl Stage {
         let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
             let fate = fate(*target);
-            truth.count(fate);
+            truth.ends.push(fate);
             for (later, from) in from.iter().enumerate() {
                 let time = pace.time(number) + later as u64 * 2 * MS;
                 self.ask(Technique::Syn, (*from, *target), time, fate, contact);
@@ -210,7 +203,7 @@ impl Stage {
         let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
             let fate = fate(*target);
-            truth.count(fate);
+            truth.ends.push(fate);
             let from = from[number % from.len()];
             self.ask(Technique::Syn, (from, *target), pace.time(number), fate, contact);
         }
@@ -233,7 +226,7 @@ impl Stage {
             let [request, answer] = ordinary::echo(source, *target, id, number as u16);
             self.add_probe(time, request, contact);
             let fate = fate(*target);
-            truth.count(fate);
+            truth.ends.push(fate);
             if fate == Fate::Open {
                 self.add(time + 5 * MS, answer);
             }
@@ -256,7 +249,7 @@ impl Stage {
             let time = pace.time(number);
             self.add_probe(time, frames::arp_request(source, *target), contact);
             let fate = fate(*target);
-            truth.count(fate);
+            truth.ends.push(fate);
             if fate == Fate::Open {
                 self.add(time + MS, ordinary::arp_answer(*target, source));
             } else {
@@ -299,7 +292,7 @@ impl Stage {
                 (true, frames::ICMP) => Fate::Open,
                 (true, _) => Fate::Refused,
             };
-            truth.count(fate);
+            truth.ends.push(fate);
             self.add_probe(pace.time(number), probe, contact);
             if is_there {
                 self.add(pace.time(number) + MS, answer);
@@ -369,9 +362,7 @@ impl Stage {
             contacts: self.number_contacts(contacts.len()),
             ports: ports.len() as u64,
             hosts: hosts.len() as u64,
-            answered: 0,
-            refused: 0,
-            silent: 0,
+            ends: Vec::new(),
         }
     }
 }

@@ -57,9 +57,9 @@ impl Capture {
     /// If it does not read it to its end.
     pub fn events(&self, workers: usize, configuration: &str) -> Events {
         let file = self.folder.path().join("sensor.toml");
-        // Connections and flows are not looked at here.
-        let quiet = "[events]\nfile = '-'\nnew_connections = false\nflows = false\n";
-        std::fs::write(&file, format!("{quiet}{configuration}")).expect("a file can be written");
+        // Connections are not looked at here.
+        let events = "[events]\nfile = '-'\nnew_connections = false\n";
+        std::fs::write(&file, format!("{events}{configuration}")).expect("a file can be written");
         let mut command = programs::sensor();
         command.arg("--config").arg(&file).arg("--read").arg(&self.path);
         command.args(["--workers", &workers.to_string()]);

@@ -120,7 +120,7 @@ pub fn time_service(stage: &mut Stage, length: u64) {
             let fate = if server == 3 { Fate::Silent } else { Fate::Open };
             let mut time = stage.random.below(interval);
             while time < length {
-                let ends = [host("10.1.3.0", client), host("192.0.2.120", server)];
+                let ends = [host("10.1.3.0", client), host("198.41.0.120", server)];
                 let [client, server] = ends.map(|end| SocketAddr::new(end, 123));
                 stage.question(time, client, server, fate);
                 time += interval;
@@ -254,7 +254,7 @@ pub fn address_translation(stage: &mut Stage, length: u64) {
         };
         stage.attempt(time, gateway, SocketAddr::new(server, port), fate);
         let from = stage.from(gateway);
-        let resolver = host("192.0.2.53", number % 4);
+        let resolver = host("198.41.1.53", number % 4);
         stage.question(time, from, SocketAddr::new(resolver, 53), Fate::Open);
         if number.is_multiple_of(8) {
             let from = stage.from(gateway);
