@@ -10,12 +10,16 @@ pub struct Events(Vec<Value>);
 /// The life of one alert, from all its steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlertLife {
-    /// `vertical` or `horizontal`.
+    /// What was found, such as `vertical`: as the last step says.
     pub kind: String,
-    /// Who scans.
+    /// Every kind that it had, in order: a `vertical` may turn out to be a `decoy`.
+    pub kinds: Vec<String>,
+    /// Who scans, as the last step says; empty if it is not one host.
     pub source: String,
-    /// Who is scanned, if it is one host.
+    /// Who is scanned, if it is one host, as the last step says.
     pub target: Option<String>,
+    /// EVE severity of the last step: 1 is the highest, 3 the lowest.
+    pub severity: u64,
     /// `open`, `update`, …, `close`.
     pub phases: Vec<String>,
     /// `alert.context` of the last step.
@@ -31,6 +35,19 @@ impl AlertLife {
     pub fn count(&self, name: &str) -> u64 {
         let count = self.context[name].as_u64();
         count.unwrap_or_else(|| panic!("no number {name} in {:#}", self.context))
+    }
+
+    /// Takes over the next step.
+    fn go_on(&mut self, step: Self, phase: &str) {
+        let Self { kind, mut kinds, source, target, severity, phases: _, context } = step;
+        if self.kind == kind {
+            assert_eq!((&source, &target), (&self.source, &self.target), "{context:#}");
+        } else {
+            self.kinds.append(&mut kinds);
+        }
+        (self.kind, self.source, self.target) = (kind, source, target);
+        (self.severity, self.context) = (severity, context);
+        self.phases.push(phase.to_owned());
     }
 }
 
@@ -83,7 +100,7 @@ impl Events {
     }
 
     /// Alerts, each with its whole life: `open` first, revisions counted up from 1, nothing after
-    /// `close`, the same source, target and kind throughout.
+    /// `close`, the same source and target as long as it has the same kind.
     ///
     /// # Panics
     /// If a life is another one than that.
@@ -94,10 +111,13 @@ impl Events {
             let context = &event["alert"]["context"];
             let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
             let phase = text(&context["phase"]).unwrap_or_default();
+            let kind = text(&context["kind"]).unwrap_or_default();
             let step = AlertLife {
-                kind: text(&context["kind"]).unwrap_or_default(),
+                kind: kind.clone(),
+                kinds: vec![kind],
                 source: text(&event["src_ip"]).unwrap_or_default(),
                 target: text(&event["dest_ip"]),
+                severity: event["alert"]["severity"].as_u64().unwrap_or_default(),
                 phases: vec![phase.clone()],
                 context: context.clone(),
             };
@@ -111,12 +131,7 @@ impl Events {
                     assert_ne!(phase, "open", "{id} opens twice");
                     assert_ne!(life.phases.last().map(String::as_str), Some("close"), "{id}");
                     assert_eq!(step.count("revision"), life.count("revision") + 1, "{id}");
-                    let same = |one: &AlertLife| {
-                        (one.kind.clone(), one.source.clone(), one.target.clone())
-                    };
-                    assert_eq!(same(&step), same(life), "{id}");
-                    life.phases.push(phase);
-                    life.context = step.context;
+                    life.go_on(step, &phase);
                 }
             }
         }
@@ -176,6 +191,17 @@ mod tests {
         let lives = Events::parse(&(step("open", 1) + &step("close", 2))).alerts();
         assert_eq!(lives.len(), 1);
         assert_eq!(lives[0].phases, ["open", "close"]);
+    }
+
+    #[test]
+    fn a_kind_that_changes_is_told_and_a_source_that_changes_without_it_is_a_fault() {
+        let decoy = step("update", 2).replace("vertical", "decoy").replace(r#""src_ip":"s","#, "");
+        let lives = Events::parse(&(step("open", 1) + &decoy)).alerts();
+        assert_eq!((lives[0].kind.as_str(), lives[0].source.as_str()), ("decoy", ""));
+        assert_eq!(lives[0].kinds, ["vertical", "decoy"]);
+        let other = step("update", 2).replace(r#""src_ip":"s""#, r#""src_ip":"t""#);
+        let events = Events::parse(&(step("open", 1) + &other));
+        assert!(std::panic::catch_unwind(|| events.alerts()).is_err());
     }
 
     #[test]

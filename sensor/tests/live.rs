@@ -2,6 +2,8 @@
 //! network namespaces and a fresh sensor of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod settled;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -11,38 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use perf::events::{AlertLife, Events};
+use perf::events::Events;
 use perf::frames::{self, ACK, DOT1AD, DOT1Q, SYN};
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
 use perf::process::Process;
 use perf::sensor::Sensor;
 use perf::{programs, tools};
+use settled::{alerts_before, all_silent, is_of_last_sweep, syn};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Sweeps hosts that are silent, after everything else.
-const LAST: &str = "198.18.255.1";
-
-/// Waits until every contact without an answer has been found silent: those of a sweep that comes after
-/// all others are, so its alert is the last.
-fn all_silent(lab: &Lab, sensor: &mut Sensor) {
-    let mut injector = Injector::within(lab.generator(), "g0");
-    for host in 1..=12 {
-        let target = format!("198.19.255.{host}:443");
-        injector.send(&syn(&format!("{LAST}:40000"), &target)).unwrap();
-    }
-    sensor.wait_for("alert of the last sweep", |events| {
-        events.alerts().iter().any(|alert| alert.source == LAST)
-    });
-}
-
-/// The alerts but that of [`all_silent`].
-fn alerts_before(events: &Events) -> Vec<AlertLife> {
-    let mut alerts = events.alerts();
-    alerts.retain(|alert| alert.source != LAST);
-    alerts
-}
-
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -74,10 +54,6 @@ fn make_quiet(lab: &Lab) {
     for namespace in [lab.sensor(), lab.generator()] {
         namespace.run("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
     }
-}
-
-fn syn(source: &str, target: &str) -> Vec<u8> {
-    frames::padded(frames::tcp(source.parse().unwrap(), target.parse().unwrap(), SYN, b""), 60)
 }
 
 // Scans.
@@ -272,7 +248,7 @@ fn ordinary_traffic_raises_nothing() {
         let events = sensor.stop(Signal::SIGINT);
         assert_eq!(alerts_before(&events), [], "{workers} workers");
         let mut connections = events.connections();
-        connections.retain(|flow| flow["src_ip"] != LAST);
+        connections.retain(|flow| !is_of_last_sweep(flow));
         // 150 and 40 pages, 5 streams of iperf3, the session, 5 that were refused.
         assert_eq!(connections.len(), 201, "{workers} workers");
     });
