@@ -19,6 +19,9 @@ const STRICT_PORTS: u32 = 4;
 /// A block scan attempts more hosts, and more ports, than this.
 const BLOCK_SIDE: usize = 5;
 
+/// A scan of many ports attempts so many of each host, on average.
+const CONTACTS_OF_HOST: usize = 3;
+
 /// Where answers are not seen, thresholds are so many times higher.
 const ONE_WAY_FACTOR: f64 = 3.0;
 
@@ -135,7 +138,7 @@ impl Detector {
         Circumstances {
             by_syn_alone: self.is_by_syn_alone(key),
             is_one_way: self.view.is_one_way(),
-            by_sequence: false,
+            ..Circumstances::default()
         }
     }
 
@@ -233,8 +236,8 @@ impl Detector {
         let mut alert = self.alerts.become_block(source);
         if alert == 0 {
             let key = GroupKey::Source { source };
-            let by_sequence = !by_number;
-            let circumstances = Circumstances { by_sequence, ..self.circumstances(&key) };
+            let is_thin = found.pairs < CONTACTS_OF_HOST * found.hosts.len();
+            let circumstances = Circumstances { is_thin, ..self.circumstances(&key) };
             alert = self.alerts.open_or_extend(AlertKey::Block { source }, None, circumstances);
         }
         self.tell_contacts(group, alert);
@@ -268,26 +271,33 @@ impl Detector {
         }
     }
 
-    /// A contact that left the window unnoticed may be one too many.
-    pub(super) fn open_slow(&mut self, past: &Past, key: AlertKey) {
+    /// A contact left the window unnoticed: it may be one too many over a longer time.
+    pub(super) fn note_slow(&mut self, past: &Past) {
         let source = past.key.source;
+        let key = AlertKey::Slow { source };
         let open = self.alerts.under(key);
         if open != 0 {
             self.alerts.record_past(open, past);
             return;
         }
-        let counts = self.slow.counts(source, past.last);
-        let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
-        if counts.quarter < self.threshold(slow_contacts, source)
-            && counts.day < self.threshold(slow_day_contacts, source)
-        {
+        self.slow.note(past);
+        if !past.has_failed() {
             return;
         }
-        let circumstances =
-            Circumstances { is_one_way: self.view.is_one_way(), ..Circumstances::default() };
+        let counts = self.slow.counts(source, past.last);
+        let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
+        let is_of_a_day = counts.quarter < self.threshold(slow_contacts, source);
+        if is_of_a_day && counts.day < self.threshold(slow_day_contacts, source) {
+            return;
+        }
+        let is_one_way = self.view.is_one_way();
+        let circumstances = Circumstances { is_one_way, is_of_a_day, ..Circumstances::default() };
         let alert = self.alerts.open_or_extend(key, None, circumstances);
-        for past in self.slow.of(source).unwrap_or_default() {
-            self.alerts.record_past(alert, past);
+        if alert != 0 {
+            // What is told counts for no other alert.
+            for past in self.slow.take(source) {
+                self.alerts.record_past(alert, &past);
+            }
         }
     }
 }

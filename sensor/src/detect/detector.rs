@@ -8,7 +8,6 @@ use super::alerts::Alerts;
 use super::contacts::{Contacts, SLOTS};
 use super::groups::{GroupKey, NONE};
 use super::losses::Losses;
-use super::open::AlertKey;
 use super::slow::{Past, SlowTable};
 use super::view::View;
 use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
@@ -403,9 +402,6 @@ impl Detector {
         }
         let Contact { key, first, last, .. } = entry.contact;
         let past = Past { key, first, last, outcome: entry.outcome() };
-        self.slow.note(&past);
-        if past.has_failed() {
-            self.open_slow(&past, AlertKey::Slow { source: key.source });
-        }
+        self.note_slow(&past);
     }
 }

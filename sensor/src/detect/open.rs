@@ -112,8 +112,10 @@ pub(super) struct Circumstances {
     pub(super) by_syn_alone: bool,
     /// Thresholds were raised, as answers are not seen here.
     pub(super) is_one_way: bool,
-    /// Its contacts pass no threshold of number: they fail one after the other.
-    pub(super) by_sequence: bool,
+    /// Hardly more than a contact of each host: a client whose peers are gone does the same.
+    pub(super) is_thin: bool,
+    /// Of a slow scan: it took more than a quarter of an hour.
+    pub(super) is_of_a_day: bool,
 }
 
 /// An open alert.
@@ -341,9 +343,12 @@ impl OpenAlert {
     /// Was it quiet for long enough?
     pub(super) fn is_over(&self, now: UnixNanos, close_after: Duration) -> bool {
         // A slow scan is quiet most of the time.
-        const SLOW: u32 = 15;
-        let quiet = if self.kind == Kind::Slow { close_after * SLOW } else { close_after };
-        now >= self.active.plus(quiet)
+        let times = match (self.kind, self.circumstances.is_of_a_day) {
+            (Kind::Slow, false) => 15,
+            (Kind::Slow, true) => 3 * 60,
+            _ => 1,
+        };
+        now >= self.active.plus(close_after * times)
     }
 
     /// Room that its sets took from what all sets share.
@@ -427,8 +432,8 @@ impl OpenAlert {
 
     /// `decisive` answers and refusals were seen.
     const fn confidence(&self, decisive: u64) -> Confidence {
-        let Circumstances { by_syn_alone, is_one_way, by_sequence } = self.circumstances;
-        match (by_syn_alone || is_one_way || by_sequence, decisive) {
+        let Circumstances { by_syn_alone, is_one_way, is_thin, .. } = self.circumstances;
+        match (by_syn_alone || is_one_way || is_thin, decisive) {
             (true, _) => Confidence::Low,
             (false, 0) => Confidence::Medium,
             (false, _) => Confidence::High,
@@ -436,10 +441,10 @@ impl OpenAlert {
     }
 
     const fn severity(&self) -> u8 {
-        let Circumstances { by_syn_alone, by_sequence, .. } = self.circumstances;
+        let Circumstances { by_syn_alone, is_thin, .. } = self.circumstances;
         match self.kind {
             Kind::IcmpSweep | Kind::ArpSweep | Kind::Slow => 3,
-            _ if by_syn_alone || by_sequence => 3,
+            _ if by_syn_alone || is_thin => 3,
             _ => 2,
         }
     }

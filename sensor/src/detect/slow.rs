@@ -127,6 +127,13 @@ impl SlowTable {
         self.find(source).map(|number| &*self.sources[number].contacts)
     }
 
+    /// What was kept of a source, which is forgotten.
+    pub(super) fn take(&mut self, source: Address) -> Vec<Past> {
+        self.find(source)
+            .map(|number| std::mem::take(&mut self.sources[number].contacts))
+            .unwrap_or_default()
+    }
+
     /// Sources that have a place.
     pub(super) fn len(&self) -> usize {
         self.index.len()
