@@ -12,6 +12,8 @@
 //! - **A scan** may raise one alert, of its kind (a vertical may turn out to be part of a decoy, and either may
 //!   turn out to be part of a block), once the tap has seen as many failed contacts as its kind needs at the
 //!   least; fewer must raise nothing. It must raise it from twice the threshold on.
+//!   Twenty-five failed contacts are a slow scan too, in however little time: where a fast kind is not raised,
+//!   that is right as well, but not found.
 //! - **Loss, repeats, reordering, a late begin**: what counts is what the tap still saw of the probes. A
 //!   refusal that was lost leaves a silent contact, which failed too.
 //! - **A tap that sees only those who ask** sees no answer at all: everything is silent. Ordinary traffic
@@ -48,6 +50,9 @@ const SCAN_LENGTH: u64 = 40 * SECOND;
 const BLOCK_PORTS: u16 = 20;
 /// Ports that the sources of a distributed scan share.
 const SHARED_PORTS: u16 = 256;
+
+/// Failed contacts of one source that make a slow scan.
+const SLOW_CONTACTS: u64 = 25;
 
 /// Which frames the tap sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +121,7 @@ impl Mix {
         };
         harm("repeat, in a thousand", stage, 30, Stage::repeat);
         harm("lose, in a thousand", stage, 50, Stage::lose);
-        harm("reorder, by ms", stage, 20, |stage, ms| stage.reorder(ms * MS));
+        harm("reorder, by ms", stage, 5, |stage, ms| stage.reorder(ms * MS));
         harm("begin, at s", stage, 100, |stage, at| stage.begin_at(at * SECOND));
     }
 
@@ -281,8 +286,13 @@ fn stages_of(kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// Is the alert about this scan?
-fn is_about(alert: &AlertLife, truth: &Truth) -> bool {
+/// Is the alert about this scan, of which the tap saw so many failed contacts?
+fn is_about(alert: &AlertLife, scan: &Scan, failures: u64) -> bool {
+    let truth = &scan.truth;
+    if alert.kinds == ["slow"] {
+        let is_by = matches!(&truth.sources[..], [one] if one.to_string() == alert.source);
+        return is_by && failures >= SLOW_CONTACTS;
+    }
     let is_by = alert.source.is_empty() && matches!(truth.kind, "decoy" | "distributed")
         || truth.sources.iter().any(|source| source.to_string() == alert.source);
     let is_at = match &alert.target {
@@ -291,7 +301,11 @@ fn is_about(alert: &AlertLife, truth: &Truth) -> bool {
     };
     let known: BTreeSet<_> = stages_of(truth.kind).iter().map(|kind| (*kind).to_owned()).collect();
     let is_so = truth.kind != "stealth" || alert.context["technique"] == truth.technique;
-    is_by && is_at && is_so && alert.kinds.iter().all(|kind| known.contains(kind))
+    failures >= scan.least
+        && is_by
+        && is_at
+        && is_so
+        && alert.kinds.iter().all(|kind| known.contains(kind))
 }
 
 /// What a seed gave.
@@ -350,8 +364,8 @@ fn try_seed(seed: u64, is_told: bool) -> Found {
     let mut left: Vec<_> = alerts.iter().collect();
     for scan in &mix.scans {
         let (failures, at_most) = mix.visible_failures(scan);
-        let Scan { truth, least, enough, .. } = scan;
-        let about = left.iter().position(|alert| is_about(alert, truth) && at_most >= *least);
+        let Scan { truth, enough, .. } = scan;
+        let about = left.iter().position(|alert| is_about(alert, scan, at_most));
         let alert = about.map(|index| left.remove(index));
         let enough = enough * if mix.tap == Tap::Both { 1 } else { 3 };
         let is_found = alert.is_some_and(|alert| alert.kind == truth.kind);

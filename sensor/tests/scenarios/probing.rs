@@ -350,7 +350,10 @@ impl Stage {
         source: IpAddr,
         (contacts, pace): (&[SocketAddr], Pace),
     ) -> Truth {
-        let ports: BTreeSet<_> = contacts.iter().map(SocketAddr::port).collect();
+        // Sweeps by ping and ARP have no ports.
+        let ports =
+            contacts.iter().map(SocketAddr::port).filter(|port| *port > 0 || kind == "protocol");
+        let ports: BTreeSet<_> = ports.collect();
         let hosts: BTreeSet<_> = contacts.iter().map(SocketAddr::ip).collect();
         let is_of_target = !matches!(kind, "horizontal" | "block" | "slow") && hosts.len() == 1;
         Truth {
