@@ -104,7 +104,7 @@ impl Sensor {
 /// All alerts of a file, without who contributed.
 fn alerts_of(path: &Path, workers: usize, deal: Deal) -> Vec<Alert> {
     const TICK: u64 = Detector::TICK.as_nanos() as u64;
-    let mut file = CaptureFile::open(path).unwrap();
+    let mut file = CaptureFile::open(path).expect("the file can be read");
     let mut sensor = Sensor::new(workers, deal);
     let (mut clock, mut number) = (UnixNanos(0), 0);
     while let Ok(Some(found)) = file.next_frame() {
