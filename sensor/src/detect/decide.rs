@@ -35,6 +35,7 @@ struct OfSource {
     hosts: BTreeSet<Address>,
     ports: BTreeSet<(Class, u16)>,
     answered: BTreeSet<Address>,
+    answered_pairs: usize,
 }
 
 impl Detector {
@@ -226,8 +227,8 @@ impl Detector {
         }
         // Not again before there is a tenth more.
         self.contacts.groups.of(group).look_at = state.failed + state.failed / 10 + 1;
-        let mostly_fails = state.failed * 2 > state.attempted;
-        let by_number = found.pairs >= pairs as usize && mostly_fails;
+        // Who succeeds more often than not has business there.
+        let by_number = found.pairs >= pairs as usize && found.pairs > found.answered_pairs;
         let by_sequence = found.hosts.len() >= found.answered.len() + hosts;
         let is_wide = found.hosts.len() > BLOCK_SIDE && found.ports.len() > BLOCK_SIDE;
         if !is_wide || !(by_number || by_sequence) {
@@ -316,6 +317,7 @@ impl OfSource {
                 self.ports.insert((key.class, key.port));
             }
             Outcome::Answered => {
+                self.answered_pairs += 1;
                 self.answered.insert(key.target);
             }
             Outcome::Undecided => {}
