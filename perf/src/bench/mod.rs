@@ -5,12 +5,14 @@
 //!   place     the lab, silent but for the load; processors; processor time; the generator
 //!   program   what is measured, and how it says what it saw and lost
 //!   sections  the experiments
+//!   fire      one more: a scan hidden in a flood
 //!   report    medians, tables, and what machine and commit they are of
 //! ```
 //!
 //! A program that does not start, or ends too early, is a panic that shows what it said: a run with a
 //! hole in it is no run.
 
+pub mod fire;
 pub mod place;
 pub mod program;
 pub mod report;
@@ -35,6 +37,8 @@ pub enum Section {
     Read,
     /// Resident memory before and during a flood from random sources
     Memory,
+    /// A scan hidden in a flood: what is found, and what is kept
+    Fire,
 }
 
 /// How much of everything.
@@ -44,6 +48,8 @@ pub struct Scale {
     pub frames: u64,
     /// Frames of the flood of [`Section::Memory`].
     pub flood_frames: u64,
+    /// Frames of a flood of [`Section::Fire`].
+    pub fire_frames: u64,
     /// Bytes of a capture file.
     pub file_bytes: u64,
     /// How often each program takes its turn.
@@ -57,6 +63,7 @@ impl Scale {
     pub const FULL: Self = Self {
         frames: 30_000_000,
         flood_frames: 100_000_000,
+        fire_frames: 20_000_000,
         file_bytes: 1_000_000_000,
         rounds: 3,
         settle: Duration::from_secs(5),
@@ -66,6 +73,7 @@ impl Scale {
     pub const QUICK: Self = Self {
         frames: 3_000_000,
         flood_frames: 10_000_000,
+        fire_frames: 12_000_000,
         file_bytes: 100_000_000,
         rounds: 1,
         settle: Duration::from_secs(5),

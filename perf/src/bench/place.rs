@@ -46,8 +46,17 @@ impl Place {
     /// # Errors
     /// Not root, no `ip`, no scratch folder, no processors.
     pub fn new() -> Result<Self, String> {
+        let place = Self::with_hosts()?;
+        place.lab.silence();
+        Ok(place)
+    }
+
+    /// Makes the namespaces, with hosts that send what hosts send.
+    ///
+    /// # Errors
+    /// As [`Place::new`].
+    pub fn with_hosts() -> Result<Self, String> {
         let lab = Lab::new().ok_or("the bench needs root, and ip (package iproute2)")?;
-        lab.silence();
         let folder = TempDir::new().map_err(|error| format!("cannot make a folder: {error}"))?;
         let usable = sched_getaffinity(Pid::this()).map_err(|error| error.to_string())?;
         let mut usable = (0..nix::sched::CpuSet::count())
@@ -55,6 +64,12 @@ impl Place {
         let first = usable.next().ok_or("no processor may be used")?;
         let processors = [first, usable.next().unwrap_or(first)];
         Ok(Self { lab, folder, processors })
+    }
+
+    /// The hosts.
+    #[must_use]
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
     }
 
     /// A file in the scratch folder.
@@ -116,10 +131,7 @@ impl Place {
         let generators: Vec<_> = cpus.iter().map(|cpu| self.generate(*cpu, options)).collect();
         let (mut frames, mut longest) = (0, 0.0_f64);
         for mut generator in generators {
-            let status = generator.wait(Duration::from_secs(3600));
-            assert!(status.success(), "{status}{}", generator.describe());
-            let report = reported(&generator.stdout());
-            let (offered, seconds) = report.unwrap_or_else(|| panic!("{}", generator.describe()));
+            let (offered, seconds) = report_of(&mut generator);
             (frames, longest) = (frames + offered, longest.max(seconds));
         }
         Offered { frames, mpps: frames as f64 / longest / 1e6 }
@@ -142,6 +154,23 @@ impl Place {
         let output = self.lab.sensor().run("cat", &["/proc/net/packet"]);
         running_sockets(&String::from_utf8_lossy(&output.stdout))
     }
+}
+
+/// What a generator offered, at its end.
+///
+/// # Panics
+/// If it failed; shows what it said.
+#[must_use]
+pub fn offered_by(generator: &mut Process) -> Offered {
+    let (frames, seconds) = report_of(generator);
+    Offered { frames, mpps: frames as f64 / seconds / 1e6 }
+}
+
+/// Frames and seconds of a generator, at its end.
+fn report_of(generator: &mut Process) -> (u64, f64) {
+    let status = generator.wait(Duration::from_secs(3600));
+    assert!(status.success(), "{status}{}", generator.describe());
+    reported(&generator.stdout()).unwrap_or_else(|| panic!("{}", generator.describe()))
 }
 
 /// Frames and seconds of a generator.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::fire::fire;
 use super::place::{self, Place};
 use super::program::{self, Contender};
 use super::report::{Table, load_average, median};
@@ -69,15 +70,16 @@ struct Run {
 /// # Errors
 /// The lab cannot be made.
 pub fn run(section: Section, scale: &Scale) -> Result<String, String> {
-    let place = Place::new()?;
     eprintln!("\n» {section:?}");
+    let silent = Place::new;
     Ok(match section {
-        Section::Capture => capture(&place, scale),
-        Section::Flows => flows(&place, scale),
-        Section::Rings => rings(&place, scale),
-        Section::Fanout => fanout(&place, scale),
-        Section::Read => read(&place, scale),
-        Section::Memory => memory(&place, scale),
+        Section::Capture => capture(&silent()?, scale),
+        Section::Flows => flows(&silent()?, scale),
+        Section::Rings => rings(&silent()?, scale),
+        Section::Fanout => fanout(&silent()?, scale),
+        Section::Read => read(&silent()?, scale),
+        Section::Memory => memory(&silent()?, scale),
+        Section::Fire => fire(scale)?,
     })
 }
 
