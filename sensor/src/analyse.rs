@@ -10,9 +10,10 @@ use crate::counters::{Counter, PacketCounters, WorkerSet};
 use crate::evidence::{
     self, Contact, ContactHash, ContactKey, ContactTable, EvidenceCounters, Observation, Published,
 };
+use crate::flood::{self, TargetCounters, TargetTable};
 use crate::flow::{Change, EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
 use crate::frame::Frame;
-use crate::packet::{self, Kind, Packet, protocol};
+use crate::packet::{self, Kind, Packet, protocol, tcp};
 
 /// Frames of one vector: their packets and table lines fit the first-level cache together.
 pub const VECTOR: usize = 32;
@@ -50,12 +51,14 @@ pub struct FlowSettings {
 /// The analysis of one worker: its tables. Allocates only when it is made.
 pub struct Analyser {
     contacts: ContactTable,
+    targets: TargetTable,
     connections: Option<ConnectionLog>,
     flows: Option<Flows>,
     splits_flows: bool,
     counters: WorkerSet,
     /// What tables before these had counted: a worker makes new ones after a panic.
     before: EvidenceCounters,
+    targets_before: TargetCounters,
     packets: [Packet; VECTOR],
     observed: [Observed; VECTOR],
 }
@@ -80,6 +83,20 @@ struct Observed {
 
 const _: () = assert!(VECTOR <= u8::MAX as usize);
 
+/// What the first pass found in a vector.
+struct Parsed {
+    /// Frames.
+    count: usize,
+    /// Packets with evidence.
+    observed: usize,
+    /// Bit of each packet that targets are to count.
+    drawn: u32,
+    /// Bit of each packet whose source is to be told apart from others.
+    sources: u32,
+}
+
+const _: () = assert!(VECTOR <= u32::BITS as usize);
+
 impl Analyser {
     /// Empty tables.
     #[must_use]
@@ -91,6 +108,7 @@ impl Analyser {
         };
         Self {
             contacts: ContactTable::new(settings.contacts, settings.key),
+            targets: TargetTable::new(settings.key),
             connections: settings
                 .new_connections
                 .then(|| ConnectionLog::new(settings.connections_per_second, settings.key)),
@@ -109,6 +127,10 @@ impl Analyser {
                 gated: counters.worker.contacts_gated.read(),
                 evicted_unpublished: counters.worker.evidence_lost.read(),
                 ..EvidenceCounters::default()
+            },
+            targets_before: TargetCounters {
+                published: counters.worker.targets_published.read(),
+                evicted: counters.worker.targets_evicted.read(),
             },
             counters,
             packets: [Packet::default(); VECTOR],
@@ -134,7 +156,7 @@ impl Analyser {
         mut connection: impl FnMut(NewConnection),
         mut ended: impl FnMut(EndedFlow),
     ) -> &[Packet] {
-        let (count, observed) = self.parse(slot, source, vector);
+        let Parsed { count, observed, drawn, sources } = self.parse(slot, source, vector);
         let frames = &vector[..count];
         if let Some(Flows { table, keys, .. }) = &mut self.flows {
             keys[..frames.len()].iter_mut().flatten().for_each(|key| table.locate(key));
@@ -148,23 +170,24 @@ impl Analyser {
                 self.contacts.take_in(*hash, &key, *observation, frames[number].time);
             }
         }
+        self.targets.count(drawn, sources, &self.packets, frames);
         self.log_connections(frames, &mut connection);
         self.count_flows(frames, &mut ended);
         &self.packets[..frames.len()]
     }
 
-    /// First pass: take, parse, count, request table lines. Gives the number of frames, and of packets
-    /// with evidence.
+    /// First pass: take, parse, count, request table lines, draw samples.
     #[inline]
     fn parse<'a>(
         &mut self,
         slot: usize,
         source: &mut impl Iterator<Item = Frame<'a>>,
         vector: &mut [Frame<'a>; VECTOR],
-    ) -> (usize, usize) {
+    ) -> Parsed {
         let counters = &self.counters.interfaces[slot];
         let mut flows = self.flows.as_mut();
         let (mut count, mut observed) = (0, 0);
+        let (mut drawn, mut sources) = (0_u32, 0_u32);
         let mut bytes = 0;
         let mut truncated = 0;
         let (mut ip, mut ipv4, mut vlan) = (0, 0, 0);
@@ -184,6 +207,7 @@ impl Analyser {
             vlan += u64::from(packet.vlan_ids != [0, 0]);
             tunnelled += u64::from(packet.tunnel_depth != 0);
             first_fragments += u64::from(packet.is_fragment && packet.kind != Kind::LaterFragment);
+            drawn |= u32::from(self.targets.draws(packet, frame.time)) << number;
             if let Some(Flows { table, keys, .. }) = &mut flows {
                 let mut key = table.key(packet, frame.interface, frame.time);
                 key.iter_mut().for_each(|key| table.prefetch(key));
@@ -192,6 +216,7 @@ impl Analyser {
             if let Some((key, observation)) = evidence::observe(packet) {
                 let hash = self.contacts.hash(&key);
                 self.contacts.prefetch(hash, observation);
+                sources |= u32::from(TargetTable::draws_source(hash.source())) << number;
                 self.observed[observed] = Observed { hash, packet: number as u8, observation };
                 observed += 1;
             }
@@ -204,7 +229,7 @@ impl Analyser {
         counters.vlan.add(vlan);
         counters.tunnelled.add(tunnelled);
         counters.first_fragments.add(first_fragments);
-        (count, observed)
+        Parsed { count, observed, drawn, sources }
     }
 
     /// Second pass over the packets, in which a connection may be written.
@@ -233,8 +258,10 @@ impl Analyser {
     /// Last pass: each packet in its flow, and what that says about a contact.
     #[inline]
     fn count_flows(&mut self, frames: &[Frame<'_>], ended: &mut impl FnMut(EndedFlow)) {
-        let Some(Flows { table, limit, keys, .. }) = &mut self.flows else { return };
-        let contacts = &mut self.contacts;
+        let Some(Flows { table, limit, keys, .. }) = &mut self.flows else {
+            return self.count_answers(frames);
+        };
+        let (contacts, targets) = (&mut self.contacts, &mut self.targets);
         let mut ended = limit.apply(&self.counters.worker.flows, ended);
         for ((frame, packet), key) in frames.iter().zip(&self.packets).zip(keys) {
             if let Some(key) = key {
@@ -245,7 +272,22 @@ impl Analyser {
                     if self.splits_flows {
                         take_in(contacts, evidence::observe_other_half(packet, change), time);
                     }
+                    if change == Change::Completed {
+                        targets.complete(packet.tuple.target, time);
+                    }
                 }
+            }
+        }
+    }
+
+    /// Without a table of flows nothing is known of handshakes: an answer counts as a completed one.
+    fn count_answers(&mut self, frames: &[Frame<'_>]) {
+        const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+        for (frame, packet) in frames.iter().zip(&self.packets) {
+            if let Kind::Tcp { flags, .. } = packet.kind
+                && flags & (SYN_ACK | tcp::RST | tcp::FIN) == SYN_ACK
+            {
+                self.targets.complete(packet.tuple.source, frame.time);
             }
         }
     }
@@ -283,6 +325,17 @@ impl Analyser {
         let lost = counted.evicted_unpublished + counted.answers_dropped;
         worker.evidence_lost.set(before.evicted_unpublished + lost);
         published
+    }
+
+    /// Hands out what arrived at targets since the last call. `sink` gives `false` when it is full; says
+    /// whether it took all.
+    pub fn publish_targets(&mut self, sink: impl FnMut(&flood::Report) -> bool) -> bool {
+        let is_complete = self.targets.publish(sink);
+        let TargetCounters { published, evicted } = self.targets.counters();
+        let (worker, before) = (&self.counters.worker, &self.targets_before);
+        worker.targets_published.set(before.published + published);
+        worker.targets_evicted.set(before.evicted + evicted);
+        is_complete
     }
 }
 

@@ -159,6 +159,10 @@ pub struct WorkerCounters {
     pub evidence_lost: Counter,
     /// Attempts held back under pressure: first contacts of new sources, and repeats.
     pub contacts_gated: Counter,
+    /// Targets of which the detector was told what arrived there.
+    pub targets_published: Counter,
+    /// Targets that gave way before it was told: what arrived there is not counted.
+    pub targets_evicted: Counter,
     /// The flows.
     pub flows: WorkerFlows,
     /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.

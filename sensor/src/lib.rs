@@ -11,6 +11,7 @@
 //!               analyse    vectors of frames: parse, count, evidence, new connections
 //!               packet     headers parsed in place
 //!               evidence   its contacts: attempted, answered, refused
+//!               flood      its targets: how much arrives at each
 //!               flow       its flows: who talks to whom, how much, until when
 //!               connections, export, counters
 //!   watched     supervisor the thread that calls workers to open rings; gathering: how they join
@@ -40,6 +41,7 @@ pub mod evidence;
 pub mod export;
 pub mod file;
 pub mod filter;
+pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod gathering;

@@ -239,6 +239,14 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
         "Attempts held back under pressure: first contacts of new sources, and repeats",
         |c| &c.contacts_gated,
     ),
+    ("ringwatch_flood_targets_published", "Targets told to the detector of floods", |c| {
+        &c.targets_published
+    }),
+    (
+        "ringwatch_flood_targets_evicted",
+        "Targets that gave way before the detector of floods was told",
+        |c| &c.targets_evicted,
+    ),
     ("ringwatch_flows_begun", "Flows that began", |c| &c.flows.begun),
     (
         "ringwatch_flows_half_open_evicted",

@@ -81,6 +81,15 @@ pub struct ContactHash {
     source: u64,
 }
 
+impl ContactHash {
+    /// That of the source.
+    #[inline]
+    #[must_use]
+    pub const fn source(self) -> u64 {
+        self.source
+    }
+}
+
 const WAYS: usize = 8;
 
 /// One cache line of the index. A way is stale when its position left the log.
