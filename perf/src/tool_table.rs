@@ -24,7 +24,7 @@ pub const TOOLS: &[Tool] = &[
     tool("capinfos", "wireshark-common", "counts what the collector stored"),
     tool("nmap", "nmap", "scans and sweeps"),
     tool("masscan", "masscan", "scans many ports of many hosts in any order"),
-    tool("hping3", "hping3", "floods with SYN"),
+    tool("hping3", "hping3", "floods"),
     tool("traceroute", "traceroute", "asks for the way by UDP, ICMP and TCP, as scans do not"),
     tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
     tool("socat", "socat", "makes an interface without link headers"),

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use wire::units::UnixNanos;
 
-use crate::detect::{Alert, Detector, DetectorCounters};
+use crate::detect::{Alert, Detector, DetectorCounters, FloodCounters};
 use crate::evidence::Contact;
+use crate::flood;
 use crate::metrics::{Families, Source};
 use crate::pipeline::ToRecorder;
 
@@ -45,9 +46,18 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// How often the rings are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// The other ends of what a worker tells the detector.
+pub struct Feeds {
+    /// Contacts, losses and ticks.
+    pub evidence: rtrb::Consumer<Evidence>,
+    /// What arrived at targets; told before the tick that it belongs to.
+    pub targets: rtrb::Consumer<flood::Report>,
+}
+
 /// One worker, as the detector sees it.
 struct Feed {
     ring: rtrb::Consumer<Evidence>,
+    targets: rtrb::Consumer<flood::Report>,
     /// Published up to here.
     clock: UnixNanos,
     /// Published since the detector's last tick.
@@ -60,19 +70,23 @@ struct Feed {
 pub struct DetectionCounters {
     detector: Mutex<DetectorCounters>,
     laggard_ticks: AtomicU64,
+    floods: Mutex<FloodCounters>,
 }
 
 /// The thread body: runs until every worker has ended, then closes what is open. Once `stop` is set,
 /// workers that stand still are not waited for.
 pub fn run(
     mut detector: Detector,
-    rings: Vec<rtrb::Consumer<Evidence>>,
+    rings: Vec<Feeds>,
     recorder: &Sender<ToRecorder>,
     counters: &DetectionCounters,
     stop: &AtomicBool,
 ) {
     let started = Instant::now();
-    let feed = |ring| Feed { ring, clock: UnixNanos(0), is_fresh: false, heard: started };
+    let feed = |Feeds { evidence: ring, targets }| {
+        let clock = UnixNanos(0);
+        Feed { ring, targets, clock, is_fresh: false, heard: started }
+    };
     let mut feeds: Vec<Feed> = rings.into_iter().map(feed).collect();
     let mut alerts = Vec::new();
     let mut last = UnixNanos(0);
@@ -99,14 +113,14 @@ pub fn run(
             detector.tick(last, &mut alerts);
             feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
             hand_over(&mut detector, &mut alerts, last, recorder);
-            counters.copy(detector.counters());
+            counters.copy(detector.counters(), detector.flood_counters());
         }
         std::thread::sleep(LOOK_EVERY);
     }
     let last = feeds.iter().map(|feed| feed.clock).fold(last, UnixNanos::max);
     detector.finish(last, &mut alerts);
     hand_over(&mut detector, &mut alerts, last, recorder);
-    counters.copy(detector.counters());
+    counters.copy(detector.counters(), detector.flood_counters());
 }
 
 impl Feed {
@@ -116,6 +130,9 @@ impl Feed {
                 Evidence::Contact(contact) => detector.merge(worker, &contact),
                 Evidence::Loss { from, to } => detector.note_loss(from, to),
                 Evidence::Tick(clock) => {
+                    while let Ok(report) = self.targets.pop() {
+                        detector.merge_target(worker, &report);
+                    }
                     self.clock = clock;
                     self.is_fresh = true;
                     self.heard = Instant::now();
@@ -161,14 +178,16 @@ fn hand_over(
 }
 
 impl DetectionCounters {
-    fn copy(&self, counters: DetectorCounters) {
+    fn copy(&self, counters: DetectorCounters, floods: FloodCounters) {
         *self.detector.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+        *self.floods.lock().unwrap_or_else(PoisonError::into_inner) = floods;
     }
 }
 
 impl Source for DetectionCounters {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let counters = *self.detector.lock().unwrap_or_else(PoisonError::into_inner);
+        let floods = *self.floods.lock().unwrap_or_else(PoisonError::into_inner);
         let mut counter = |name, help, value| families.counter(name, help, [(vec![], value)]);
         counter(
             "ringwatch_detector_contacts_merged",
@@ -190,8 +209,8 @@ impl Source for DetectionCounters {
             "Sources with failed contacts that gave way in the table of slow scans",
             counters.slow_lost,
         )?;
-        counter("ringwatch_alerts_opened", "Alerts opened", counters.opened)?;
-        counter("ringwatch_alerts_closed", "Alerts closed", counters.closed)?;
+        counter("ringwatch_alerts_opened", "Alerts opened", counters.opened + floods.opened)?;
+        counter("ringwatch_alerts_closed", "Alerts closed", counters.closed + floods.closed)?;
         counter(
             "ringwatch_alerts_not_opened",
             "Scans that opened no alert because too many were open",
@@ -202,9 +221,24 @@ impl Source for DetectionCounters {
             "Ticks that did not wait for a stalled worker",
             self.laggard_ticks.load(Ordering::Relaxed),
         )?;
+        counter(
+            "ringwatch_flood_targets_forgotten",
+            "Targets that gave way to others in the detector of floods, or found no room",
+            floods.forgotten,
+        )?;
+        counter(
+            "ringwatch_floods_not_opened",
+            "Floods that found no room because there were too many, each second anew",
+            floods.not_opened,
+        )?;
         let mut gauge =
             |name, help, value: u64| families.gauge(name, help, [(vec![], value as f64)]);
-        gauge("ringwatch_alerts_open", "Alerts open now", counters.open)?;
+        gauge("ringwatch_alerts_open", "Alerts open now", counters.open + floods.open)?;
+        gauge(
+            "ringwatch_flood_targets",
+            "Targets that the detector of floods knows now",
+            floods.targets,
+        )?;
         gauge("ringwatch_detector_contacts", "Contacts in the window now", counters.contacts)?;
         gauge(
             "ringwatch_detector_contacts_room",

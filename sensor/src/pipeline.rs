@@ -44,11 +44,12 @@ use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
-use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
+use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Feeds};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
 use crate::filter::RingFilter;
+use crate::flood::TargetTable;
 use crate::flow::{EndedFlow, FlowTable};
 use crate::gathering::Board;
 use crate::hardware;
@@ -65,7 +66,9 @@ use crate::supervisor::{self, Supervisor, SupervisorStatus};
 use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
 use crate::uplink_thread::{self, UplinkStartError, UplinkThread};
-use crate::worker::{self, CONNECTION_RING, FLOW_RING, Milestone, Outlets, Plan, WorkerError};
+use crate::worker::{
+    self, CONNECTION_RING, FLOW_RING, Milestone, Outlets, Plan, TARGET_RING, WorkerError,
+};
 
 /// What the recorder is told beside new connections.
 #[derive(Debug)]
@@ -443,7 +446,7 @@ impl Common {
     fn start_detector(
         &self,
         start: &Start,
-        evidence: Vec<rtrb::Consumer<Evidence>>,
+        evidence: Vec<Feeds>,
         recorder: Sender<ToRecorder>,
         stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
@@ -452,6 +455,8 @@ impl Common {
         detector.take_memory();
         let Budget { contacts, alerts, bytes } = detector.budget();
         tracing::info!(contacts, alerts, bytes, "memory of the detector");
+        let bytes = Detector::FLOOD_MEMORY + TargetTable::MEMORY * evidence.len();
+        tracing::info!(bytes, "memory of floods");
         let counters = Arc::clone(&self.detection_counters);
         spawn("detector", move || {
             detection::run(detector, evidence, &recorder, &counters, &stop);
@@ -509,7 +514,7 @@ type Said = Receiver<Result<Milestone, WorkerError>>;
 struct Crew {
     threads: Vec<JoinHandle<()>>,
     said: Vec<Said>,
-    evidence: Vec<rtrb::Consumer<Evidence>>,
+    evidence: Vec<Feeds>,
     connections: Vec<rtrb::Consumer<NewConnection>>,
     flows: Vec<rtrb::Consumer<EndedFlow>>,
     batches: Vec<BatchRing>,
@@ -540,11 +545,12 @@ impl Crew {
     fn plan(&mut self, start: &Start, common: &Common, index: usize) -> Plan {
         let Start { config, filters, cpus, ring, .. } = start;
         let (evidence, evidence_out) = queue(EVIDENCE_RING);
+        let (targets, targets_out) = queue(TARGET_RING);
         let (connections, connections_out) = queue(CONNECTION_RING);
         let (flows, flows_out) = queue(FLOW_RING);
         let pool_bytes = ((config.export.pool_mib as usize) << 20) / cpus.len();
         let (exporter, batches) = Exporter::new(&config.export, common.keys.sample, pool_bytes);
-        self.evidence.push(evidence_out);
+        self.evidence.push(Feeds { evidence: evidence_out, targets: targets_out });
         self.connections.push(connections_out);
         self.flows.push(flows_out);
         self.batches.push(batches);
@@ -558,6 +564,7 @@ impl Crew {
         };
         let outlets = Outlets {
             evidence,
+            targets,
             connections,
             flows,
             announcer: Arc::clone(&common.announcer),

@@ -377,6 +377,7 @@ pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
         close_after: detect.close_after,
         memory_mib: detect.memory_mib / 2,
         allow: AllowList::new(detect.allow.iter().copied().map(Allowed::from).collect(), own),
+        floods: detect.floods.clone(),
         key,
     }
 }

@@ -9,6 +9,7 @@ use sensor::connections::NewConnection;
 use sensor::counters::Counters;
 use sensor::detection::Evidence;
 use sensor::export::Exporter;
+use sensor::flood;
 use sensor::flow::{EndedFlow, State, Timeouts};
 use sensor::frame::{Frame, LinkType, VlanTag};
 use sensor::interfaces::{Finder, Places};
@@ -75,6 +76,7 @@ struct Desk {
     connections: (rtrb::Producer<NewConnection>, rtrb::Consumer<NewConnection>),
     flows: (rtrb::Producer<EndedFlow>, rtrb::Consumer<EndedFlow>),
     evidence: (rtrb::Producer<Evidence>, rtrb::Consumer<Evidence>),
+    targets: (rtrb::Producer<flood::Report>, rtrb::Consumer<flood::Report>),
     clock: u64,
 }
 
@@ -107,6 +109,7 @@ impl Desk {
             connections: rtrb::RingBuffer::new(1 << 10),
             flows: rtrb::RingBuffer::new(1 << 10),
             evidence: rtrb::RingBuffer::new(1 << 10),
+            targets: rtrb::RingBuffer::new(1 << 8),
             clock: 1_700_000_000_000_000_000,
         }
     }
@@ -154,6 +157,8 @@ impl Desk {
     fn tick(&mut self) {
         let evidence = &mut self.evidence.0;
         let _ = self.analyser.publish(|one| evidence.push(Evidence::Contact(*one)).is_ok());
+        let targets = &mut self.targets.0;
+        self.analyser.publish_targets(|one| targets.push(*one).is_ok());
         let flows = &mut self.flows.0;
         self.analyser
             .end_idle_flows(UnixNanos(self.clock), |flow| flows.push(flow).unwrap_or_default());
@@ -165,6 +170,7 @@ impl Desk {
     fn take_out(&mut self) {
         while self.connections.1.pop().is_ok() {}
         while self.evidence.1.pop().is_ok() {}
+        while self.targets.1.pop().is_ok() {}
         while self.flows.1.pop().is_ok() {}
         while let Ok(mut batch) = self.batches.filled.pop() {
             batch.clear();
@@ -210,6 +216,8 @@ fn no_packet_makes_a_worker_allocate() {
         counters.connections_over_limit.read(),
         counters.contacts_published.read(),
         counters.evidence_lost.read() + counters.contacts_gated.read(),
+        counters.targets_published.read(),
+        counters.targets_evicted.read(),
         counters.flows.half_open_evicted.read(),
         counters.flows.openings_skipped.read(),
         counters.flows.over_limit.read(),

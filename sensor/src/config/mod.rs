@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::detect::{Network, Profile};
+use crate::detect::{FloodConfig, Network, Profile};
 use crate::filter::Expression;
 use crate::uplink::CollectorAddress;
 
@@ -101,6 +101,8 @@ pub struct Detect {
     pub close_after: Duration,
     /// Memory of evidence, all workers and the detector together, MiB.
     pub memory_mib: u32,
+    /// What makes a flood.
+    pub floods: FloodConfig,
 }
 
 /// The table of flows: its size, and after how long without a packet a flow ends.
@@ -199,6 +201,17 @@ const SILENT_AFTER: (Duration, Duration, Duration) =
 const CLOSE_AFTER: (Duration, Duration, Duration) =
     (Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(3600));
 const DETECT_MIB: (u32, u32, u32) = (4, 64, 65_536);
+/// Rates at which a flood begins: SYN, UDP, ICMP, RST, fragments. Packets a second; 0: off.
+const SYN_FLOOD_RATE: (u32, u32, u32) = flood_rate(500);
+const UDP_FLOOD_RATE: (u32, u32, u32) = flood_rate(100_000);
+const ICMP_FLOOD_RATE: (u32, u32, u32) = flood_rate(5_000);
+const RST_FLOOD_RATE: (u32, u32, u32) = flood_rate(5_000);
+const FRAGMENT_FLOOD_RATE: (u32, u32, u32) = flood_rate(100_000);
+const SYN_FLOOD_COMPLETION: (u32, u32, u32) = (1, 20, 100);
+const SYN_FLOOD_SOURCES: (u32, u32, u32) = (2, 64, 1_000_000);
+const FLOOD_RATIO: (u32, u32, u32) = (2, 10, 1_000);
+const FLOOD_LEARNING: (Duration, Duration, Duration) =
+    (Duration::ZERO, Duration::from_secs(10), Duration::from_secs(3600));
 const SAMPLE_ONE_IN: (u32, u32, u32) = (2, 64, 1_000_000);
 const SNAPLEN: (u32, u32, u32) = (64, 65_535, 65_535);
 const POOL_MIB: (u32, u32, u32) = (1, 64, 4096);
@@ -211,6 +224,11 @@ const FLOW_TCP_CLOSED: (Duration, Duration, Duration) = flow_timeout(10);
 const FLOW_NEW: (Duration, Duration, Duration) = flow_timeout(30);
 const FLOW_ESTABLISHED: (Duration, Duration, Duration) = flow_timeout(300);
 const API_LISTEN: &str = "127.0.0.1:8475";
+
+/// Least and most of a rate, with its default.
+const fn flood_rate(default: u32) -> (u32, u32, u32) {
+    (0, default, 1_000_000_000)
+}
 
 /// A time-out of flows: the whole table is looked at within the shortest, which costs the less the
 /// longer it is.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use wire::text::{NAME_RULE, is_name};
 
-use crate::detect::{Network, ParseNetworkError, Profile};
+use crate::detect::{FloodConfig, Network, ParseNetworkError, Profile};
 use crate::filter::Expression;
 use crate::interfaces::{PatternError, Patterns};
 use crate::uplink::AddressError;
@@ -17,9 +17,11 @@ use crate::uplink::AddressError;
 use super::{
     API_LISTEN, BLOCK_KIB, BUSY_POLL_US, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND,
     Capture, Config, ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames,
-    FLOW_ESTABLISHED, FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS,
-    FLOWS_PER_SECOND, FanoutMode, Flow, POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB,
-    SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW, WORKERS,
+    FLOOD_LEARNING, FLOOD_RATIO, FLOW_ESTABLISHED, FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED,
+    FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FRAGMENT_FLOOD_RATE, FanoutMode, Flow, ICMP_FLOOD_RATE,
+    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, RST_FLOOD_RATE, SAMPLE_ONE_IN, SCAN_THRESHOLD,
+    SILENT_AFTER, SNAPLEN, SYN_FLOOD_COMPLETION, SYN_FLOOD_RATE, SYN_FLOOD_SOURCES, UDP_FLOOD_RATE,
+    Uplink, WINDOW, WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -86,6 +88,15 @@ struct RawDetect {
     silent_after: Option<Spanned<String>>,
     close_after: Option<Spanned<String>>,
     memory_mib: Option<Spanned<u32>>,
+    syn_flood_rate: Option<Spanned<u32>>,
+    syn_flood_completion: Option<Spanned<u32>>,
+    syn_flood_sources: Option<Spanned<u32>>,
+    udp_flood_rate: Option<Spanned<u32>>,
+    icmp_flood_rate: Option<Spanned<u32>>,
+    rst_flood_rate: Option<Spanned<u32>>,
+    fragment_flood_rate: Option<Spanned<u32>>,
+    flood_ratio: Option<Spanned<u32>>,
+    flood_learning: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -249,7 +260,8 @@ impl Checker<'_> {
         (!text.trim().is_empty()).then_some(Expression { text, origin })
     }
 
-    fn detect(&self, raw: RawDetect) -> Result<Detect, ConfigError> {
+    fn detect(&self, mut raw: RawDetect) -> Result<Detect, ConfigError> {
+        let floods = self.floods(&mut raw)?;
         let RawDetect {
             profile,
             allow,
@@ -260,6 +272,7 @@ impl Checker<'_> {
             silent_after,
             close_after,
             memory_mib,
+            ..
         } = raw;
         let window_length = self.duration("detect.window", window, WINDOW)?;
         if let Some(silent_after) = &silent_after
@@ -289,6 +302,43 @@ impl Checker<'_> {
             silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
             close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
             memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
+            floods,
+        })
+    }
+
+    /// The keys about floods; takes them out of `raw`.
+    fn floods(&self, raw: &mut RawDetect) -> Result<FloodConfig, ConfigError> {
+        let rate = |key, value: &mut Option<_>, limits| {
+            self.number(key, value.take(), limits, "packets a second")
+        };
+        Ok(FloodConfig {
+            rates: [
+                rate("detect.syn_flood_rate", &mut raw.syn_flood_rate, SYN_FLOOD_RATE)?,
+                rate("detect.udp_flood_rate", &mut raw.udp_flood_rate, UDP_FLOOD_RATE)?,
+                rate("detect.icmp_flood_rate", &mut raw.icmp_flood_rate, ICMP_FLOOD_RATE)?,
+                rate("detect.rst_flood_rate", &mut raw.rst_flood_rate, RST_FLOOD_RATE)?,
+                rate(
+                    "detect.fragment_flood_rate",
+                    &mut raw.fragment_flood_rate,
+                    FRAGMENT_FLOOD_RATE,
+                )?,
+            ],
+            syn_completion: self.number(
+                "detect.syn_flood_completion",
+                raw.syn_flood_completion.take(),
+                SYN_FLOOD_COMPLETION,
+                "percent",
+            )?,
+            syn_sources: self.number(
+                "detect.syn_flood_sources",
+                raw.syn_flood_sources.take(),
+                SYN_FLOOD_SOURCES,
+                "sources",
+            )?,
+            ratio: self.number("detect.flood_ratio", raw.flood_ratio.take(), FLOOD_RATIO, "")?,
+            learning: self
+                .duration("detect.flood_learning", raw.flood_learning.take(), FLOOD_LEARNING)?
+                .as_secs(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AllowList, Network};
+use super::{AllowList, FloodConfig, Network};
 use crate::packet::Address;
 
 /// What counts as a scan.
@@ -97,6 +97,8 @@ pub struct DetectorConfig {
     pub memory_mib: u32,
     /// Sources that never count, the host's own addresses among them.
     pub allow: AllowList,
+    /// What makes a flood.
+    pub floods: FloodConfig,
     /// Seeds the hashes: random, or fixed for repeatable runs (results are the same with any key).
     pub key: u64,
 }
@@ -121,6 +123,7 @@ impl Default for DetectorConfig {
             close_after: Duration::from_secs(60),
             memory_mib: 64,
             allow: AllowList::default(),
+            floods: FloodConfig::default(),
             key: 0,
         }
     }

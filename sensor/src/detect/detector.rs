@@ -6,12 +6,15 @@ use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
 use super::contacts::{Contacts, SLOTS};
+use super::floods::{FloodCounters, Floods, SynFlood};
 use super::groups::{GroupKey, NONE};
 use super::losses::Losses;
 use super::slow::{Past, SlowTable};
 use super::view::View;
 use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
 use crate::evidence::{Class, Contact, PANE_NANOS, pane};
+use crate::flood::Report;
+use crate::packet::Address;
 
 /// Merges the evidence of all workers and finds scans in it.
 pub struct Detector {
@@ -25,6 +28,7 @@ pub struct Detector {
     pub(super) slow: SlowTable,
     pub(super) view: View,
     losses: Losses,
+    floods: Floods,
     /// Contacts that changed since the last tick, each once.
     touched: Vec<u32>,
     /// Groups that grew in this tick, each once.
@@ -81,6 +85,9 @@ impl Detector {
     /// Time between two ticks.
     pub const TICK: Duration = Duration::from_millis(250);
 
+    /// Memory of the tables of floods, which comes on top of the [budget](Detector::budget). Unit: bytes.
+    pub const FLOOD_MEMORY: usize = Floods::MEMORY;
+
     /// Makes a detector. Its tables are reserved here and never grow.
     #[must_use]
     pub fn new(config: DetectorConfig) -> Self {
@@ -95,6 +102,7 @@ impl Detector {
             slow: SlowTable::new(bytes / 8, config.key),
             view: View::default(),
             losses: Losses::new(config.silent_after),
+            floods: Floods::new(&config),
             // Bounded by the contacts: a contact is in it once.
             touched: Vec::new(),
             grown: Vec::new(),
@@ -122,6 +130,7 @@ impl Detector {
         let before = std::mem::replace(self, fresh);
         self.alerts.go_on_from(&before.alerts);
         self.slow.evicted = before.slow.evicted;
+        self.floods.go_on_from(&before.floods);
         (self.merged, self.allowed) = (before.merged, before.allowed);
         self.evidence_lost = before.evidence_lost;
     }
@@ -191,6 +200,23 @@ impl Detector {
         number
     }
 
+    /// Takes in what `worker` saw arrive at a target. Within a tick the order does not matter.
+    pub fn merge_target(&mut self, worker: usize, report: &Report) {
+        self.floods.merge(worker, report);
+    }
+
+    /// The SYN flood on `target` that is going on, if there is one.
+    #[must_use]
+    pub fn syn_flood_on(&self, target: Address) -> Option<SynFlood> {
+        self.floods.is_flooded(target)
+    }
+
+    /// What was counted of floods.
+    #[must_use]
+    pub fn flood_counters(&self) -> FloodCounters {
+        self.floods.counters()
+    }
+
     /// Frames, or answers, were lost between `from` and `to`: silence in that time proves nothing.
     /// Say it before the tick that follows `to`.
     pub fn note_loss(&mut self, from: UnixNanos, to: UnixNanos) {
@@ -222,13 +248,14 @@ impl Detector {
             .filter(|&number| self.contacts.entries[number as usize].is_live);
         live.collect::<Vec<_>>().into_iter().for_each(|number| self.note_past(number));
         self.alerts.tell(self.now, out);
+        self.floods.finish(self.now, out);
         self.alerts.close_all(self.now, out);
     }
 
     /// Nothing is open and nothing can fall due: time may pass without ticks.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.contacts.len() == 0 && self.alerts.len() == 0
+        self.contacts.len() == 0 && self.alerts.len() == 0 && self.floods.is_idle()
     }
 
     /// What could not be told one by one; at most once a second of ticks.
@@ -250,6 +277,8 @@ impl Detector {
         }
         self.contacts.wheel.recycle(due);
         self.losses.forget(now);
+        // First, so that it is known which scans are made by a flood.
+        self.floods.tick(now, &mut || self.alerts.next_id(), out);
         self.open_alerts();
         self.alerts.tell(now, out);
     }

@@ -15,6 +15,7 @@
 //!   open       one open alert: what it counted, what it tells
 //!   alerts     all open alerts, and the limit on what is told of them
 //!   detector   the order of a tick
+//!   floods     more arrives at a target than it answers, or than is usual
 //! ```
 //!
 //! Outcomes are derived here and only here: answered ⇒ success; else refused ⇒ failed; else silent
@@ -32,6 +33,7 @@ mod config;
 mod contacts;
 mod decide;
 mod detector;
+mod floods;
 mod groups;
 mod losses;
 mod open;
@@ -51,3 +53,4 @@ pub use alert::{
 pub use allow::{AllowList, Allowed, Network, ParseNetworkError};
 pub use config::{DetectorConfig, NetworkRule, Profile, Thresholds};
 pub use detector::{Budget, Detector, DetectorCounters};
+pub use floods::{FloodConfig, FloodCounters, SynFlood};

@@ -8,12 +8,15 @@ use super::clock::{Meeting, tick_after};
 use crate::connections::NewConnection;
 use crate::detect::{Alert, Detector};
 use crate::evidence::Contact;
+use crate::flood;
 use crate::flow::EndedFlow;
 use crate::recorder::{Recorder, UnwrittenFlows};
 
 /// What one worker learnt since the meeting before.
 pub(super) struct Told {
     pub(super) contacts: Vec<Contact>,
+    /// What arrived at targets.
+    pub(super) targets: Vec<flood::Report>,
     /// In order.
     pub(super) connections: Vec<NewConnection>,
     /// Those that are surely beyond the limit of their second.
@@ -78,6 +81,7 @@ impl Merge {
                 self.detector.note_loss(tick.minus(Detector::TICK), tick);
             }
             told.contacts.iter().for_each(|contact| self.detector.merge(worker, contact));
+            told.targets.iter().for_each(|one| self.detector.merge_target(worker, one));
             connections.push(told.connections);
             left_out += told.connections_left_out;
             self.flows.push(told.flows);

@@ -137,11 +137,24 @@ impl Worker {
             contacts.push(*contact);
             true
         });
+        let mut targets = Vec::new();
+        self.analyser.publish_targets(|report| {
+            targets.push(*report);
+            true
+        });
         let (connections, connections_left_out) = self.connections.take();
         let mut flows = mem::take(&mut self.flows);
         flows.sort_unstable();
         let unwritten_flows = UnwrittenFlows::of_worker(&self.counters.worker);
-        Told { contacts, connections, connections_left_out, flows, answers_lost, unwritten_flows }
+        Told {
+            contacts,
+            targets,
+            connections,
+            connections_left_out,
+            flows,
+            answers_lost,
+            unwritten_flows,
+        }
     }
 
     /// Ends every flow: at this time nothing more comes.

@@ -37,6 +37,7 @@ use crate::detection::Evidence;
 use crate::event::InterfaceChange;
 use crate::export::Exporter;
 use crate::filter::RingFilter;
+use crate::flood;
 use crate::flow::EndedFlow;
 use crate::gathering::{Board, Stage};
 use crate::health::{self, Health, Link};
@@ -90,6 +91,8 @@ pub struct Plan {
 pub struct Outlets {
     /// To the detector.
     pub evidence: rtrb::Producer<Evidence>,
+    /// To the detector: [`TARGET_RING`] entries; what finds no room waits for the next tick.
+    pub targets: rtrb::Producer<flood::Report>,
     /// To the recorder: [`CONNECTION_RING`] entries, then `connections_queue_full`.
     pub connections: rtrb::Producer<NewConnection>,
     /// To the recorder: [`FLOW_RING`] entries, then `queue_full` of the flows.
@@ -101,6 +104,9 @@ pub struct Outlets {
     /// Connections of this sensor itself, which are never exported.
     pub own: Arc<OwnConnections>,
 }
+
+/// Entries of the ring for what arrived at targets: 584 bytes each, and all that a worker has of a tick.
+pub const TARGET_RING: usize = 1 << 10;
 
 /// Entries of the ring for new connections between a worker and the recorder: 104 bytes each.
 pub const CONNECTION_RING: usize = 1 << 14;
@@ -381,6 +387,9 @@ impl Worker {
         if published.answers_lost {
             self.note_loss();
         }
+        // Before the tick that makes the detector look at them.
+        let targets = &mut self.outlets.targets;
+        is_complete &= self.analyser.publish_targets(|one| targets.push(*one).is_ok());
         let worker = &self.counters.worker;
         let flows = &mut self.outlets.flows;
         self.analyser.end_idle_flows(until, |flow| hand_out(flows, flow, worker));
