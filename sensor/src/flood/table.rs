@@ -105,7 +105,7 @@ impl TargetTable {
 
     /// Counts the packets of a vector that belong to a sample: bit `n` of `drawn` and `sources` is that of
     /// packet `n`.
-    #[inline]
+    #[inline(never)]
     pub fn count(&mut self, drawn: u32, sources: u32, packets: &[Packet], frames: &[Frame<'_>]) {
         for number in bits(drawn) {
             if let (Some(packet), Some(frame)) = (packets.get(number), frames.get(number)) {
@@ -164,6 +164,7 @@ impl TargetTable {
         (time.0 ^ packet.tuple.source.low().rotate_left(17)).wrapping_mul(self.draw_key)
     }
 
+    #[inline(always)]
     fn count_one(&mut self, packet: &Packet, time: UnixNanos) {
         let Some(class) = Class::of(packet) else { return };
         let (source, key) = (packet.tuple.source, self.key);
@@ -184,6 +185,7 @@ impl TargetTable {
         }
     }
 
+    #[inline(always)]
     fn note_source(&mut self, packet: &Packet, time: UnixNanos) {
         if Class::of(packet) != Some(Class::Syn) {
             return;
