@@ -124,7 +124,7 @@ fn a_flood_of_resets_is_one_alert() {
 
 #[test]
 fn fast_ordinary_traffic_and_fast_scans_are_no_floods() {
-    if !tools::require(&["iperf3", "nmap"]) {
+    if !tools::require(&["iperf3", "nmap", "hping3"]) {
         return;
     }
     let Some(lab) = Lab::new() else { return };
@@ -138,7 +138,7 @@ fn fast_ordinary_traffic_and_fast_scans_are_no_floods() {
     near.run("iperf3", &["-c", TARGET, "-u", "-b", "900M", "-t", "4"]);
     near.run("iperf3", &["-c", TARGET, "-u", "-b", "900M", "-t", "4", "-R"]);
     near.run("iperf3", &["-c", TARGET, "-t", "3", "-P", "8"]);
-    near.run("ping", &["-q", "-i", "0.002", "-c", "1000", TARGET]);
+    near.run("hping3", &["-q", "-n", "--icmp", "-i", "u2000", "-c", "1000", TARGET]);
     near.run("nmap", &["-n", "-Pn", "-T5", "--min-rate", "20000", "-sS", "-p-", TARGET]);
     let events = sensor.stop(Signal::SIGINT);
     let alerts = events.alerts();

@@ -105,7 +105,7 @@ pub struct Outlets {
     pub own: Arc<OwnConnections>,
 }
 
-/// Entries of the ring for what arrived at targets: 584 bytes each, and all that a worker has of a tick.
+/// Entries of the ring for what arrived at targets: 576 bytes each, and all that a worker has of a tick.
 pub const TARGET_RING: usize = 1 << 10;
 
 /// Entries of the ring for new connections between a worker and the recorder: 104 bytes each.

@@ -40,6 +40,9 @@ pub(super) struct Episode {
 const SAMPLE: usize = 64;
 
 impl Episode {
+    /// Memory of one. Unit: bytes.
+    pub(super) const MEMORY: usize = size_of::<Self>() + SAMPLE * size_of::<(u32, Address)>();
+
     pub(super) fn new(start: UnixNanos, threshold: u64) -> Self {
         Self {
             id: 0,
@@ -126,10 +129,15 @@ impl Episode {
         self.ports.estimate()
     }
 
-    /// Distinct sources, of a SYN flood.
+    /// Distinct sources, of a SYN flood. Of few, the sketch has too few: then those count that sent the packets
+    /// of the sample, if they sent several each.
     pub(super) fn sources(&self) -> u64 {
-        let sampled = self.sources.estimate() * SAMPLED_ONE_IN;
-        sampled.max(self.distinct_in_sample())
+        const FEW: u64 = 8;
+        let (sketched, distinct) = (self.sources.estimate(), self.distinct_in_sample());
+        if sketched < FEW && distinct * 2 <= self.sample.len() as u64 {
+            return distinct;
+        }
+        distinct.max(sketched * SAMPLED_ONE_IN)
     }
 
     fn distinct_in_sample(&self) -> u64 {

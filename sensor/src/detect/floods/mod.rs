@@ -122,7 +122,7 @@ pub struct SynFlood {
 
 impl Floods {
     /// Memory of the tables. Unit: bytes.
-    pub const MEMORY: usize = Targets::MEMORY + EPISODES * size_of::<Episode>();
+    pub const MEMORY: usize = Targets::MEMORY + EPISODES * Episode::MEMORY;
 
     /// Nothing is known yet.
     #[must_use]

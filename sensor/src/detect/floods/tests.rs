@@ -347,3 +347,10 @@ fn any_number_of_workers_finds_what_one_finds() {
     }
     assert!(found > 24, "{found}");
 }
+
+#[test]
+fn the_memory_is_what_the_manual_says() {
+    let queue = crate::worker::TARGET_RING * size_of::<crate::flood::Report>();
+    assert_eq!((TargetTable::MEMORY + queue) >> 10, 868);
+    assert_eq!(Floods::MEMORY >> 10, 4992);
+}
