@@ -209,7 +209,7 @@ impl Source for DetectionCounters {
             "Sources with failed contacts that gave way in the table of slow scans",
             counters.slow_lost,
         )?;
-        counter("ringwatch_alerts_opened", "Alerts opened", counters.opened + floods.opened)?;
+        counter("ringwatch_alerts_opened", "Alerts opened", counters.opened)?;
         counter("ringwatch_alerts_closed", "Alerts closed", counters.closed + floods.closed)?;
         counter(
             "ringwatch_alerts_not_opened",

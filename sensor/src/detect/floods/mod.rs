@@ -105,8 +105,6 @@ pub struct FloodCounters {
     pub forgotten: u64,
     /// Floods that are open now.
     pub open: u64,
-    /// Alerts opened.
-    pub opened: u64,
     /// Alerts closed.
     pub closed: u64,
     /// Floods that found no room because there were too many, each second anew.
@@ -313,7 +311,6 @@ impl Floods {
             if episode.dominant(self.key).is_some_and(|source| self.allow.contains(source, 0)) {
                 continue;
             }
-            self.counters.opened += 1;
             episode.open(id());
             out.push(episode.tell(target, class, Phase::Open, now, self.key));
         }
