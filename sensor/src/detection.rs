@@ -184,10 +184,32 @@ impl DetectionCounters {
     }
 }
 
+impl DetectionCounters {
+    fn write_floods(families: &mut Families<'_>, floods: FloodCounters) -> fmt::Result {
+        let mut counter = |name, help, value| families.counter(name, help, [(vec![], value)]);
+        counter(
+            "ringwatch_flood_targets_forgotten",
+            "Targets that gave way to others in the detector of floods, or found no room",
+            floods.forgotten,
+        )?;
+        counter(
+            "ringwatch_floods_not_opened",
+            "Floods that found no room because there were too many, each second anew",
+            floods.not_opened,
+        )?;
+        families.gauge(
+            "ringwatch_flood_targets",
+            "Targets that the detector of floods knows now",
+            [(vec![], floods.targets as f64)],
+        )
+    }
+}
+
 impl Source for DetectionCounters {
     fn write(&self, families: &mut Families<'_>) -> fmt::Result {
         let counters = *self.detector.lock().unwrap_or_else(PoisonError::into_inner);
         let floods = *self.floods.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::write_floods(families, floods)?;
         let mut counter = |name, help, value| families.counter(name, help, [(vec![], value)]);
         counter(
             "ringwatch_detector_contacts_merged",
@@ -221,24 +243,9 @@ impl Source for DetectionCounters {
             "Ticks that did not wait for a stalled worker",
             self.laggard_ticks.load(Ordering::Relaxed),
         )?;
-        counter(
-            "ringwatch_flood_targets_forgotten",
-            "Targets that gave way to others in the detector of floods, or found no room",
-            floods.forgotten,
-        )?;
-        counter(
-            "ringwatch_floods_not_opened",
-            "Floods that found no room because there were too many, each second anew",
-            floods.not_opened,
-        )?;
         let mut gauge =
             |name, help, value: u64| families.gauge(name, help, [(vec![], value as f64)]);
         gauge("ringwatch_alerts_open", "Alerts open now", counters.open + floods.open)?;
-        gauge(
-            "ringwatch_flood_targets",
-            "Targets that the detector of floods knows now",
-            floods.targets,
-        )?;
         gauge("ringwatch_detector_contacts", "Contacts in the window now", counters.contacts)?;
         gauge(
             "ringwatch_detector_contacts_room",
