@@ -9,17 +9,16 @@ use serde::Deserialize;
 use toml::Spanned;
 use wire::text::{NAME_RULE, is_name};
 
-use crate::detect::{Network, ParseNetworkError, Profile};
 use crate::filter::Expression;
 use crate::interfaces::{PatternError, Patterns};
 use crate::uplink::AddressError;
 
+use super::detect::RawDetect;
 use super::{
-    API_LISTEN, BLOCK_KIB, BUSY_POLL_US, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND,
-    Capture, Config, ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames,
-    FLOW_ESTABLISHED, FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS,
-    FLOWS_PER_SECOND, FanoutMode, Flow, POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB,
-    SAMPLE_ONE_IN, SCAN_THRESHOLD, SILENT_AFTER, SNAPLEN, Uplink, WINDOW, WORKERS,
+    API_LISTEN, BLOCK_KIB, BUSY_POLL_US, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
+    ConfigError, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED, FLOW_NEW,
+    FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FanoutMode, Flow,
+    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN, Uplink, WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -72,20 +71,6 @@ impl OneOrMany {
             Self::Many(texts) => texts,
         }
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawDetect {
-    profile: Option<Spanned<String>>,
-    allow: Vec<Spanned<String>>,
-    home_networks: Vec<Spanned<String>>,
-    vertical_ports: Option<Spanned<u32>>,
-    horizontal_hosts: Option<Spanned<u32>>,
-    window: Option<Spanned<String>>,
-    silent_after: Option<Spanned<String>>,
-    close_after: Option<Spanned<String>>,
-    memory_mib: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -149,9 +134,9 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, C
     })
 }
 
-struct Checker<'a> {
-    path: &'a Path,
-    text: &'a str,
+pub(super) struct Checker<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
 }
 
 impl Checker<'_> {
@@ -249,49 +234,6 @@ impl Checker<'_> {
         (!text.trim().is_empty()).then_some(Expression { text, origin })
     }
 
-    fn detect(&self, raw: RawDetect) -> Result<Detect, ConfigError> {
-        let RawDetect {
-            profile,
-            allow,
-            home_networks,
-            vertical_ports: vertical,
-            horizontal_hosts: horizontal,
-            window,
-            silent_after,
-            close_after,
-            memory_mib,
-        } = raw;
-        let window_length = self.duration("detect.window", window, WINDOW)?;
-        if let Some(silent_after) = &silent_after
-            && humantime::parse_duration(silent_after.get_ref())
-                .is_ok_and(|silent| silent >= window_length)
-        {
-            let rule = "is not shorter than detect.window";
-            return Err(self.refuse("detect.silent_after", silent_after, rule));
-        }
-        Ok(Detect {
-            profile: self.profile(profile)?,
-            allow: self.networks("detect.allow", &allow)?,
-            home_networks: self.networks("detect.home_networks", &home_networks)?,
-            vertical_ports: self.number(
-                "detect.vertical_ports",
-                vertical,
-                SCAN_THRESHOLD,
-                "ports",
-            )?,
-            horizontal_hosts: self.number(
-                "detect.horizontal_hosts",
-                horizontal,
-                SCAN_THRESHOLD,
-                "hosts",
-            )?,
-            window: window_length,
-            silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
-            close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
-            memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
-        })
-    }
-
     fn flow(&self, raw: RawFlow) -> Result<Flow, ConfigError> {
         let RawFlow { flows, tcp_new, tcp_established, tcp_closed, new, established } = raw;
         Ok(Flow {
@@ -306,24 +248,6 @@ impl Checker<'_> {
             new: self.duration("flow.new", new, FLOW_NEW)?,
             established: self.duration("flow.established", established, FLOW_ESTABLISHED)?,
         })
-    }
-
-    fn profile(&self, profile: Option<Spanned<String>>) -> Result<Profile, ConfigError> {
-        let Some(profile) = profile else { return Ok(Profile::Default) };
-        match profile.get_ref().as_str() {
-            "default" => Ok(Profile::Default),
-            "strict" => Ok(Profile::Strict),
-            _ => Err(self.refuse("detect.profile", &profile, "is not one of: default, strict")),
-        }
-    }
-
-    fn networks(&self, key: &str, all: &[Spanned<String>]) -> Result<Vec<Network>, ConfigError> {
-        let network = |text: &Spanned<String>| {
-            text.get_ref().parse().map_err(|why: ParseNetworkError| {
-                ConfigError::at(self.path, self.text, text.span(), format!("{key}: {why}"))
-            })
-        };
-        all.iter().map(network).collect()
     }
 
     fn export(&self, raw: RawExport, has_uplink: bool) -> Result<Export, ConfigError> {
@@ -429,7 +353,7 @@ impl Checker<'_> {
         Ok(Some(address))
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         key: &str,
         value: Option<Spanned<u32>>,
@@ -444,7 +368,7 @@ impl Checker<'_> {
         Err(self.refuse(key, &value, rule.trim_end()))
     }
 
-    fn duration(
+    pub(super) fn duration(
         &self,
         key: &str,
         value: Option<Spanned<String>>,
@@ -466,7 +390,12 @@ impl Checker<'_> {
         self.path.parent().map_or(file.clone(), |folder| folder.join(file))
     }
 
-    fn refuse<T: Display>(&self, key: &str, value: &Spanned<T>, rule: &str) -> ConfigError {
+    pub(super) fn refuse<T: Display>(
+        &self,
+        key: &str,
+        value: &Spanned<T>,
+        rule: &str,
+    ) -> ConfigError {
         let what = format!("{key} = {} {rule}", value.get_ref());
         ConfigError::at(self.path, self.text, value.span(), what)
     }
