@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::oneshot;
 use wire::units::UnixNanos;
 
-use crate::detect::{Alert, Detector, DetectorCounters};
+use crate::detect::{Alert, Detector, DetectorCounters, Explanation};
 use crate::evidence::Contact;
 use crate::metrics::{Families, Source};
+use crate::packet::Address;
 use crate::pipeline::ToRecorder;
 
 /// What a worker tells the detector. The ring holds [`EVIDENCE_RING`] of them; what finds no room
@@ -34,6 +36,18 @@ pub enum Evidence {
     /// Everything up to this time has been told.
     Tick(UnixNanos),
 }
+
+/// What the local API asks the detector.
+#[derive(Debug)]
+pub struct Question {
+    /// What is known of this source?
+    pub source: Address,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Explanation>,
+}
+
+/// Questions that wait; further ones are refused.
+pub const QUESTIONS: usize = 4;
 
 /// Entries of the ring between a worker and the detector: 72 bytes each.
 pub const EVIDENCE_RING: usize = 1 << 16;
@@ -67,7 +81,7 @@ pub struct DetectionCounters {
 pub fn run(
     mut detector: Detector,
     rings: Vec<rtrb::Consumer<Evidence>>,
-    recorder: &Sender<ToRecorder>,
+    (recorder, questions): (&Sender<ToRecorder>, &Receiver<Question>),
     counters: &DetectionCounters,
     stop: &AtomicBool,
 ) {
@@ -100,6 +114,10 @@ pub fn run(
             feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
             hand_over(&mut detector, &mut alerts, last, recorder);
             counters.copy(detector.counters());
+        }
+        for Question { source, answer } in questions.try_iter() {
+            // Whoever asked may have gone.
+            let _ = answer.send(detector.explain(source));
         }
         std::thread::sleep(LOOK_EVERY);
     }

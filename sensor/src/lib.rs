@@ -37,6 +37,7 @@ pub mod detection;
 pub mod devices;
 pub mod event;
 pub mod evidence;
+pub mod explain;
 pub mod export;
 pub mod file;
 pub mod filter;

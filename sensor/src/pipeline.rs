@@ -9,13 +9,14 @@
 //!      │                                               └─▶ local output    │
 //!      └───────────filled batches ──────────────────────────────────────────┘
 //!      ◀───────────empty batches ────────────────────────────────────────────
-//!   api  reads counters
+//!   api  reads counters, asks the detector about sources
 //!
 //!   queue            size                         when full                       counter
 //!   evidence         65 536 a worker (SPSC)       stays with the worker           ticks_deferred
 //!   new connections  16 384 a worker (SPSC)       the connection is not written   connections_queue_full
 //!   ended flows      16 384 a worker (SPSC)       the flow is not written         flows_queue_full
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
+//!   questions        4                            the API refuses, status 503
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}
 //!   batches          export.pool_mib, all made    the frame is not exported       frames_lost_pool_empty
 //!                    at start
@@ -44,7 +45,7 @@ use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
-use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence};
+use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence, QUESTIONS, Question};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
@@ -234,13 +235,14 @@ impl Pipeline {
         };
         let recorder = spawn("recorder", move || desk.run())?;
         let stop_detector = Arc::new(AtomicBool::new(false));
+        let (ask, questions) = bounded(QUESTIONS);
         let detector = common.start_detector(
             &start,
             crew.evidence,
-            to_recorder.clone(),
+            (to_recorder.clone(), questions),
             Arc::clone(&stop_detector),
         )?;
-        let api = common.start_api(&start, uplink.as_ref())?;
+        let api = common.start_api(&start, uplink.as_ref(), ask)?;
         common.board.open();
         wait_for(&crew.said, Milestone::Live, START_LIMIT)?;
         Ok(Self {
@@ -444,7 +446,7 @@ impl Common {
         &self,
         start: &Start,
         evidence: Vec<rtrb::Consumer<Evidence>>,
-        recorder: Sender<ToRecorder>,
+        (recorder, questions): (Sender<ToRecorder>, Receiver<Question>),
         stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
         let mut detector =
@@ -454,7 +456,7 @@ impl Common {
         tracing::info!(contacts, alerts, bytes, "memory of the detector");
         let counters = Arc::clone(&self.detection_counters);
         spawn("detector", move || {
-            detection::run(detector, evidence, &recorder, &counters, &stop);
+            detection::run(detector, evidence, (&recorder, &questions), &counters, &stop);
         })
     }
 
@@ -462,6 +464,7 @@ impl Common {
         &self,
         start: &Start,
         uplink: Option<&UplinkThread>,
+        ask: Sender<Question>,
     ) -> Result<Option<Api>, StartError> {
         let Some(address) = start.config.api_listen else { return Ok(None) };
         let recorder: Arc<dyn Source> = Arc::clone(&self.recorder_counters) as _;
@@ -476,7 +479,7 @@ impl Common {
         ];
         sources.extend(uplink.map(UplinkThread::metrics));
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
-        Ok(Some(Api::start(address, registry, Arc::clone(&self.health))?))
+        Ok(Some(Api::start(address, registry, Arc::clone(&self.health), ask)?))
     }
 }
 

@@ -77,6 +77,11 @@ impl Alerts {
         self.open.len()
     }
 
+    /// Every open alert, in the order of opening.
+    pub(super) fn all(&self) -> impl Iterator<Item = &OpenAlert> {
+        self.open.values()
+    }
+
     pub(super) fn is_open(&self, id: u64) -> bool {
         self.open.contains_key(&id)
     }

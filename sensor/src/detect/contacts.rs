@@ -172,7 +172,7 @@ fn has_impossible(flags: Flags) -> bool {
 }
 
 /// By what its ports are attempted.
-fn techniques(class: Class, flags: Flags) -> impl Iterator<Item = Technique> {
+pub(super) fn techniques(class: Class, flags: Flags) -> impl Iterator<Item = Technique> {
     let ordinary = match class {
         Class::Tcp => Some(Technique::Syn),
         Class::Udp => Some(Technique::Udp),

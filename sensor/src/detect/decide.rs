@@ -14,10 +14,10 @@ use crate::evidence::{Class, Observation};
 use crate::packet::Address;
 
 /// More than three ports of one target make a scan of profile `strict`.
-const STRICT_PORTS: u32 = 4;
+pub(super) const STRICT_PORTS: u32 = 4;
 
 /// A block scan attempts more hosts, and more ports, than this.
-const BLOCK_SIDE: usize = 5;
+pub(super) const BLOCK_SIDE: usize = 5;
 
 /// A scan of many ports attempts so many of each host, on average.
 const CONTACTS_OF_HOST: usize = 3;
@@ -30,12 +30,12 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What a closer look at the failed contacts of a source found.
 #[derive(Default)]
-struct OfSource {
-    pairs: usize,
-    hosts: BTreeSet<Address>,
-    ports: BTreeSet<(Class, u16)>,
-    answered: BTreeSet<Address>,
-    answered_pairs: usize,
+pub(super) struct OfSource {
+    pub(super) pairs: usize,
+    pub(super) hosts: BTreeSet<Address>,
+    pub(super) ports: BTreeSet<(Class, u16)>,
+    pub(super) answered: BTreeSet<Address>,
+    pub(super) answered_pairs: usize,
 }
 
 impl Detector {
@@ -60,17 +60,15 @@ impl Detector {
                 GroupKey::Source { source } => self.open_block(source, group, &state),
                 GroupKey::Target { target } => self.open_distributed(target, group, &state),
                 GroupKey::Ports { source, target, technique } => {
-                    if self.passes(&state) && !self.is_told(source, target, technique) {
+                    if self.passes(&state) && self.told_by(&key) == 0 {
                         match technique {
                             Technique::Syn => self.open_vertical(source, target, group),
                             _ => self.open_for(group),
                         }
                     }
                 }
-                GroupKey::Hosts { source, class, .. } => {
-                    let is_block = matches!(class, Class::Tcp | Class::Udp)
-                        && self.alerts.under(AlertKey::Block { source }) != 0;
-                    if !is_block && self.passes(&state) {
+                GroupKey::Hosts { .. } => {
+                    if self.told_by(&key) == 0 && self.passes(&state) {
                         self.open_for(group);
                     }
                 }
@@ -78,52 +76,57 @@ impl Detector {
         }
     }
 
-    /// Is there an alert that tells about these ports already?
-    fn is_told(&self, source: Address, target: Address, technique: Technique) -> bool {
+    /// Id of the open alert that takes precedence over one about this group; 0 if there is none.
+    pub(super) fn told_by(&self, key: &GroupKey) -> u64 {
         use Technique::{Ack, Fin, Maimon, Null, Syn, SynFin, Udp, Xmas};
-        let is_open = |key| self.alerts.under(key) != 0;
-        let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
-        match technique {
-            Syn | Udp if is_open(AlertKey::Block { source }) => true,
-            Syn => stealth
-                .into_iter()
-                .any(|technique| is_open(AlertKey::Ports { source, target, technique })),
-            _ => false,
+        let by_block = |source| self.alerts.under(AlertKey::Block { source });
+        match *key {
+            GroupKey::Ports { source, target, technique: Syn } => {
+                let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
+                let by_stealth = stealth.into_iter().map(|technique| {
+                    self.alerts.under(AlertKey::Ports { source, target, technique })
+                });
+                [by_block(source)].into_iter().chain(by_stealth).find(|&id| id != 0).unwrap_or(0)
+            }
+            GroupKey::Ports { source, technique: Udp, .. }
+            | GroupKey::Hosts { source, class: Class::Tcp | Class::Udp, .. } => by_block(source),
+            _ => 0,
         }
     }
 
     /// Has a group reached the threshold of its kind?
-    fn passes(&self, group: &Group) -> bool {
+    pub(super) fn passes(&self, group: &Group) -> bool {
         let Some(source) = group.key.source() else { return false };
         if self.is_by_syn_alone(&group.key) {
             return group.attempted >= STRICT_PORTS;
         }
+        let Some(configured) = self.configured(&group.key) else { return false };
+        let has_reached = group.failed >= self.threshold(configured, source);
+        // Who succeeds more often than not has business there.
+        let may_succeed = matches!(group.key, GroupKey::Ports { .. });
+        has_reached && (may_succeed || group.failed * 2 > group.attempted)
+    }
+
+    /// The threshold of a group about ports or hosts as it is configured.
+    pub(super) fn configured(&self, key: &GroupKey) -> Option<u32> {
         let Thresholds { vertical_ports, horizontal_hosts, .. } = self.config.thresholds;
         let Thresholds { stealth_ports, udp_ports, protocols, .. } = self.config.thresholds;
         let Thresholds { icmp_hosts, arp_hosts, .. } = self.config.thresholds;
-        match group.key {
-            GroupKey::Ports { technique, .. } => {
-                let threshold = match technique {
-                    Technique::Syn => vertical_ports,
-                    Technique::Udp => udp_ports,
-                    Technique::Ip => protocols,
-                    // Single segments of connections that nobody knows look like these.
-                    Technique::Ack | Technique::Maimon => vertical_ports,
-                    _ => stealth_ports,
-                };
-                group.failed >= self.threshold(threshold, source)
-            }
-            GroupKey::Hosts { class, .. } => {
-                let threshold = match class {
-                    Class::Icmp => icmp_hosts,
-                    Class::Arp => arp_hosts,
-                    Class::Tcp | Class::Udp | Class::Ip => horizontal_hosts,
-                };
-                // Who succeeds more often than not has business there.
-                group.failed >= self.threshold(threshold, source)
-                    && group.failed * 2 > group.attempted
-            }
-            GroupKey::Source { .. } | GroupKey::Target { .. } => false,
+        match key {
+            GroupKey::Ports { technique, .. } => Some(match technique {
+                Technique::Syn => vertical_ports,
+                Technique::Udp => udp_ports,
+                Technique::Ip => protocols,
+                // Single segments of connections that nobody knows look like these.
+                Technique::Ack | Technique::Maimon => vertical_ports,
+                _ => stealth_ports,
+            }),
+            GroupKey::Hosts { class, .. } => Some(match class {
+                Class::Icmp => icmp_hosts,
+                Class::Arp => arp_hosts,
+                Class::Tcp | Class::Udp | Class::Ip => horizontal_hosts,
+            }),
+            GroupKey::Source { .. } | GroupKey::Target { .. } => None,
         }
     }
 
@@ -295,6 +298,7 @@ impl Detector {
         let circumstances = Circumstances { is_one_way, is_of_a_day, ..Circumstances::default() };
         let alert = self.alerts.open_or_extend(key, None, circumstances);
         if alert != 0 {
+            self.look_at_slow_if_watched(source);
             // What is told counts for no other alert.
             for past in self.slow.take(source) {
                 self.alerts.record_past(alert, &past);
@@ -304,7 +308,7 @@ impl Detector {
 }
 
 impl OfSource {
-    fn take_in(&mut self, entry: &Entry) {
+    pub(super) fn take_in(&mut self, entry: &Entry) {
         let key = entry.contact.key;
         let has_ports = entry.groups[TARGET] != NONE;
         if !has_ports {

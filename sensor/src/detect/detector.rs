@@ -6,6 +6,7 @@ use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
 use super::contacts::{Contacts, SLOTS};
+use super::explain::Watch;
 use super::groups::{GroupKey, NONE};
 use super::losses::Losses;
 use super::slow::{Past, SlowTable};
@@ -25,6 +26,8 @@ pub struct Detector {
     pub(super) slow: SlowTable,
     pub(super) view: View,
     losses: Losses,
+    /// A source that somebody wants explained.
+    pub(super) watch: Option<Box<Watch>>,
     /// Contacts that changed since the last tick, each once.
     touched: Vec<u32>,
     /// Groups that grew in this tick, each once.
@@ -95,6 +98,7 @@ impl Detector {
             slow: SlowTable::new(bytes / 8, config.key),
             view: View::default(),
             losses: Losses::new(config.silent_after),
+            watch: None,
             // Bounded by the contacts: a contact is in it once.
             touched: Vec::new(),
             grown: Vec::new(),
@@ -124,6 +128,7 @@ impl Detector {
         self.slow.evicted = before.slow.evicted;
         (self.merged, self.allowed) = (before.merged, before.allowed);
         self.evidence_lost = before.evidence_lost;
+        self.watch = before.watch;
     }
 
     /// What the detector's memory holds.
@@ -160,6 +165,9 @@ impl Detector {
             || self.config.factor(source).is_none()
         {
             self.allowed += 1;
+            if let Some(watch) = &mut self.watch {
+                watch.note_allowed(&contact.key, contact.flags);
+            }
             return;
         }
         let number = match self.contacts.find(&contact.key) {
@@ -222,6 +230,7 @@ impl Detector {
             .filter(|&number| self.contacts.entries[number as usize].is_live);
         live.collect::<Vec<_>>().into_iter().for_each(|number| self.note_past(number));
         self.alerts.tell(self.now, out);
+        self.look_at_watched();
         self.alerts.close_all(self.now, out);
     }
 
@@ -252,6 +261,7 @@ impl Detector {
         self.losses.forget(now);
         self.open_alerts();
         self.alerts.tell(now, out);
+        self.look_at_watched();
     }
 
     /// Contacts that changed: into their groups, their new outcome to their alerts.
@@ -333,6 +343,9 @@ impl Detector {
             }
         }
         self.contacts.entries[number as usize] = entry;
+        if let Some(watch) = &mut self.watch {
+            watch.note(&entry);
+        }
         let key = entry.contact.key;
         if !matches!(key.class, Class::Ip | Class::Arp) && entry.is_attempted() {
             let alert = self.alerts.of_protocols(key.source, key.target);

@@ -15,6 +15,7 @@
 //!   open       one open alert: what it counted, what it tells
 //!   alerts     all open alerts, and the limit on what is told of them
 //!   detector   the order of a tick
+//!   explain    what is known of one source, and why it did or did not alert
 //! ```
 //!
 //! Outcomes are derived here and only here: answered ⇒ success; else refused ⇒ failed; else silent
@@ -32,6 +33,7 @@ mod config;
 mod contacts;
 mod decide;
 mod detector;
+mod explain;
 mod groups;
 mod losses;
 mod open;
@@ -51,3 +53,7 @@ pub use alert::{
 pub use allow::{AllowList, Allowed, Network, ParseNetworkError};
 pub use config::{DetectorConfig, NetworkRule, Profile, Thresholds};
 pub use detector::{Budget, Detector, DetectorCounters};
+pub use explain::{
+    AlertBrief, Breadth, ContactCounts, Covers, Explanation, Finding, Grouping, HeldBack,
+    MOST_FINDINGS, Standing,
+};
