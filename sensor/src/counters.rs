@@ -159,6 +159,8 @@ pub struct WorkerCounters {
     pub evidence_lost: Counter,
     /// Attempts held back under pressure: first contacts of new sources, and repeats.
     pub contacts_gated: Counter,
+    /// Times that pressure began, from which on they are held back.
+    pub doors_engaged: Counter,
     /// The flows.
     pub flows: WorkerFlows,
     /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.

@@ -59,6 +59,7 @@ pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;
+pub mod strain;
 pub mod supervisor;
 pub mod timing;
 pub mod uplink;

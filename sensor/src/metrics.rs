@@ -239,6 +239,9 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
         "Attempts held back under pressure: first contacts of new sources, and repeats",
         |c| &c.contacts_gated,
     ),
+    ("ringwatch_evidence_pressure", "Times that attempts began to be held back", |c| {
+        &c.doors_engaged
+    }),
     ("ringwatch_flows_begun", "Flows that began", |c| &c.flows.begun),
     (
         "ringwatch_flows_half_open_evicted",

@@ -45,7 +45,9 @@ use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
-use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Evidence, QUESTIONS, Question};
+use crate::detection::{
+    self, DetectionCounters, EVIDENCE_RING, Evidence, Outside, QUESTIONS, Question,
+};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
@@ -62,6 +64,7 @@ use crate::recorder::{self, Recorder, RecorderCounters};
 use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
 use crate::setup::{self, Captured};
+use crate::strain::DetectorChange;
 use crate::supervisor::{self, Supervisor, SupervisorStatus};
 use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
@@ -79,6 +82,8 @@ pub enum ToRecorder {
     Interface(UnixNanos, String, InterfaceChange),
     /// Something happened to a worker.
     Worker(UnixNanos, usize, WorkerChange),
+    /// The detector has not room for all evidence, or has again.
+    Detector(UnixNanos, DetectorChange),
     /// Everyone else has ended: write what is left.
     Finish,
 }
@@ -455,8 +460,10 @@ impl Common {
         let Budget { contacts, alerts, bytes } = detector.budget();
         tracing::info!(contacts, alerts, bytes, "memory of the detector");
         let counters = Arc::clone(&self.detection_counters);
+        let workers = Arc::clone(&self.counters);
         spawn("detector", move || {
-            detection::run(detector, evidence, (&recorder, &questions), &counters, &stop);
+            let outside = Outside { recorder: &recorder, questions: &questions, workers: &workers };
+            detection::run(detector, evidence, &outside, &counters, &stop);
         })
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use wire::units::UnixNanos;
+
 use super::contacts::{Entry, SOURCE, TARGET};
 use super::detector::Detector;
 use super::groups::{Group, GroupKey, NONE};
@@ -151,7 +153,35 @@ impl Detector {
         let key = self.contacts.groups.get(group).key;
         let circumstances = self.circumstances(&key);
         let alert = self.alerts.open_or_extend(AlertKey::from(key), Some(key), circumstances);
+        let crossed = self.crossed_at(group);
+        self.alerts.note_crossing(alert, crossed);
         self.tell_contacts(group, alert);
+    }
+
+    /// When the contact counted with which a group of ports or hosts reached its threshold.
+    fn crossed_at(&self, group: u32) -> Option<UnixNanos> {
+        let state = self.contacts.groups.get(group);
+        let source = state.key.source()?;
+        let by_attempts = self.is_by_syn_alone(&state.key);
+        let threshold = match by_attempts {
+            true => STRICT_PORTS,
+            false => self.threshold(self.configured(&state.key)?, source),
+        };
+        let list = self.contacts.groups.find(&GroupKey::Source { source })?;
+        let members = self.contacts.list(SOURCE, list).filter(|it| it.groups.contains(&group));
+        let counted = members.filter(|it| by_attempts || it.fails_in(&state.key));
+        let mut times: Vec<UnixNanos> = counted
+            .map(|entry| match entry.outcome() {
+                Outcome::Silent if !by_attempts && !entry.contact.flags.has_odd() => {
+                    entry.contact.first.plus(self.config.silent_after)
+                }
+                // The newest attempt is what was refused.
+                Outcome::Refused => entry.contact.last,
+                _ => entry.contact.first,
+            })
+            .collect();
+        times.sort_unstable();
+        times.get(threshold as usize - 1).copied()
     }
 
     /// The group belongs to that alert from now on, with every contact of the window.

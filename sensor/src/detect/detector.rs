@@ -69,6 +69,10 @@ pub struct DetectorCounters {
     pub contacts: u64,
     /// Contacts that there is room for.
     pub contacts_room: u64,
+    /// Groups of contacts now.
+    pub groups: u64,
+    /// Groups that there is room for.
+    pub groups_room: u64,
     /// Sources in the table of slow scans.
     pub slow_sources: u64,
     /// Alerts open now.
@@ -151,10 +155,20 @@ impl Detector {
             not_opened: self.alerts.not_opened,
             contacts: self.contacts.len() as u64,
             contacts_room: self.contacts.capacity() as u64,
+            groups: self.contacts.groups.len() as u64,
+            groups_room: self.contacts.groups.capacity() as u64,
             slow_sources: self.slow.len() as u64,
             open: self.alerts.len() as u64,
             one_way: u64::from(self.view.is_one_way()),
         }
+    }
+
+    /// When the contact counted with which the alert `id` reached its threshold: its attempt, or the moment in
+    /// which its silence was long enough. `None` of alerts that are closed, and of kinds for which more than
+    /// one count decides.
+    #[must_use]
+    pub fn crossed(&self, id: u64) -> Option<UnixNanos> {
+        self.alerts.crossed(id)
     }
 
     /// Takes in what `worker` learnt about a contact. Within a tick the order does not matter.

@@ -715,6 +715,33 @@ mod tests {
     }
 
     #[test]
+    fn an_alert_knows_when_its_threshold_was_crossed_until_it_is_closed() {
+        let mut detector = Detector::new(DetectorConfig { memory_mib: 2, ..Default::default() });
+        let mut alerts = Vec::new();
+        detector.tick(UnixNanos(1000 * SECOND), &mut alerts);
+        for port in 1..=12 {
+            let time = UnixNanos(1000 * SECOND + u64::from(port));
+            detector.merge(0, &Contact::new(contact(9, port), Attempted, time));
+            let of_other = ContactKey { source: address(2), ..contact(9, port) };
+            detector.merge(0, &Contact::new(of_other, Attempted, time));
+            detector.merge(0, &Contact::new(of_other, Refused, time));
+        }
+        detector.tick(UnixNanos(1001 * SECOND), &mut alerts);
+        assert_eq!(alerts[0].source, Some(address(2)));
+        assert_eq!(detector.crossed(1), Some(UnixNanos(1000 * SECOND + 10)), "the tenth, refused");
+        detector.tick(UnixNanos(1004 * SECOND), &mut alerts);
+        assert_eq!(detector.crossed(2), None, "a decoy of the first has no alert of its own");
+        detector.tick(UnixNanos(1200 * SECOND), &mut alerts);
+        assert_eq!(detector.crossed(1), None, "closed");
+        for port in 1..=12 {
+            let time = UnixNanos(1300 * SECOND + u64::from(port));
+            detector.merge(0, &Contact::new(contact(8, port), Attempted, time));
+        }
+        detector.tick(UnixNanos(1304 * SECOND), &mut alerts);
+        assert_eq!(detector.crossed(2), Some(UnixNanos(1303 * SECOND + 10)), "the tenth, silent");
+    }
+
+    #[test]
     fn a_running_detector_says_what_is_in_the_window_now() {
         let mut detector = Detector::new(DetectorConfig { memory_mib: 2, ..Default::default() });
         let mut alerts = Vec::new();

@@ -128,6 +128,8 @@ pub(super) struct OpenAlert {
     id: u64,
     /// When it was told for the first time.
     opened: Option<UnixNanos>,
+    /// When it reached its threshold, if one count decided.
+    pub(super) crossed: Option<UnixNanos>,
     /// Steps that were told.
     revision: u32,
     /// Distinct ports or hosts at which the next update is due: a power of ten.
@@ -173,6 +175,7 @@ impl OpenAlert {
             becomes: None,
             id,
             opened: None,
+            crossed: None,
             revision: 0,
             rung: 0,
             circumstances,
