@@ -39,9 +39,13 @@ fn write_text(out: &mut String, it: &Explanation) -> fmt::Result {
     if it.findings.is_empty() {
         writeln!(out, "  none")?;
     }
-    it.findings.iter().try_for_each(|finding| write_finding(out, finding))?;
-    if it.findings_left_out > 0 {
-        writeln!(out, "  and {} more, further from their thresholds", it.findings_left_out)?;
+    // A single contact counts in several groups, of which a person wants to read none.
+    let is_shown = |finding: &&Finding| finding.counted > 1 || finding.alert.is_some();
+    let (shown, others): (Vec<_>, Vec<_>) = it.findings.iter().partition(is_shown);
+    shown.iter().try_for_each(|finding| write_finding(out, finding))?;
+    match others.len() + it.findings_left_out {
+        0 => {}
+        more => writeln!(out, "  and {more} more, further from their thresholds")?,
     }
     writeln!(out, "\nAlerts{}", if it.covers == Covers::Now { " that are open" } else { "" })?;
     if it.alerts.is_empty() {
