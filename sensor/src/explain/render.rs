@@ -130,7 +130,7 @@ fn write_finding(out: &mut String, finding: &Finding) -> fmt::Result {
     if let Some(breadth) = finding.breadth {
         write!(
             out,
-            "; {} hosts and {} ports failed, {} hosts answered",
+            "; failed hosts {}, failed ports {}, answered hosts {}",
             breadth.hosts, breadth.ports, breadth.answered_hosts
         )?;
     }
