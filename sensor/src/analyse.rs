@@ -125,6 +125,7 @@ impl Analyser {
             before: EvidenceCounters {
                 published: counters.worker.contacts_published.read(),
                 gated: counters.worker.contacts_gated.read(),
+                engaged: counters.worker.doors_engaged.read(),
                 evicted_unpublished: counters.worker.evidence_lost.read(),
                 ..EvidenceCounters::default()
             },
@@ -322,6 +323,7 @@ impl Analyser {
         let before = &self.before;
         worker.contacts_published.set(before.published + counted.published);
         worker.contacts_gated.set(before.gated + counted.gated);
+        worker.doors_engaged.set(before.engaged + counted.engaged);
         let lost = counted.evicted_unpublished + counted.answers_dropped;
         worker.evidence_lost.set(before.evicted_unpublished + lost);
         published

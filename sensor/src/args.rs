@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,7 +46,36 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Say what the detector knows of a source: its contacts, counts beside their thresholds, why it did or
+    /// did not alert
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// The source
+        #[arg(long, value_name = "ADDRESS")]
+        source: IpAddr,
+        /// Analyse this capture file; without it, a running sensor is asked
+        #[arg(long, value_name = "FILE", conflicts_with = "api")]
+        read: Option<PathBuf>,
+        /// Where the running sensor serves its API [default: as configured, 127.0.0.1:8475]
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        api: Option<SocketAddr>,
+        /// Configuration file: thresholds for a capture file, else api.listen
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  ringwatch-sensor explain --read capture.pcapng --source 192.0.2.7
+  ringwatch-sensor explain --read capture.pcapng --source 192.0.2.7 --config sensor.toml --json
+  ringwatch-sensor explain --source 2001:db8::7          of the sensor that runs on this host
+
+Exit codes: 0 explained, 1 the file cannot be read to its end or no sensor answers, 2 bad usage or
+configuration, or no capture file.";
 
 /// How to capture. What is given here goes before what the file says.
 #[derive(Debug, Args)]
@@ -83,6 +113,7 @@ Examples:
   ringwatch-sensor -i eth0 --filter 'not port 22'
   ringwatch-sensor --config /etc/ringwatch/sensor.toml
   ringwatch-sensor check-config --config /etc/ringwatch/sensor.toml
+  ringwatch-sensor explain --read capture.pcapng --source 192.0.2.7
   ringwatch-sensor check-interface eth0          what loses or changes frames before they are seen
 
 Events are Suricata EVE JSON lines. Logs go to standard error; RINGWATCH_LOG=debug says more.

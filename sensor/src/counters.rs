@@ -163,6 +163,8 @@ pub struct WorkerCounters {
     pub targets_published: Counter,
     /// Targets that gave way before it was told: what arrived there is not counted.
     pub targets_evicted: Counter,
+    /// Times that pressure began, from which on they are held back.
+    pub doors_engaged: Counter,
     /// The flows.
     pub flows: WorkerFlows,
     /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.

@@ -10,14 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
+use hdrhistogram::Histogram;
+use tokio::sync::oneshot;
 use wire::units::UnixNanos;
 
-use crate::detect::{Alert, Detector, DetectorCounters, FloodCounters};
+use crate::counters::Counters;
+use crate::detect::{Alert, Detector, DetectorCounters, Explanation, FloodCounters, Phase};
 use crate::evidence::Contact;
 use crate::flood;
+use crate::health;
 use crate::metrics::{Families, Source};
+use crate::packet::Address;
 use crate::pipeline::ToRecorder;
+use crate::strain::Strain;
+use crate::timing;
 
 /// What a worker tells the detector. The ring holds [`EVIDENCE_RING`] of them; what finds no room
 /// stays with the worker until its next tick (`ticks_deferred`).
@@ -35,6 +42,29 @@ pub enum Evidence {
     /// Everything up to this time has been told.
     Tick(UnixNanos),
 }
+
+/// What the local API asks the detector.
+#[derive(Debug)]
+pub struct Question {
+    /// What is known of this source?
+    pub source: Address,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Explanation>,
+}
+
+/// What the detector's thread deals with beside its workers' rings.
+#[derive(Clone, Copy)]
+pub struct Outside<'a> {
+    /// Where alerts go.
+    pub recorder: &'a Sender<ToRecorder>,
+    /// What the local API asks.
+    pub questions: &'a Receiver<Question>,
+    /// What workers counted.
+    pub workers: &'a Counters,
+}
+
+/// Questions that wait; further ones are refused.
+pub const QUESTIONS: usize = 4;
 
 /// Entries of the ring between a worker and the detector: 72 bytes each.
 pub const EVIDENCE_RING: usize = 1 << 16;
@@ -66,19 +96,27 @@ struct Feed {
 }
 
 /// What the detector counts, for metrics; written by its thread after each tick.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DetectionCounters {
     detector: Mutex<DetectorCounters>,
     laggard_ticks: AtomicU64,
     floods: Mutex<FloodCounters>,
+    /// The detector's time, in nanoseconds since 1970; 0 before its first tick.
+    time: AtomicU64,
+    /// From the packet that crossed the threshold until the recorder had the alert. Unit: microseconds.
+    time_to_alert: Mutex<Histogram<u64>>,
 }
+
+/// Upper bounds of the buckets of the time to an alert. Unit: microseconds.
+const ALERT_BUCKETS: [u64; 9] =
+    [50_000, 100_000, 200_000, 300_000, 400_000, 500_000, 750_000, 1_000_000, 10_000_000];
 
 /// The thread body: runs until every worker has ended, then closes what is open. Once `stop` is set,
 /// workers that stand still are not waited for.
 pub fn run(
     mut detector: Detector,
     rings: Vec<Feeds>,
-    recorder: &Sender<ToRecorder>,
+    outside: &Outside<'_>,
     counters: &DetectionCounters,
     stop: &AtomicBool,
 ) {
@@ -90,6 +128,7 @@ pub fn run(
     let mut feeds: Vec<Feed> = rings.into_iter().map(feed).collect();
     let mut alerts = Vec::new();
     let mut last = UnixNanos(0);
+    let mut strain = Strain::default();
     while !feeds.is_empty() {
         for (worker, feed) in feeds.iter_mut().enumerate() {
             feed.take_in(worker, &mut detector);
@@ -112,15 +151,24 @@ pub fn run(
             }
             detector.tick(last, &mut alerts);
             feeds.iter_mut().for_each(|feed| feed.is_fresh = false);
-            hand_over(&mut detector, &mut alerts, last, recorder);
-            counters.copy(detector.counters(), detector.flood_counters());
+            hand_over(&mut detector, &mut alerts, last, outside.recorder, counters);
+            let counted = detector.counters();
+            let lost_by_workers = outside.workers.sum(|worker| &worker.evidence_lost);
+            if let Some(change) = strain.look(last, &counted, lost_by_workers) {
+                let _ = outside.recorder.send(ToRecorder::Detector(last, change));
+            }
+            counters.copy(last, counted, detector.flood_counters());
+        }
+        for Question { source, answer } in outside.questions.try_iter() {
+            // Whoever asked may have gone.
+            let _ = answer.send(detector.explain(source));
         }
         std::thread::sleep(LOOK_EVERY);
     }
     let last = feeds.iter().map(|feed| feed.clock).fold(last, UnixNanos::max);
     detector.finish(last, &mut alerts);
-    hand_over(&mut detector, &mut alerts, last, recorder);
-    counters.copy(detector.counters(), detector.flood_counters());
+    hand_over(&mut detector, &mut alerts, last, outside.recorder, counters);
+    counters.copy(last, detector.counters(), detector.flood_counters());
 }
 
 impl Feed {
@@ -167,18 +215,41 @@ fn hand_over(
     alerts: &mut Vec<Alert>,
     now: UnixNanos,
     recorder: &Sender<ToRecorder>,
+    counters: &DetectionCounters,
 ) {
     // The detector may wait: workers keep what it does not take. A recorder that is gone has said why.
     for alert in alerts.drain(..) {
+        let crossed = detector.crossed(alert.id).filter(|_| alert.phase == Phase::Open);
         let _ = recorder.send(ToRecorder::Alert(Box::new(alert)));
+        crossed.into_iter().for_each(|time| counters.alerted(time));
     }
     if let Some(summary) = detector.take_summary() {
         let _ = recorder.send(ToRecorder::AlertsSummarised(now, summary));
     }
 }
 
+impl Default for DetectionCounters {
+    fn default() -> Self {
+        Self {
+            detector: Mutex::default(),
+            floods: Mutex::default(),
+            laggard_ticks: AtomicU64::new(0),
+            time: AtomicU64::new(0),
+            time_to_alert: Mutex::new(timing::empty()),
+        }
+    }
+}
+
 impl DetectionCounters {
-    fn copy(&self, counters: DetectorCounters, floods: FloodCounters) {
+    /// The recorder has an alert whose threshold was crossed at `time`.
+    fn alerted(&self, time: UnixNanos) {
+        let micros = timing::micros(health::now().since(time));
+        let mut histogram = self.time_to_alert.lock().unwrap_or_else(PoisonError::into_inner);
+        histogram.saturating_record(micros);
+    }
+
+    fn copy(&self, time: UnixNanos, counters: DetectorCounters, floods: FloodCounters) {
+        self.time.store(time.0, Ordering::Relaxed);
         *self.detector.lock().unwrap_or_else(PoisonError::into_inner) = counters;
         *self.floods.lock().unwrap_or_else(PoisonError::into_inner) = floods;
     }
@@ -243,24 +314,134 @@ impl Source for DetectionCounters {
             "Ticks that did not wait for a stalled worker",
             self.laggard_ticks.load(Ordering::Relaxed),
         )?;
-        let mut gauge =
-            |name, help, value: u64| families.gauge(name, help, [(vec![], value as f64)]);
-        gauge("ringwatch_alerts_open", "Alerts open now", counters.open + floods.open)?;
-        gauge("ringwatch_detector_contacts", "Contacts in the window now", counters.contacts)?;
-        gauge(
-            "ringwatch_detector_contacts_room",
-            "Contacts that the window has room for",
-            counters.contacts_room,
+        show_fill(&counters, &floods, families)?;
+        let time = UnixNanos(self.time.load(Ordering::Relaxed));
+        let lag = if time == UnixNanos(0) { Duration::ZERO } else { health::now().since(time) };
+        families.gauge(
+            "ringwatch_detector_lag_seconds",
+            "How far the detector's time is behind the clock",
+            [(vec![], lag.as_secs_f64())],
         )?;
-        gauge(
-            "ringwatch_detector_slow_sources",
-            "Sources in the table of slow scans",
-            counters.slow_sources,
-        )?;
-        gauge(
-            "ringwatch_detector_one_way",
-            "1: handshakes complete without their answers being seen, thresholds are higher",
-            counters.one_way,
+        let read = self.time_to_alert.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let buckets = timing::buckets(&read, &ALERT_BUCKETS);
+        families.histogram(
+            "ringwatch_alert_delay_seconds",
+            "Time from the packet that crossed the threshold until the recorder had the alert",
+            [(vec![], timing::sum_seconds(&read), read.len(), buckets)],
         )
+    }
+}
+
+/// How full the tables are now.
+fn show_fill(
+    counters: &DetectorCounters,
+    floods: &FloodCounters,
+    families: &mut Families<'_>,
+) -> fmt::Result {
+    let mut gauge = |name, help, value: u64| families.gauge(name, help, [(vec![], value as f64)]);
+    gauge("ringwatch_alerts_open", "Alerts open now", counters.open + floods.open)?;
+    gauge("ringwatch_detector_contacts", "Contacts in the window now", counters.contacts)?;
+    gauge(
+        "ringwatch_detector_contacts_room",
+        "Contacts that the window has room for",
+        counters.contacts_room,
+    )?;
+    gauge("ringwatch_detector_groups", "Groups of contacts in the window now", counters.groups)?;
+    gauge("ringwatch_detector_groups_room", "Groups that there is room for", counters.groups_room)?;
+    gauge(
+        "ringwatch_detector_slow_sources",
+        "Sources in the table of slow scans",
+        counters.slow_sources,
+    )?;
+    gauge(
+        "ringwatch_detector_one_way",
+        "1: handshakes complete without their answers being seen, thresholds are higher",
+        counters.one_way,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::detect::DetectorConfig;
+    use crate::evidence::{Class, ContactKey, Observation};
+    use crate::metrics;
+
+    /// What the recorder is told about these contacts, and a scrape after that.
+    fn told(contacts: impl Iterator<Item = Contact>) -> (Vec<ToRecorder>, String) {
+        let detector = Detector::new(DetectorConfig { memory_mib: 1, ..DetectorConfig::default() });
+        let counters = Arc::new(DetectionCounters::default());
+        let workers = Arc::new(Counters::new(Vec::new(), 1));
+        let (recorder, news) = bounded(1000);
+        let (_ask, questions) = bounded(1);
+        let (mut ring, feed) = rtrb::RingBuffer::new(EVIDENCE_RING);
+        let (_, targets) = rtrb::RingBuffer::new(1);
+        contacts.for_each(|contact| ring.push(Evidence::Contact(contact)).unwrap());
+        ring.push(Evidence::Tick(health::now())).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let outside =
+                    Outside { recorder: &recorder, questions: &questions, workers: &workers };
+                let feeds = vec![Feeds { evidence: feed, targets }];
+                run(detector, feeds, &outside, &counters, &AtomicBool::new(false));
+            });
+            // The tick is taken before the end.
+            while counters.time.load(Ordering::Relaxed) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(ring);
+        });
+        let scrape = metrics::render(&metrics::registry(workers, vec![counters as _]));
+        (news.try_iter().collect(), scrape)
+    }
+
+    fn refused(source: u32, port: u16) -> Contact {
+        let address = |n: u32| Address::from_v4(n.to_be_bytes());
+        let key =
+            ContactKey { source: address(source), target: address(1), class: Class::Tcp, port };
+        let now = health::now().minus(Duration::from_millis(100));
+        let mut contact = Contact::new(key, Observation::Attempted, now);
+        contact.merge(&Contact::new(key, Observation::Refused, now));
+        contact
+    }
+
+    #[test]
+    fn the_time_from_the_deciding_packet_to_the_alert_is_measured_and_the_lag_shown() {
+        let (news, scrape) = told((1..=10).map(|port| refused(7, port)));
+        let opened = news
+            .iter()
+            .filter(|news| matches!(news, ToRecorder::Alert(alert) if alert.phase == Phase::Open));
+        assert_eq!(opened.count(), 1);
+        let delay = "ringwatch_alert_delay_seconds";
+        for (metric, rest) in [
+            (delay, "_count{} 1"),
+            (delay, "_bucket{le=\"0.05\"} 0"),
+            ("ringwatch_detector_groups_room", "{} "),
+            ("ringwatch_detector_lag_seconds", "{} "),
+        ] {
+            let line = &format!("{metric}{rest}");
+            assert!(scrape.lines().any(|has| has.starts_with(line)), "no {line} in\n{scrape}");
+        }
+    }
+
+    #[test]
+    fn evidence_that_is_lost_is_told_in_one_event() {
+        let (news, _) = told((0..20_000).map(|source| refused(source + 100, 80)));
+        let degraded: Vec<_> = news
+            .iter()
+            .filter_map(|news| match news {
+                ToRecorder::Detector(_, change) => Some((change.name(), change.degradation())),
+                _ => None,
+            })
+            .collect();
+        let [(name, degradation)] = degraded.as_slice() else { panic!("{degraded:?}") };
+        assert_eq!(*name, "detector.degraded");
+        // In a flood groups run out before contacts do.
+        assert_eq!(degradation.contacts + degradation.evidence_lost, 20_000);
+        assert!(degradation.contacts * 2 > degradation.contacts_room, "{degradation:?}");
     }
 }

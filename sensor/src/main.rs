@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use clap::Parser;
 use sensor::afpacket::{Interface, OpenError, RingConfig};
 use sensor::args::{Action, Command, Run};
 use sensor::config::{Config, ConfigError};
+use sensor::explain::{self, AskError};
 use sensor::file::FileError;
 use sensor::filter::FilterError;
 use sensor::hygiene;
@@ -32,6 +34,9 @@ fn main() -> ExitCode {
                 Ok(true) => return ExitCode::FAILURE,
                 Err(failure) => Err(failure),
             }
+        }
+        Some(Action::Explain { source, read, api, config, json }) => {
+            explain(*source, read.as_deref(), *api, config.as_deref(), *json)
         }
         None => match &command.run.read {
             Some(path) => read(&command.run, path),
@@ -180,6 +185,30 @@ fn check_interface(
     Ok(report.has_warnings())
 }
 
+/// Prints what the detector knows of a source, from a file or from a running sensor.
+fn explain(
+    source: IpAddr,
+    read: Option<&std::path::Path>,
+    api: Option<SocketAddr>,
+    config: Option<&std::path::Path>,
+    json: bool,
+) -> Result<(), Failure> {
+    let config = config.map_or_else(|| Ok(Config::without_file()), Config::load)?;
+    let said = match read {
+        Some(path) => {
+            let explanation = replay::explain(&config, path, source.into())?;
+            if json { explain::json(&explanation).to_string() } else { explain::text(&explanation) }
+        }
+        None => {
+            let off = "api.listen is off in this configuration; name the sensor's API with --api";
+            let api = api.or(config.api_listen).ok_or(Failure::Usage(off.into()))?;
+            explain::ask(api, source, json)?
+        }
+    };
+    println!("{}", said.trim_end());
+    Ok(())
+}
+
 /// The first signal asks for an orderly end, a second one ends at once.
 fn listen_for_signals(stopped: &Arc<AtomicBool>) -> Result<(), Failure> {
     for signal in [SIGINT, SIGTERM] {
@@ -241,6 +270,12 @@ impl Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::Usage(Box::new(error))
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::Running(Box::new(error))
     }
 }
 

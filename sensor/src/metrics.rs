@@ -247,6 +247,9 @@ const WORKER: &[(&str, &str, OfWorker)] = &[
         "Targets that gave way before the detector of floods was told",
         |c| &c.targets_evicted,
     ),
+    ("ringwatch_evidence_pressure", "Times that attempts began to be held back", |c| {
+        &c.doors_engaged
+    }),
     ("ringwatch_flows_begun", "Flows that began", |c| &c.flows.begun),
     (
         "ringwatch_flows_half_open_evicted",

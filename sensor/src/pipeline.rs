@@ -9,13 +9,14 @@
 //!      │                                               └─▶ local output    │
 //!      └───────────filled batches ──────────────────────────────────────────┘
 //!      ◀───────────empty batches ────────────────────────────────────────────
-//!   api  reads counters
+//!   api  reads counters, asks the detector about sources
 //!
 //!   queue            size                         when full                       counter
 //!   evidence         65 536 a worker (SPSC)       stays with the worker           ticks_deferred
 //!   new connections  16 384 a worker (SPSC)       the connection is not written   connections_queue_full
 //!   ended flows      16 384 a worker (SPSC)       the flow is not written         flows_queue_full
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
+//!   questions        4                            the API refuses, status 503
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}
 //!   batches          export.pool_mib, all made    the frame is not exported       frames_lost_pool_empty
 //!                    at start
@@ -44,7 +45,9 @@ use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
 use crate::detect::{Alert, AlertSummary, Budget, Detector};
-use crate::detection::{self, DetectionCounters, EVIDENCE_RING, Feeds};
+use crate::detection::{
+    self, DetectionCounters, EVIDENCE_RING, Feeds, Outside, QUESTIONS, Question,
+};
 use crate::devices::Devices;
 use crate::event::{InterfaceChange, WorkerChange};
 use crate::export::Exporter;
@@ -62,6 +65,7 @@ use crate::recorder::{self, Recorder, RecorderCounters};
 use crate::recording::RecorderDesk;
 use crate::sandbox::{self, SandboxError};
 use crate::setup::{self, Captured};
+use crate::strain::DetectorChange;
 use crate::supervisor::{self, Supervisor, SupervisorStatus};
 use crate::timing::Timing;
 use crate::uplink::{BatchRing, UplinkStatus};
@@ -81,6 +85,8 @@ pub enum ToRecorder {
     Interface(UnixNanos, String, InterfaceChange),
     /// Something happened to a worker.
     Worker(UnixNanos, usize, WorkerChange),
+    /// The detector has not room for all evidence, or has again.
+    Detector(UnixNanos, DetectorChange),
     /// Everyone else has ended: write what is left.
     Finish,
 }
@@ -237,13 +243,14 @@ impl Pipeline {
         };
         let recorder = spawn("recorder", move || desk.run())?;
         let stop_detector = Arc::new(AtomicBool::new(false));
+        let (ask, questions) = bounded(QUESTIONS);
         let detector = common.start_detector(
             &start,
             crew.evidence,
-            to_recorder.clone(),
+            (to_recorder.clone(), questions),
             Arc::clone(&stop_detector),
         )?;
-        let api = common.start_api(&start, uplink.as_ref())?;
+        let api = common.start_api(&start, uplink.as_ref(), ask)?;
         common.board.open();
         wait_for(&crew.said, Milestone::Live, START_LIMIT)?;
         Ok(Self {
@@ -447,7 +454,7 @@ impl Common {
         &self,
         start: &Start,
         evidence: Vec<Feeds>,
-        recorder: Sender<ToRecorder>,
+        (recorder, questions): (Sender<ToRecorder>, Receiver<Question>),
         stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
         let mut detector =
@@ -458,8 +465,10 @@ impl Common {
         let bytes = Detector::FLOOD_MEMORY + TargetTable::MEMORY * evidence.len();
         tracing::info!(bytes, "memory of floods");
         let counters = Arc::clone(&self.detection_counters);
+        let workers = Arc::clone(&self.counters);
         spawn("detector", move || {
-            detection::run(detector, evidence, &recorder, &counters, &stop);
+            let outside = Outside { recorder: &recorder, questions: &questions, workers: &workers };
+            detection::run(detector, evidence, &outside, &counters, &stop);
         })
     }
 
@@ -467,6 +476,7 @@ impl Common {
         &self,
         start: &Start,
         uplink: Option<&UplinkThread>,
+        ask: Sender<Question>,
     ) -> Result<Option<Api>, StartError> {
         let Some(address) = start.config.api_listen else { return Ok(None) };
         let recorder: Arc<dyn Source> = Arc::clone(&self.recorder_counters) as _;
@@ -481,7 +491,7 @@ impl Common {
         ];
         sources.extend(uplink.map(UplinkThread::metrics));
         let registry = Arc::new(metrics::registry(Arc::clone(&self.counters), sources));
-        Ok(Some(Api::start(address, registry, Arc::clone(&self.health))?))
+        Ok(Some(Api::start(address, registry, Arc::clone(&self.health), ask)?))
     }
 }
 

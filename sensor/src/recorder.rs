@@ -25,6 +25,7 @@ use crate::interfaces::InterfaceNames;
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
 use crate::packet::{self, Kind, Packet, tcp};
+use crate::strain::DetectorChange;
 use crate::uplink::OutgoingRecord;
 
 /// A local output that fails is said this often.
@@ -224,6 +225,11 @@ impl Recorder {
     /// Something happened to a worker.
     pub fn worker(&mut self, time: UnixNanos, worker: usize, change: WorkerChange) {
         self.anomaly(&Event::Worker { time, worker, change });
+    }
+
+    /// The detector has not room for all evidence, or has again.
+    pub fn detector(&mut self, time: UnixNanos, change: DetectorChange) {
+        self.anomaly(&Event::Detector { time, change });
     }
 
     /// Where every frame and record went.

@@ -93,6 +93,7 @@ impl RecorderDesk {
                 self.recorder.interface(time, &interface, change);
             }
             ToRecorder::Worker(time, worker, change) => self.recorder.worker(time, worker, change),
+            ToRecorder::Detector(time, change) => self.recorder.detector(time, change),
             ToRecorder::Finish => {}
         }
     }

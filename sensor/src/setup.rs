@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig, Scope};
 use crate::analyse::FlowSettings;
 use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow, Uplink};
-use crate::detect::{AllowList, Allowed, DetectorConfig, Thresholds};
+use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
@@ -366,17 +366,13 @@ pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
     let own = if is_live { own_addresses() } else { Vec::new() };
     DetectorConfig {
         profile: detect.profile,
-        thresholds: Thresholds {
-            vertical_ports: detect.vertical_ports,
-            horizontal_hosts: detect.horizontal_hosts,
-            ..Thresholds::default()
-        },
-        networks: Vec::new(),
+        thresholds: detect.thresholds,
+        networks: detect.networks.clone(),
         window: detect.window,
         silent_after: detect.silent_after,
         close_after: detect.close_after,
         memory_mib: detect.memory_mib / 2,
-        allow: AllowList::new(detect.allow.iter().copied().map(Allowed::from).collect(), own),
+        allow: AllowList::new(detect.allow.clone(), own),
         floods: detect.floods.clone(),
         key,
     }

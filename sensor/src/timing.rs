@@ -28,10 +28,6 @@ const DIGITS: u8 = 2;
 
 impl Distributions {
     fn new() -> Self {
-        let empty = || {
-            let made = Histogram::new_with_bounds(1, MOST_MICROS, DIGITS);
-            made.expect("the bounds are constants that the histogram takes")
-        };
         Self { latency: empty(), hold: empty() }
     }
 
@@ -80,7 +76,14 @@ impl Stopwatch {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+/// A distribution of times. Unit: microseconds.
+pub(crate) fn empty() -> Histogram<u64> {
+    let made = Histogram::new_with_bounds(1, MOST_MICROS, DIGITS);
+    made.expect("the bounds are constants that the histogram takes")
+}
+
+/// As a distribution takes it.
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(MOST_MICROS).clamp(1, MOST_MICROS)
 }
 
@@ -147,9 +150,9 @@ impl Timing {
             let histogram = of(&read);
             Row {
                 worker,
-                sum_seconds: histogram.mean() * histogram.len() as f64 / 1e6,
+                sum_seconds: sum_seconds(histogram),
                 count: histogram.len(),
-                buckets: buckets(histogram),
+                buckets: buckets(histogram, &BUCKETS),
             }
         };
         (0..self.workers.len()).map(row).collect()
@@ -165,10 +168,15 @@ struct Row {
     buckets: Vec<(f64, u64)>,
 }
 
-fn buckets(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+pub(crate) fn sum_seconds(histogram: &Histogram<u64>) -> f64 {
+    histogram.mean() * histogram.len() as f64 / 1e6
+}
+
+/// Upper bounds in seconds, and how many lie in each bucket; `bounds` are microseconds.
+pub(crate) fn buckets(histogram: &Histogram<u64>, bounds: &[u64]) -> Vec<(f64, u64)> {
     let mut below = 0;
-    let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BUCKETS.len() + 1);
-    for bound in BUCKETS {
+    let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(bounds.len() + 1);
+    for &bound in bounds {
         let up_to = histogram.count_between(0, bound).max(below);
         buckets.push((bound as f64 / 1e6, up_to - below));
         below = up_to;

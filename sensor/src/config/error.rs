@@ -83,7 +83,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn section_before(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or(text);
     let header = before.lines().rev().find_map(|line| line.trim().strip_prefix('['));
-    header.and_then(|rest| rest.split(']').next()).unwrap_or("top level").to_owned()
+    // A table of a list has two brackets.
+    let name = header.map(|rest| rest.trim_start_matches('['));
+    name.and_then(|rest| rest.split(']').next()).unwrap_or("top level").to_owned()
 }
 
 /// `section.key = value` of the line in which `offset` lies, if it has this form.

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::detect::{FloodConfig, Network, Profile};
+use crate::detect::{Allowed, FloodConfig, Network, NetworkRule, Profile, Thresholds};
 use crate::filter::Expression;
 use crate::uplink::CollectorAddress;
 
+mod detect;
 mod error;
 mod raw;
 
@@ -81,18 +82,18 @@ pub enum FanoutMode {
 }
 
 /// What counts as a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Detect {
     /// Which rule set.
     pub profile: Profile,
-    /// Sources that never alert.
-    pub allow: Vec<Network>,
+    /// Sources that never alert, at all ports of others or at one.
+    pub allow: Vec<Allowed>,
     /// Networks of this site: the peer of a frame that passes by is the side outside of them.
     pub home_networks: Vec<Network>,
-    /// Distinct failed ports of one target that make a vertical scan.
-    pub vertical_ports: u32,
-    /// Distinct failed hosts on one port that make a horizontal scan.
-    pub horizontal_hosts: u32,
+    /// How many contacts make an alert.
+    pub thresholds: Thresholds,
+    /// Networks whose sources have thresholds of their own.
+    pub networks: Vec<NetworkRule>,
     /// Length of the sliding window.
     pub window: Duration,
     /// A contact without an answer for so long is silent.
@@ -193,7 +194,12 @@ const BUSY_POLL_US: (u32, u32, u32) = (0, 0, 10_000);
 const RESERVE_SOCKETS: (u32, u32) = (1, 4096);
 const RETIRE_MS: (u32, u32, u32) = (1, 10, 1000);
 const WORKERS: (u32, u32) = (1, 256);
-const SCAN_THRESHOLD: (u32, u32, u32) = (2, 10, 10_000);
+/// What can be set as a threshold; the defaults are those of [`Thresholds`].
+const THRESHOLD: (u32, u32) = (2, 10_000);
+/// Slow scans: of a source 64 contacts are kept.
+const SLOW_THRESHOLD: (u32, u32) = (2, 63);
+/// By what thresholds of a network can be multiplied: above the first, up to the second.
+const NETWORK_FACTOR: (f64, f64) = (0.0, 1000.0);
 const WINDOW: (Duration, Duration, Duration) =
     (Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(600));
 const SILENT_AFTER: (Duration, Duration, Duration) =
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn defaults_pass_their_own_checks() {
         let config = Config::without_file();
-        assert_eq!(config.detect.vertical_ports, 10);
+        assert_eq!(config.detect.thresholds, Thresholds::default());
         assert_eq!(config.export.frames, ExportFrames::None);
         assert_eq!(config.uplink, None);
     }

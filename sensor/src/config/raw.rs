@@ -9,19 +9,16 @@ use serde::Deserialize;
 use toml::Spanned;
 use wire::text::{NAME_RULE, is_name};
 
-use crate::detect::{FloodConfig, Network, ParseNetworkError, Profile};
 use crate::filter::Expression;
 use crate::interfaces::{PatternError, Patterns};
 use crate::uplink::AddressError;
 
+use super::detect::RawDetect;
 use super::{
-    API_LISTEN, BLOCK_KIB, BUSY_POLL_US, CLOSE_AFTER, COLLECTOR_PORT, CONNECTIONS_PER_SECOND,
-    Capture, Config, ConfigError, DETECT_MIB, Detect, EventOutput, Events, Export, ExportFrames,
-    FLOOD_LEARNING, FLOOD_RATIO, FLOW_ESTABLISHED, FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED,
-    FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FRAGMENT_FLOOD_RATE, FanoutMode, Flow, ICMP_FLOOD_RATE,
-    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, RST_FLOOD_RATE, SAMPLE_ONE_IN, SCAN_THRESHOLD,
-    SILENT_AFTER, SNAPLEN, SYN_FLOOD_COMPLETION, SYN_FLOOD_RATE, SYN_FLOOD_SOURCES, UDP_FLOOD_RATE,
-    Uplink, WINDOW, WORKERS,
+    API_LISTEN, BLOCK_KIB, BUSY_POLL_US, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
+    ConfigError, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED, FLOW_NEW,
+    FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FanoutMode, Flow,
+    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN, Uplink, WORKERS,
 };
 
 #[derive(Default, Deserialize)]
@@ -74,29 +71,6 @@ impl OneOrMany {
             Self::Many(texts) => texts,
         }
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawDetect {
-    profile: Option<Spanned<String>>,
-    allow: Vec<Spanned<String>>,
-    home_networks: Vec<Spanned<String>>,
-    vertical_ports: Option<Spanned<u32>>,
-    horizontal_hosts: Option<Spanned<u32>>,
-    window: Option<Spanned<String>>,
-    silent_after: Option<Spanned<String>>,
-    close_after: Option<Spanned<String>>,
-    memory_mib: Option<Spanned<u32>>,
-    syn_flood_rate: Option<Spanned<u32>>,
-    syn_flood_completion: Option<Spanned<u32>>,
-    syn_flood_sources: Option<Spanned<u32>>,
-    udp_flood_rate: Option<Spanned<u32>>,
-    icmp_flood_rate: Option<Spanned<u32>>,
-    rst_flood_rate: Option<Spanned<u32>>,
-    fragment_flood_rate: Option<Spanned<u32>>,
-    flood_ratio: Option<Spanned<u32>>,
-    flood_learning: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -160,9 +134,9 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, C
     })
 }
 
-struct Checker<'a> {
-    path: &'a Path,
-    text: &'a str,
+pub(super) struct Checker<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
 }
 
 impl Checker<'_> {
@@ -260,88 +234,6 @@ impl Checker<'_> {
         (!text.trim().is_empty()).then_some(Expression { text, origin })
     }
 
-    fn detect(&self, mut raw: RawDetect) -> Result<Detect, ConfigError> {
-        let floods = self.floods(&mut raw)?;
-        let RawDetect {
-            profile,
-            allow,
-            home_networks,
-            vertical_ports: vertical,
-            horizontal_hosts: horizontal,
-            window,
-            silent_after,
-            close_after,
-            memory_mib,
-            ..
-        } = raw;
-        let window_length = self.duration("detect.window", window, WINDOW)?;
-        if let Some(silent_after) = &silent_after
-            && humantime::parse_duration(silent_after.get_ref())
-                .is_ok_and(|silent| silent >= window_length)
-        {
-            let rule = "is not shorter than detect.window";
-            return Err(self.refuse("detect.silent_after", silent_after, rule));
-        }
-        Ok(Detect {
-            profile: self.profile(profile)?,
-            allow: self.networks("detect.allow", &allow)?,
-            home_networks: self.networks("detect.home_networks", &home_networks)?,
-            vertical_ports: self.number(
-                "detect.vertical_ports",
-                vertical,
-                SCAN_THRESHOLD,
-                "ports",
-            )?,
-            horizontal_hosts: self.number(
-                "detect.horizontal_hosts",
-                horizontal,
-                SCAN_THRESHOLD,
-                "hosts",
-            )?,
-            window: window_length,
-            silent_after: self.duration("detect.silent_after", silent_after, SILENT_AFTER)?,
-            close_after: self.duration("detect.close_after", close_after, CLOSE_AFTER)?,
-            memory_mib: self.number("detect.memory_mib", memory_mib, DETECT_MIB, "MiB")?,
-            floods,
-        })
-    }
-
-    /// The keys about floods; takes them out of `raw`.
-    fn floods(&self, raw: &mut RawDetect) -> Result<FloodConfig, ConfigError> {
-        let rate = |key, value: &mut Option<_>, limits| {
-            self.number(key, value.take(), limits, "packets a second")
-        };
-        Ok(FloodConfig {
-            rates: [
-                rate("detect.syn_flood_rate", &mut raw.syn_flood_rate, SYN_FLOOD_RATE)?,
-                rate("detect.udp_flood_rate", &mut raw.udp_flood_rate, UDP_FLOOD_RATE)?,
-                rate("detect.icmp_flood_rate", &mut raw.icmp_flood_rate, ICMP_FLOOD_RATE)?,
-                rate("detect.rst_flood_rate", &mut raw.rst_flood_rate, RST_FLOOD_RATE)?,
-                rate(
-                    "detect.fragment_flood_rate",
-                    &mut raw.fragment_flood_rate,
-                    FRAGMENT_FLOOD_RATE,
-                )?,
-            ],
-            syn_completion: self.number(
-                "detect.syn_flood_completion",
-                raw.syn_flood_completion.take(),
-                SYN_FLOOD_COMPLETION,
-                "percent",
-            )?,
-            syn_sources: self.number(
-                "detect.syn_flood_sources",
-                raw.syn_flood_sources.take(),
-                SYN_FLOOD_SOURCES,
-                "sources",
-            )?,
-            ratio: self.number("detect.flood_ratio", raw.flood_ratio.take(), FLOOD_RATIO, "")?,
-            learning: self
-                .duration("detect.flood_learning", raw.flood_learning.take(), FLOOD_LEARNING)?
-                .as_secs(),
-        })
-    }
-
     fn flow(&self, raw: RawFlow) -> Result<Flow, ConfigError> {
         let RawFlow { flows, tcp_new, tcp_established, tcp_closed, new, established } = raw;
         Ok(Flow {
@@ -356,24 +248,6 @@ impl Checker<'_> {
             new: self.duration("flow.new", new, FLOW_NEW)?,
             established: self.duration("flow.established", established, FLOW_ESTABLISHED)?,
         })
-    }
-
-    fn profile(&self, profile: Option<Spanned<String>>) -> Result<Profile, ConfigError> {
-        let Some(profile) = profile else { return Ok(Profile::Default) };
-        match profile.get_ref().as_str() {
-            "default" => Ok(Profile::Default),
-            "strict" => Ok(Profile::Strict),
-            _ => Err(self.refuse("detect.profile", &profile, "is not one of: default, strict")),
-        }
-    }
-
-    fn networks(&self, key: &str, all: &[Spanned<String>]) -> Result<Vec<Network>, ConfigError> {
-        let network = |text: &Spanned<String>| {
-            text.get_ref().parse().map_err(|why: ParseNetworkError| {
-                ConfigError::at(self.path, self.text, text.span(), format!("{key}: {why}"))
-            })
-        };
-        all.iter().map(network).collect()
     }
 
     fn export(&self, raw: RawExport, has_uplink: bool) -> Result<Export, ConfigError> {
@@ -479,7 +353,7 @@ impl Checker<'_> {
         Ok(Some(address))
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         key: &str,
         value: Option<Spanned<u32>>,
@@ -494,7 +368,7 @@ impl Checker<'_> {
         Err(self.refuse(key, &value, rule.trim_end()))
     }
 
-    fn duration(
+    pub(super) fn duration(
         &self,
         key: &str,
         value: Option<Spanned<String>>,
@@ -516,7 +390,12 @@ impl Checker<'_> {
         self.path.parent().map_or(file.clone(), |folder| folder.join(file))
     }
 
-    fn refuse<T: Display>(&self, key: &str, value: &Spanned<T>, rule: &str) -> ConfigError {
+    pub(super) fn refuse<T: Display>(
+        &self,
+        key: &str,
+        value: &Spanned<T>,
+        rule: &str,
+    ) -> ConfigError {
         let what = format!("{key} = {} {rule}", value.get_ref());
         ConfigError::at(self.path, self.text, value.span(), what)
     }

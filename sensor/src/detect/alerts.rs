@@ -77,6 +77,23 @@ impl Alerts {
         self.open.len()
     }
 
+    /// Every open alert, in the order of opening.
+    pub(super) fn all(&self) -> impl Iterator<Item = &OpenAlert> {
+        self.open.values()
+    }
+
+    /// When the alert reached its threshold, if that is known.
+    pub(super) fn crossed(&self, id: u64) -> Option<UnixNanos> {
+        self.open.get(&id).and_then(|alert| alert.crossed)
+    }
+
+    /// An alert that nobody was told about reached its threshold then.
+    pub(super) fn note_crossing(&mut self, id: u64, time: Option<UnixNanos>) {
+        if let Some(alert) = self.open.get_mut(&id).filter(|alert| alert.is_untold()) {
+            alert.crossed = alert.crossed.or(time);
+        }
+    }
+
     pub(super) fn is_open(&self, id: u64) -> bool {
         self.open.contains_key(&id)
     }

@@ -134,6 +134,13 @@ impl From<Network> for Allowed {
     }
 }
 
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.network.fmt(f)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))
+    }
+}
+
 /// Sources that never count.
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
@@ -151,10 +158,21 @@ impl AllowList {
         Self { networks, addresses }
     }
 
+    /// Is `source` one of the single addresses?
+    #[must_use]
+    pub fn holds(&self, source: Address) -> bool {
+        self.addresses.binary_search(&source).is_ok()
+    }
+
+    /// The networks of the list that `source` is in.
+    pub fn rules_of(&self, source: Address) -> impl Iterator<Item = Allowed> {
+        self.networks.iter().filter(move |rule| rule.network.contains(source)).copied()
+    }
+
     /// Does `source` never count, at this port of others?
     #[must_use]
     pub fn contains(&self, source: Address, port: u16) -> bool {
-        self.addresses.binary_search(&source).is_ok()
+        self.holds(source)
             || self.networks.iter().any(|rule| {
                 rule.network.contains(source) && rule.port.is_none_or(|allowed| allowed == port)
             })

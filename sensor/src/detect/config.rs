@@ -107,8 +107,14 @@ impl DetectorConfig {
     /// By what thresholds of this source are multiplied; `None`: it never counts.
     #[must_use]
     pub fn factor(&self, source: Address) -> Option<f64> {
+        self.network_of(source).map_or(Some(1.0), |rule| rule.factor)
+    }
+
+    /// The network whose thresholds this source has, if there is one.
+    #[must_use]
+    pub fn network_of(&self, source: Address) -> Option<&NetworkRule> {
         let matching = self.networks.iter().filter(|rule| rule.network.contains(source));
-        matching.max_by_key(|rule| rule.network.prefix()).map_or(Some(1.0), |rule| rule.factor)
+        matching.max_by_key(|rule| rule.network.prefix())
     }
 }
 

@@ -72,8 +72,9 @@ const PORTS: usize = 3;
 /// Slots of groups that list their contacts: the first ones.
 const LISTS: usize = 2;
 
-/// Groups for each contact that there is room for.
-const GROUPS: usize = 4;
+/// Groups for each contact that there is room for. Contacts of a scan share most of theirs; in a flood each
+/// has four of its own, and contacts give way before all have groups.
+const GROUPS: usize = 2;
 
 /// Entries that are compared when one has to give way.
 const SAMPLE: usize = 8;
@@ -172,7 +173,7 @@ fn has_impossible(flags: Flags) -> bool {
 }
 
 /// By what its ports are attempted.
-fn techniques(class: Class, flags: Flags) -> impl Iterator<Item = Technique> {
+pub(super) fn techniques(class: Class, flags: Flags) -> impl Iterator<Item = Technique> {
     let ordinary = match class {
         Class::Tcp => Some(Technique::Syn),
         Class::Udp => Some(Technique::Udp),
@@ -342,11 +343,25 @@ impl Contacts {
 
     /// Of a few entries, in turn, the one with the least evidence. There must be an entry.
     pub(super) fn least_evidence(&mut self) -> u32 {
+        self.least_of(|_| true)
+    }
+
+    /// As [`Contacts::least_evidence`], of those that are in groups.
+    pub(super) fn least_in_groups(&mut self) -> u32 {
+        self.least_of(|entry| entry.groups[SOURCE] != NONE)
+    }
+
+    fn least_of(&mut self, is_asked_for: impl Fn(&Entry) -> bool) -> u32 {
         let hand = self.hand;
         self.hand = (hand + 1) % self.entries.len();
         // Far apart: neighbours came together and are often of one source.
         let stride = self.entries.len() / SAMPLE + 1;
-        let sample = (0..SAMPLE).map(|step| (hand + step * stride) % self.entries.len());
+        let walk = (0..SAMPLE * SAMPLE).map(|step| (hand + step * stride) % self.entries.len());
+        let is_candidate = |&number: &usize| {
+            let entry = &self.entries[number];
+            entry.is_live && is_asked_for(entry)
+        };
+        let sample = walk.filter(is_candidate).take(SAMPLE);
         let least = sample.min_by_key(|&number| self.evidence(&self.entries[number]));
         least.unwrap_or(hand) as u32
     }
@@ -362,7 +377,12 @@ impl Contacts {
         let groups = entry.groups.into_iter().filter(|&group| group != NONE);
         let of_source = groups.map(|group| self.groups.get(group));
         let sizes = of_source.filter(|group| group.key.source().is_some());
-        2 + sizes.map(|group| group.attempted).max().unwrap_or(0)
+        let of_known = sizes.map(|group| group.attempted).max();
+        // One that is new is worth what its source has.
+        let source = entry.contact.key.source;
+        let of_new = || self.groups.find(&GroupKey::Source { source });
+        let size = of_known.or_else(|| of_new().map(|group| self.groups.get(group).attempted));
+        2 + size.unwrap_or(0)
     }
 }
 

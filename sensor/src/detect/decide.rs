@@ -3,24 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use wire::units::UnixNanos;
+
 use super::contacts::{Entry, SOURCE, TARGET};
 use super::detector::Detector;
 use super::groups::{Group, GroupKey, NONE};
 use super::open::{AlertKey, Circumstances};
 use super::outcomes::Outcome;
-use super::slow::Past;
+use super::slow::{KEPT, Past};
 use super::{Technique, Thresholds};
 use crate::evidence::{Class, Observation};
 use crate::packet::Address;
 
 /// More than three ports of one target make a scan of profile `strict`.
-const STRICT_PORTS: u32 = 4;
+pub(super) const STRICT_PORTS: u32 = 4;
 
 /// A block scan attempts more hosts, and more ports, than this.
-const BLOCK_SIDE: usize = 5;
+pub(super) const BLOCK_SIDE: usize = 5;
 
 /// A scan of many ports attempts so many of each host, on average.
 const CONTACTS_OF_HOST: usize = 3;
+
+/// After so long it is known whether a target is flooded.
+const FLOOD_IS_KNOWN: Duration = Duration::from_secs(3);
 
 /// Where answers are not seen, thresholds are so many times higher.
 const ONE_WAY_FACTOR: f64 = 3.0;
@@ -30,12 +35,12 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// What a closer look at the failed contacts of a source found.
 #[derive(Default)]
-struct OfSource {
-    pairs: usize,
-    hosts: BTreeSet<Address>,
-    ports: BTreeSet<(Class, u16)>,
-    answered: BTreeSet<Address>,
-    answered_pairs: usize,
+pub(super) struct OfSource {
+    pub(super) pairs: usize,
+    pub(super) hosts: BTreeSet<Address>,
+    pub(super) ports: BTreeSet<(Class, u16)>,
+    pub(super) answered: BTreeSet<Address>,
+    pub(super) answered_pairs: usize,
 }
 
 impl Detector {
@@ -60,17 +65,18 @@ impl Detector {
                 GroupKey::Source { source } => self.open_block(source, group, &state),
                 GroupKey::Target { target } => self.open_distributed(target, group, &state),
                 GroupKey::Ports { source, target, technique } => {
-                    if self.passes(&state) && !self.is_told(source, target, technique) {
+                    if technique == Technique::Syn && self.is_flood_of(source, target) {
+                        continue;
+                    }
+                    if self.passes(&state) && self.told_by(&key) == 0 {
                         match technique {
                             Technique::Syn => self.open_vertical(source, target, group),
                             _ => self.open_for(group),
                         }
                     }
                 }
-                GroupKey::Hosts { source, class, .. } => {
-                    let is_block = matches!(class, Class::Tcp | Class::Udp)
-                        && self.alerts.under(AlertKey::Block { source }) != 0;
-                    if !is_block && self.passes(&state) {
+                GroupKey::Hosts { .. } => {
+                    if self.told_by(&key) == 0 && self.passes(&state) {
                         self.open_for(group);
                     }
                 }
@@ -78,52 +84,62 @@ impl Detector {
         }
     }
 
-    /// Is there an alert that tells about these ports already?
-    fn is_told(&self, source: Address, target: Address, technique: Technique) -> bool {
+    /// Id of the open alert that takes precedence over one about this group; 0 if there is none.
+    pub(super) fn told_by(&self, key: &GroupKey) -> u64 {
         use Technique::{Ack, Fin, Maimon, Null, Syn, SynFin, Udp, Xmas};
-        let is_open = |key| self.alerts.under(key) != 0;
-        let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
-        match technique {
-            Syn | Udp if is_open(AlertKey::Block { source }) => true,
-            Syn => stealth
-                .into_iter()
-                .any(|technique| is_open(AlertKey::Ports { source, target, technique })),
-            _ => false,
+        let by_block = |source| self.alerts.under(AlertKey::Block { source });
+        match *key {
+            GroupKey::Ports { source, target, technique: Syn } => {
+                let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
+                let by_stealth = stealth.into_iter().map(|technique| {
+                    self.alerts.under(AlertKey::Ports { source, target, technique })
+                });
+                [by_block(source)].into_iter().chain(by_stealth).find(|&id| id != 0).unwrap_or(0)
+            }
+            GroupKey::Ports { source, technique: Udp, .. }
+            | GroupKey::Hosts { source, class: Class::Tcp | Class::Udp, .. } => by_block(source),
+            _ => 0,
         }
     }
 
+    /// Is the target flooded by SYN, and mostly by this source?
+    fn is_flood_of(&self, source: Address, target: Address) -> bool {
+        self.syn_flood_on(target).is_some_and(|flood| flood.dominant == Some(source))
+    }
+
     /// Has a group reached the threshold of its kind?
-    fn passes(&self, group: &Group) -> bool {
+    pub(super) fn passes(&self, group: &Group) -> bool {
         let Some(source) = group.key.source() else { return false };
         if self.is_by_syn_alone(&group.key) {
             return group.attempted >= STRICT_PORTS;
         }
+        let Some(configured) = self.configured(&group.key) else { return false };
+        let has_reached = group.failed >= self.threshold(configured, source);
+        // Who succeeds more often than not has business there.
+        let may_succeed = matches!(group.key, GroupKey::Ports { .. });
+        has_reached && (may_succeed || group.failed * 2 > group.attempted)
+    }
+
+    /// The threshold of a group about ports or hosts as it is configured.
+    pub(super) fn configured(&self, key: &GroupKey) -> Option<u32> {
         let Thresholds { vertical_ports, horizontal_hosts, .. } = self.config.thresholds;
         let Thresholds { stealth_ports, udp_ports, protocols, .. } = self.config.thresholds;
         let Thresholds { icmp_hosts, arp_hosts, .. } = self.config.thresholds;
-        match group.key {
-            GroupKey::Ports { technique, .. } => {
-                let threshold = match technique {
-                    Technique::Syn => vertical_ports,
-                    Technique::Udp => udp_ports,
-                    Technique::Ip => protocols,
-                    // Single segments of connections that nobody knows look like these.
-                    Technique::Ack | Technique::Maimon => vertical_ports,
-                    _ => stealth_ports,
-                };
-                group.failed >= self.threshold(threshold, source)
-            }
-            GroupKey::Hosts { class, .. } => {
-                let threshold = match class {
-                    Class::Icmp => icmp_hosts,
-                    Class::Arp => arp_hosts,
-                    Class::Tcp | Class::Udp | Class::Ip => horizontal_hosts,
-                };
-                // Who succeeds more often than not has business there.
-                group.failed >= self.threshold(threshold, source)
-                    && group.failed * 2 > group.attempted
-            }
-            GroupKey::Source { .. } | GroupKey::Target { .. } => false,
+        match key {
+            GroupKey::Ports { technique, .. } => Some(match technique {
+                Technique::Syn => vertical_ports,
+                Technique::Udp => udp_ports,
+                Technique::Ip => protocols,
+                // Single segments of connections that nobody knows look like these.
+                Technique::Ack | Technique::Maimon => vertical_ports,
+                _ => stealth_ports,
+            }),
+            GroupKey::Hosts { class, .. } => Some(match class {
+                Class::Icmp => icmp_hosts,
+                Class::Arp => arp_hosts,
+                Class::Tcp | Class::Udp | Class::Ip => horizontal_hosts,
+            }),
+            GroupKey::Source { .. } | GroupKey::Target { .. } => None,
         }
     }
 
@@ -148,7 +164,35 @@ impl Detector {
         let key = self.contacts.groups.get(group).key;
         let circumstances = self.circumstances(&key);
         let alert = self.alerts.open_or_extend(AlertKey::from(key), Some(key), circumstances);
+        let crossed = self.crossed_at(group);
+        self.alerts.note_crossing(alert, crossed);
         self.tell_contacts(group, alert);
+    }
+
+    /// When the contact counted with which a group of ports or hosts reached its threshold.
+    fn crossed_at(&self, group: u32) -> Option<UnixNanos> {
+        let state = self.contacts.groups.get(group);
+        let source = state.key.source()?;
+        let by_attempts = self.is_by_syn_alone(&state.key);
+        let threshold = match by_attempts {
+            true => STRICT_PORTS,
+            false => self.threshold(self.configured(&state.key)?, source),
+        };
+        let list = self.contacts.groups.find(&GroupKey::Source { source })?;
+        let members = self.contacts.list(SOURCE, list).filter(|it| it.groups.contains(&group));
+        let counted = members.filter(|it| by_attempts || it.fails_in(&state.key));
+        let mut times: Vec<UnixNanos> = counted
+            .map(|entry| match entry.outcome() {
+                Outcome::Silent if !by_attempts && !entry.contact.flags.has_odd() => {
+                    entry.contact.first.plus(self.config.silent_after)
+                }
+                // The newest attempt is what was refused.
+                Outcome::Refused => entry.contact.last,
+                _ => entry.contact.first,
+            })
+            .collect();
+        times.sort_unstable();
+        times.get(threshold as usize - 1).copied()
     }
 
     /// The group belongs to that alert from now on, with every contact of the window.
@@ -253,10 +297,15 @@ impl Detector {
         if state.failed < ports_needed || state.failed < state.look_at {
             return;
         }
+        if self.syn_flood_on(target).is_some() {
+            return;
+        }
+        let mut first = self.now;
         let mut by_source: BTreeMap<Address, BTreeSet<u16>> = BTreeMap::new();
         for entry in self.contacts.list(TARGET, group) {
             if entry.fails_in(&state.key) && entry.contact.key.class == Class::Tcp {
                 let key = entry.contact.key;
+                first = first.min(entry.contact.first);
                 by_source.entry(key.source).or_default().insert(key.port);
             }
         }
@@ -265,11 +314,21 @@ impl Detector {
         by_source.retain(|_, ports| ports.len() >= 2 && ports.len() < vertical_ports as usize);
         let ports: BTreeSet<u16> = by_source.values().flatten().copied().collect();
         if by_source.len() >= distributed_sources as usize && ports.len() >= ports_needed as usize {
+            if self.now.since(first) < FLOOD_IS_KNOWN {
+                self.contacts.groups.of(group).look_at = 0;
+                self.note_growth(group);
+                return;
+            }
             let key = AlertKey::Distributed { target };
             let circumstances = self.circumstances(&state.key);
             let alert = self.alerts.open_or_extend(key, None, circumstances);
             self.tell_contacts(group, alert);
         }
+    }
+
+    /// The threshold of this source for slow scans, within what is kept of it.
+    pub(super) fn slow_threshold(&self, threshold: u32, source: Address) -> u32 {
+        self.threshold(threshold, source).min(KEPT as u32 - 1)
     }
 
     /// A contact left the window unnoticed: it may be one too many over a longer time.
@@ -287,14 +346,15 @@ impl Detector {
         }
         let counts = self.slow.counts(source, past.last);
         let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
-        let is_of_a_day = counts.quarter < self.threshold(slow_contacts, source);
-        if is_of_a_day && counts.day < self.threshold(slow_day_contacts, source) {
+        let is_of_a_day = counts.quarter < self.slow_threshold(slow_contacts, source);
+        if is_of_a_day && counts.day < self.slow_threshold(slow_day_contacts, source) {
             return;
         }
         let is_one_way = self.view.is_one_way();
         let circumstances = Circumstances { is_one_way, is_of_a_day, ..Circumstances::default() };
         let alert = self.alerts.open_or_extend(key, None, circumstances);
         if alert != 0 {
+            self.look_at_slow_if_watched(source);
             // What is told counts for no other alert.
             for past in self.slow.take(source) {
                 self.alerts.record_past(alert, &past);
@@ -304,7 +364,7 @@ impl Detector {
 }
 
 impl OfSource {
-    fn take_in(&mut self, entry: &Entry) {
+    pub(super) fn take_in(&mut self, entry: &Entry) {
         let key = entry.contact.key;
         let has_ports = entry.groups[TARGET] != NONE;
         if !has_ports {

@@ -6,6 +6,7 @@ use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
 use super::contacts::{Contacts, SLOTS};
+use super::explain::Watch;
 use super::floods::{FloodCounters, Floods, SynFlood};
 use super::groups::{GroupKey, NONE};
 use super::losses::Losses;
@@ -29,6 +30,8 @@ pub struct Detector {
     pub(super) view: View,
     losses: Losses,
     floods: Floods,
+    /// A source that somebody wants explained.
+    pub(super) watch: Option<Box<Watch>>,
     /// Contacts that changed since the last tick, each once.
     touched: Vec<u32>,
     /// Groups that grew in this tick, each once.
@@ -70,6 +73,10 @@ pub struct DetectorCounters {
     pub contacts: u64,
     /// Contacts that there is room for.
     pub contacts_room: u64,
+    /// Groups of contacts now.
+    pub groups: u64,
+    /// Groups that there is room for.
+    pub groups_room: u64,
     /// Sources in the table of slow scans.
     pub slow_sources: u64,
     /// Alerts open now.
@@ -103,6 +110,7 @@ impl Detector {
             view: View::default(),
             losses: Losses::new(config.silent_after),
             floods: Floods::new(&config),
+            watch: None,
             // Bounded by the contacts: a contact is in it once.
             touched: Vec::new(),
             grown: Vec::new(),
@@ -133,6 +141,7 @@ impl Detector {
         self.floods.go_on_from(&before.floods);
         (self.merged, self.allowed) = (before.merged, before.allowed);
         self.evidence_lost = before.evidence_lost;
+        self.watch = before.watch;
     }
 
     /// What the detector's memory holds.
@@ -155,10 +164,20 @@ impl Detector {
             not_opened: self.alerts.not_opened,
             contacts: self.contacts.len() as u64,
             contacts_room: self.contacts.capacity() as u64,
+            groups: self.contacts.groups.len() as u64,
+            groups_room: self.contacts.groups.capacity() as u64,
             slow_sources: self.slow.len() as u64,
             open: self.alerts.len() as u64,
             one_way: u64::from(self.view.is_one_way()),
         }
+    }
+
+    /// When the contact counted with which the alert `id` reached its threshold: its attempt, or the moment in
+    /// which its silence was long enough. `None` of alerts that are closed, and of kinds for which more than
+    /// one count decides.
+    #[must_use]
+    pub fn crossed(&self, id: u64) -> Option<UnixNanos> {
+        self.alerts.crossed(id)
     }
 
     /// Takes in what `worker` learnt about a contact. Within a tick the order does not matter.
@@ -169,6 +188,9 @@ impl Detector {
             || self.config.factor(source).is_none()
         {
             self.allowed += 1;
+            if let Some(watch) = &mut self.watch {
+                watch.note_allowed(&contact.key, contact.flags);
+            }
             return;
         }
         let number = match self.contacts.find(&contact.key) {
@@ -248,6 +270,7 @@ impl Detector {
             .filter(|&number| self.contacts.entries[number as usize].is_live);
         live.collect::<Vec<_>>().into_iter().for_each(|number| self.note_past(number));
         self.alerts.tell(self.now, out);
+        self.look_at_watched();
         self.floods.finish(self.now, out);
         self.alerts.close_all(self.now, out);
     }
@@ -281,6 +304,7 @@ impl Detector {
         self.floods.tick(now, &mut || self.alerts.next_id(), out);
         self.open_alerts();
         self.alerts.tell(now, out);
+        self.look_at_watched();
     }
 
     /// Contacts that changed: into their groups, their new outcome to their alerts.
@@ -307,7 +331,9 @@ impl Detector {
     /// A contact counts in its groups, in each once.
     fn join_groups(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
-        for (slot, key) in entry.group_keys().into_iter().enumerate() {
+        let keys = entry.group_keys();
+        self.make_room_for_groups(number, keys.iter().flatten().count());
+        for (slot, key) in keys.into_iter().enumerate() {
             let Some(key) = key else { continue };
             if entry.groups[slot] != NONE {
                 continue;
@@ -321,6 +347,23 @@ impl Detector {
             }
             if self.is_by_syn_alone(&key) {
                 self.note_growth(group);
+            }
+        }
+    }
+
+    /// Lets others give way until there is room for the groups of this contact. A few tries: who gives way may
+    /// have shared all of its groups.
+    fn make_room_for_groups(&mut self, number: u32, needed: usize) {
+        const TRIES: usize = 32;
+        for _ in 0..TRIES {
+            let groups = &self.contacts.groups;
+            if groups.len() + needed <= groups.capacity() {
+                return;
+            }
+            let victim = self.contacts.least_in_groups();
+            if victim != number && self.contacts.entries[victim as usize].is_live {
+                self.forget(victim);
+                self.evidence_lost += 1;
             }
         }
     }
@@ -362,6 +405,9 @@ impl Detector {
             }
         }
         self.contacts.entries[number as usize] = entry;
+        if let Some(watch) = &mut self.watch {
+            watch.note(&entry);
+        }
         let key = entry.contact.key;
         if !matches!(key.class, Class::Ip | Class::Arp) && entry.is_attempted() {
             let alert = self.alerts.of_protocols(key.source, key.target);

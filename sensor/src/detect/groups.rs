@@ -143,6 +143,15 @@ impl Groups {
         self.free.push(number);
     }
 
+    /// Groups held now.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(super) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(super) fn of(&mut self, number: u32) -> &mut Group {
         &mut self.slab[number as usize]
     }

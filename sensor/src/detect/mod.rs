@@ -15,6 +15,7 @@
 //!   open       one open alert: what it counted, what it tells
 //!   alerts     all open alerts, and the limit on what is told of them
 //!   detector   the order of a tick
+//!   explain    what is known of one source, and why it did or did not alert
 //!   floods     more arrives at a target than it answers, or than is usual
 //! ```
 //!
@@ -33,6 +34,7 @@ mod config;
 mod contacts;
 mod decide;
 mod detector;
+mod explain;
 mod floods;
 mod groups;
 mod losses;
@@ -53,4 +55,8 @@ pub use alert::{
 pub use allow::{AllowList, Allowed, Network, ParseNetworkError};
 pub use config::{DetectorConfig, NetworkRule, Profile, Thresholds};
 pub use detector::{Budget, Detector, DetectorCounters};
+pub use explain::{
+    AlertBrief, Breadth, ContactCounts, Covers, Explanation, Finding, Grouping, HeldBack,
+    MOST_FINDINGS, Standing,
+};
 pub use floods::{FloodConfig, FloodCounters, SynFlood};

@@ -8,6 +8,7 @@ use wire::units::UnixNanos;
 
 use super::alert::{Alert, Confidence, Kind, Phase, SAMPLES, Technique};
 use super::contacts::Entry;
+use super::explain::AlertBrief;
 use super::groups::GroupKey;
 use super::outcomes::{Outcome, OutcomeSet};
 use super::slow::Past;
@@ -125,6 +126,10 @@ pub(super) struct OpenAlert {
     /// It is told as this from its next step on.
     becomes: Option<Kind>,
     id: u64,
+    /// When it was told for the first time.
+    opened: Option<UnixNanos>,
+    /// When it reached its threshold, if one count decided.
+    pub(super) crossed: Option<UnixNanos>,
     /// Steps that were told.
     revision: u32,
     /// Distinct ports or hosts at which the next update is due: a power of ten.
@@ -169,6 +174,8 @@ impl OpenAlert {
             kind: key.kind(),
             becomes: None,
             id,
+            opened: None,
+            crossed: None,
             revision: 0,
             rung: 0,
             circumstances,
@@ -320,6 +327,27 @@ impl OpenAlert {
         self.end = self.end.max(last);
     }
 
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What it counted so far, in short.
+    pub(super) fn brief(&self) -> AlertBrief {
+        AlertBrief {
+            id: self.id,
+            kind: self.becomes.unwrap_or(self.kind),
+            technique: self.technique(),
+            target: self.key.target(),
+            opened: self.opened,
+            start: self.start,
+            end: self.end,
+            attempted: self.contacts.total(),
+            answered: self.contacts.count(Outcome::Answered),
+            refused: self.contacts.count(Outcome::Refused),
+            silent: self.contacts.count(Outcome::Silent),
+        }
+    }
+
     /// Nobody was told about it yet.
     pub(super) const fn is_untold(&self) -> bool {
         self.revision == 0
@@ -364,6 +392,7 @@ impl OpenAlert {
         if !self.is_untold() {
             self.kind = self.becomes.take().unwrap_or(self.kind);
         }
+        self.opened.get_or_insert(time);
         self.revision += 1;
         self.is_waiting = false;
         self.skip_rung();

@@ -18,9 +18,9 @@ use crate::packet::{Address, mix};
 pub(super) const KEPT: usize = 64;
 
 /// The shorter horizon.
-const QUARTER: Duration = Duration::from_secs(15 * 60);
+pub(super) const QUARTER: Duration = Duration::from_secs(15 * 60);
 /// The longer one.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Sources that are compared when one has to give way.
 const SAMPLE: usize = 8;
@@ -58,6 +58,13 @@ pub(super) struct SlowCounts {
     pub(super) quarter: u32,
     /// Failed within a day.
     pub(super) day: u32,
+}
+
+impl SlowCounts {
+    /// The count of one of the two horizons.
+    pub(super) fn of(self, horizon: Duration) -> u32 {
+        if horizon == QUARTER { self.quarter } else { self.day }
+    }
 }
 
 impl Past {
@@ -108,18 +115,23 @@ impl SlowTable {
 
     /// What a source did up to `now`.
     pub(super) fn counts(&self, source: Address, now: UnixNanos) -> SlowCounts {
-        let Some(contacts) = self.of(source) else { return SlowCounts::default() };
         let within = |horizon| {
-            let count = |has_failed| {
-                let is_counted =
-                    |past: &&Past| past.has_failed() == has_failed && past.is_within(now, horizon);
-                contacts.iter().filter(is_counted).count() as u32
-            };
             // More than seven of ten failed: otherwise it is somebody with much to do.
-            let (failed, others) = (count(true), count(false));
+            let (failed, others) = self.tally(source, now, horizon);
             if failed * 3 > others * 7 { failed } else { 0 }
         };
         SlowCounts { quarter: within(QUARTER), day: within(DAY) }
+    }
+
+    /// Contacts of a source within `horizon` before `now`: those that failed, and the others.
+    pub(super) fn tally(&self, source: Address, now: UnixNanos, horizon: Duration) -> (u32, u32) {
+        let contacts = self.of(source).unwrap_or_default();
+        let count = |has_failed| {
+            let is_counted =
+                |past: &&Past| past.has_failed() == has_failed && past.is_within(now, horizon);
+            contacts.iter().filter(is_counted).count() as u32
+        };
+        (count(true), count(false))
     }
 
     /// What is kept of a source.

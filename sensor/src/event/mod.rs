@@ -22,6 +22,7 @@ use wire::units::UnixNanos;
 use crate::detect::{Alert, AlertSummary, Technique};
 use crate::devices::DeviceCounters;
 use crate::packet::FiveTuple;
+use crate::strain::{Degradation, DetectorChange, REMEDY};
 use crate::timing::Latency;
 pub use flow::FlowEnd;
 use json::Json;
@@ -121,6 +122,13 @@ pub enum Event<'a> {
         worker: usize,
         /// What.
         change: WorkerChange,
+    },
+    /// The detector has not room for all evidence, or has again: an `anomaly` event.
+    Detector {
+        /// When.
+        time: UnixNanos,
+        /// What.
+        change: DetectorChange,
     },
     /// New connections beyond the limit, over a span of time: an `anomaly` event.
     ConnectionsSummarised {
@@ -297,6 +305,11 @@ impl EventWriter {
                 write_anomaly(&mut json, change.name());
                 self.ours(&mut json, |json| json.number("worker", *worker as u64));
             }
+            Event::Detector { time, change } => {
+                json.time("timestamp", *time);
+                write_anomaly(&mut json, change.name());
+                self.ours(&mut json, |json| write_degradation(json, *change));
+            }
             Event::ConnectionsSummarised { time, connections } => {
                 json.time("timestamp", *time);
                 write_anomaly(&mut json, "connections_summarised");
@@ -434,6 +447,22 @@ fn write_anomaly(json: &mut Json<'_>, event: &str) {
     json.string("type", "ringwatch");
     json.string("event", event);
     json.leave(b'}');
+}
+
+fn write_degradation(json: &mut Json<'_>, change: DetectorChange) {
+    let Degradation {
+        contacts,
+        contacts_room,
+        evidence_lost,
+        slow_sources_lost,
+        alerts_not_opened,
+    } = change.degradation();
+    json.number("contacts", contacts);
+    json.number("contacts_room", contacts_room);
+    json.number("evidence_lost", evidence_lost);
+    json.number("slow_sources_lost", slow_sources_lost);
+    json.number("alerts_not_opened", alerts_not_opened);
+    json.string("remedy", REMEDY);
 }
 
 fn write_stats(json: &mut Json<'_>, uptime_seconds: u64, decoder: &DecoderStats, ledger: &Ledger) {

@@ -112,6 +112,7 @@ fn every_kind() -> Vec<Value> {
         Event::FlowEnd(FlowEnd { flow, interface: "eth0", community_id, flow_id: u64::MAX })
     };
     let summary = AlertSummary { delayed: 1, skipped_updates: 2, not_opened: 3 };
+    let degradation = Degradation { contacts: 95, contacts_room: 100, ..Default::default() };
     let events = [
         Event::NewConnection(connection()),
         Event::NewConnection(untagged),
@@ -122,6 +123,8 @@ fn every_kind() -> Vec<Value> {
         Event::Interface { time: TIME, interface: "eth0", change: InterfaceChange::LinkUp },
         Event::Interface { time: TIME, interface: "eth\"0", change: InterfaceChange::Gone },
         Event::Worker { time: TIME, worker: 1, change: WorkerChange::Stalled },
+        Event::Detector { time: TIME, change: DetectorChange::Degraded(degradation) },
+        Event::Detector { time: TIME, change: DetectorChange::Recovered(degradation) },
         Event::ConnectionsSummarised { time: TIME, connections: 17 },
         Event::AlertsSummarised { time: TIME, summary },
         Event::FlowsSummarised { time: TIME, flows: 17, half_open_evicted: 4096 },

@@ -3,21 +3,23 @@
 //! Random spoofed sources come once; scanners come again. While engaged, the door remembers of each
 //! source one contact, in a word that the hash of the source chooses: the newest source has it. A source
 //! that comes with another contact than the one that is remembered passes, and becomes a suspect: so do
-//! all its contacts from then on.
+//! all its contacts from then on. When so many sources come twice that the log fills all the same, the
+//! door is raised: a source then passes with its third contact.
 //!
 //! ```text
-//!   word      20 bits of the source │ 12 bits of its latest contact      1 MiB: second-level cache
+//!   word      18 bits of the source │ 2 bits: other contacts before │ 12 bits of its latest contact
+//!             1 MiB: second-level cache
 //!   suspect   32 bits of the source                                      8 KiB: first-level cache
 //! ```
 //!
-//! A false "seen before" (one new source in a million) only lets a contact in early; a false "same
+//! A false "seen before" (one new source in 262 144) only lets a contact in early; a false "same
 //! contact" holds back one contact in 4096. When as many new sources came since as there are words, a
 //! source is still remembered with probability 37 %. At 3 million new sources a second at one worker that
 //! is after 90 ms: a scanner of ten probes a second is a suspect within its first half second, one of four
 //! a second within five seconds, on average; one of a single probe a second takes a day.
 //!
-//! Who knows of the door gets by: sources that come twice, with two contacts, pass, and become suspects
-//! in the place of others. Such a flood costs the same packets, makes half of its packets contacts, and then
+//! Who knows of the door gets by: sources that come three times, with three contacts, pass, and become suspects
+//! in the place of others. Such a flood costs the same packets, makes a third of its packets contacts, and then
 //! the log loses its oldest, counted. The hash is keyed, so nobody can aim at the word of one source.
 
 use crate::hardware::{Table, prefetch};
@@ -28,6 +30,8 @@ pub(super) struct Door {
     /// The upper half of a source's hash, at a place that it chooses itself; a newer one replaces it.
     suspects: Box<[u32]>,
     engaged: bool,
+    /// Other contacts after which a source passes.
+    bar: u32,
 }
 
 const SUSPECTS: usize = 2048;
@@ -40,6 +44,12 @@ const MOST_WORDS: usize = 1 << 18;
 /// Bits of a word that belong to the contact.
 const CONTACT_BITS: u32 = 12;
 
+/// Other contacts that a word can count.
+const MOST_OTHERS: u32 = 3;
+
+/// Where the bits of the source begin.
+const SOURCE_SHIFT: u32 = CONTACT_BITS + 2;
+
 impl Door {
     /// Memory of a door for a log of `slots`. Unit: bytes.
     pub(super) const fn memory(slots: usize) -> usize {
@@ -51,6 +61,7 @@ impl Door {
             words: Table::new(words(slots), 0),
             suspects: vec![0; SUSPECTS].into_boxed_slice(),
             engaged: false,
+            bar: 1,
         }
     }
 
@@ -62,6 +73,12 @@ impl Door {
     pub(super) fn engage(&mut self) {
         self.suspects.fill(0);
         self.engaged = true;
+        self.bar = 1;
+    }
+
+    /// Too many sources pass: from now on until it is engaged again it takes a contact more.
+    pub(super) const fn raise(&mut self) {
+        self.bar = 2;
     }
 
     pub(super) const fn disengage(&mut self) {
@@ -74,8 +91,8 @@ impl Door {
         prefetch(&self.words[self.word(source)]);
     }
 
-    /// Is this source a suspect, or did it come lately with another contact? From now on this contact is
-    /// remembered.
+    /// Is this source a suspect, or did it come lately with as many other contacts as the bar asks for? From
+    /// now on this contact is remembered.
     #[inline]
     pub(super) fn admits(&mut self, source: u64, contact: u64) -> bool {
         // The lower bits of the hash choose the word.
@@ -84,14 +101,18 @@ impl Door {
         if *suspect == upper {
             return true;
         }
-        let source_part = upper >> CONTACT_BITS << CONTACT_BITS;
-        let noted = source_part | (contact >> (64 - CONTACT_BITS)) as u32;
-        let before = std::mem::replace(&mut self.words[word], noted);
-        let came_before = before >> CONTACT_BITS == noted >> CONTACT_BITS && before != noted;
-        if came_before {
+        let contact = (contact >> (64 - CONTACT_BITS)) as u32;
+        let before = self.words[word];
+        let is_known = before >> SOURCE_SHIFT == upper >> SOURCE_SHIFT;
+        let others_before = if is_known { before >> CONTACT_BITS & MOST_OTHERS } else { 0 };
+        let is_other = is_known && before & ((1 << CONTACT_BITS) - 1) != contact;
+        let others = (others_before + u32::from(is_other)).min(MOST_OTHERS);
+        self.words[word] = upper >> SOURCE_SHIFT << SOURCE_SHIFT | others << CONTACT_BITS | contact;
+        let passes = is_other && others >= self.bar;
+        if passes {
             *suspect = upper;
         }
-        came_before
+        passes
     }
 
     fn word(&self, source: u64) -> usize {
@@ -151,5 +172,19 @@ mod tests {
         let count = 4_000_000;
         let passed = (0..count).filter(|&n| door.admits(mix(n, 77), mix(n, 78))).count();
         assert!(passed < 40, "{passed} of {count} passed");
+    }
+
+    #[test]
+    fn while_the_door_is_raised_sources_that_come_twice_do_not_pass_and_a_scanner_does() {
+        let mut door = Door::new(1 << 16);
+        door.engage();
+        door.raise();
+        let pairs = (0..1_000_000).flat_map(|n| [(n, 1), (n, 2)]);
+        let passed = pairs.filter(|&(n, port)| door.admits(mix(n, 77), mix(n, port))).count();
+        assert!(passed < 100, "{passed} of 2 000 000 passed");
+        let of_scanner: Vec<_> = (0..6).map(|port| door.admits(mix(1, 5), mix(9, port))).collect();
+        assert_eq!(of_scanner, [false, false, true, true, true, true]);
+        door.engage();
+        assert!(!door.admits(mix(1, 6), mix(9, 1)) && door.admits(mix(1, 6), mix(9, 2)));
     }
 }

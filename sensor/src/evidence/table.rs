@@ -315,6 +315,9 @@ impl ContactTable {
                 self.answers_lost = true;
                 return None;
             }
+            if self.door.is_engaged() {
+                self.door.raise();
+            }
             if pending as usize == self.log.len() {
                 let lost = self.log[self.slot(self.published)].flags;
                 self.answers_lost |= lost.has_answer();

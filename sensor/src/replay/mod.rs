@@ -33,13 +33,15 @@ use self::table::{Front, Table};
 use self::worker::{Connections, Worker};
 use crate::analyse::{self, Analyser, FlowSettings};
 use crate::config::Config;
+use crate::config::{EventOutput, Events};
 use crate::counters::Counters;
-use crate::detect::Detector;
+use crate::detect::{Detector, Explanation};
 use crate::file::{CaptureFile, FileError};
 use crate::filter::{FileFilter, FilterError};
 use crate::frame::LinkType;
 use crate::interfaces::InterfaceNames;
 use crate::output::{Output, OutputError};
+use crate::packet::Address;
 use crate::recorder::{self, Recorder};
 use crate::setup;
 
@@ -78,6 +80,38 @@ pub fn run(
     path: &Path,
     workers: usize,
 ) -> Result<Ledger, ReplayError> {
+    let detector = Detector::new(setup::detector(&config.detect, KEY, false));
+    analyse_file(config, sensor, path, workers, detector).map(|(ledger, _)| ledger)
+}
+
+/// Analyses a file as [`run`] does, without events, and says what the detector knows of a source in the end.
+///
+/// # Errors
+/// See [`ReplayError`].
+///
+/// # Panics
+/// Never: the source is watched.
+pub fn explain(config: &Config, path: &Path, source: Address) -> Result<Explanation, ReplayError> {
+    let events = Events {
+        output: EventOutput::None,
+        new_connections: false,
+        flows_per_second: 0,
+        ..config.events.clone()
+    };
+    let config = Config { events, ..config.clone() };
+    let mut detector = Detector::new(setup::detector(&config.detect, KEY, false));
+    detector.watch(source);
+    let (_, detector) = analyse_file(&config, "", path, 1, detector)?;
+    Ok(detector.explain_watched().expect("the source was watched from the beginning"))
+}
+
+fn analyse_file(
+    config: &Config,
+    sensor: &str,
+    path: &Path,
+    workers: usize,
+    detector: Detector,
+) -> Result<(Ledger, Detector), ReplayError> {
     let file = if path.as_os_str() == "-" {
         CaptureFile::from_reader(std::io::stdin(), "standard input")?
     } else {
@@ -90,7 +124,6 @@ pub fn run(
     let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
     let counters = Counters::new(vec![name.clone()], workers);
     let recorder = recorder(config, sensor, name, workers)?;
-    let detector = Detector::new(setup::detector(&config.detect, KEY, false));
     let merge = Merge::new(detector, recorder, config.events.flows_per_second);
     let table = Table::new(front, merge, workers);
     let ended = std::thread::scope(|scope| {
@@ -158,7 +191,7 @@ fn end(
     mut merge: Merge,
     mut workers: Vec<Worker>,
     counters: &Counters,
-) -> Result<Ledger, ReplayError> {
+) -> Result<(Ledger, Detector), ReplayError> {
     let Front { mut file, filter, fault, clock } = front;
     if file.truncated() {
         tracing::warn!(frames = clock.frames, "the file ends within a record");
@@ -191,7 +224,7 @@ fn end(
         return Err(fault.into());
     }
     file.end()?;
-    Ok(ledger)
+    Ok((ledger, merge.detector))
 }
 
 fn recorder(
