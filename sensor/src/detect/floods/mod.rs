@@ -96,7 +96,7 @@ pub struct Floods {
     counters: FloodCounters,
 }
 
-/// What [`Floods`] counted since they were made.
+/// What the detector of floods counted since they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FloodCounters {
     /// Targets that are known now.
