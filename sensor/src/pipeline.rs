@@ -224,6 +224,15 @@ impl Pipeline {
         let stop_supervisor = Arc::new(AtomicBool::new(false));
         let supervisor = common.start_supervisor(&start, reserve, lookout, &stop_supervisor)?;
         wait_for(&crew.said, Milestone::Joined, START_LIMIT)?;
+        // Its tables take their time. Whoever sees the uplink connected may expect that frames are let in.
+        let stop_detector = Arc::new(AtomicBool::new(false));
+        let (ask, questions) = bounded(QUESTIONS);
+        let detector = common.start_detector(
+            &start,
+            crew.evidence,
+            (to_recorder.clone(), questions),
+            Arc::clone(&stop_detector),
+        )?;
         let uplink = common.start_uplink(&start, crew.batches)?;
         let recorder = common.recorder(&start, output, uplink.as_ref());
         let reader_gone = Arc::new(AtomicBool::new(false));
@@ -242,14 +251,6 @@ impl Pipeline {
             reader_gone: Arc::clone(&reader_gone),
         };
         let recorder = spawn("recorder", move || desk.run())?;
-        let stop_detector = Arc::new(AtomicBool::new(false));
-        let (ask, questions) = bounded(QUESTIONS);
-        let detector = common.start_detector(
-            &start,
-            crew.evidence,
-            (to_recorder.clone(), questions),
-            Arc::clone(&stop_detector),
-        )?;
         let api = common.start_api(&start, uplink.as_ref(), ask)?;
         common.board.open();
         wait_for(&crew.said, Milestone::Live, START_LIMIT)?;

@@ -122,7 +122,9 @@ fn tagged_scans_are_seen_with_their_vlans() {
             let target = format!("198.19.0.2:{port}");
             let one = frames::tagged(&syn("198.18.0.1:4000", &target), &[(DOT1Q, 0x2064)]);
             let tags = [(DOT1AD, 10), (DOT1Q, 20)];
-            let two = frames::tagged(&syn("198.18.0.2:4000", &target), &tags);
+            // Of another host: two that do the same at once to one are decoys.
+            let other = format!("198.19.0.3:{port}");
+            let two = frames::tagged(&syn("198.18.0.2:4000", &other), &tags);
             injector.send(&one).unwrap();
             injector.send(&two).unwrap();
         }

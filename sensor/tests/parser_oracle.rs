@@ -125,7 +125,9 @@ fn own_frames(note: &mut impl FnMut(&Frame<'_>, &str)) {
 fn compare(frame: &Frame<'_>) -> Verdict {
     let ours = parse(frame);
     let is_fault = matches!(ours.kind, Kind::Malformed(_));
-    let has_ip = ours.tuple != FiveTuple::default();
+    // ARP has addresses, and no IP.
+    let is_arp = matches!(ours.kind, Kind::Arp { .. });
+    let has_ip = !is_arp && ours.tuple != FiveTuple::default();
     let Some(sliced) = slice(frame) else { return Verdict::NothingToCompare };
     let sliced = match sliced.map(|outermost| descend(outermost, ours.tunnel_depth)) {
         Some(Some(innermost)) => innermost,

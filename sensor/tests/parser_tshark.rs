@@ -297,6 +297,8 @@ fn compare(ours: &Packet, theirs: &Theirs) -> Verdict {
 fn compare_without_level(ours: &Packet, theirs: &Theirs) -> Verdict {
     match ours.kind {
         _ if ours.tuple == FiveTuple::default() => Verdict::NoIp,
+        // It has addresses of another kind of header.
+        Kind::Arp { .. } => Verdict::NoIp,
         Kind::Malformed(Malformed::Ipv4Header | Malformed::Ipv4TotalLength) => {
             Verdict::Explained("we keep the addresses of a header whose length cannot be")
         }

@@ -6,12 +6,14 @@
 //!   program   what is measured, and how it says what it saw and lost
 //!   sections  the experiments
 //!   fire      one more: a scan hidden in a flood
+//!   alerts    and one: how long an alert takes
 //!   report    medians, tables, and what machine and commit they are of
 //! ```
 //!
 //! A program that does not start, or ends too early, is a panic that shows what it said: a run with a
 //! hole in it is no run.
 
+pub mod alerts;
 pub mod fire;
 pub mod place;
 pub mod program;
@@ -39,6 +41,8 @@ pub enum Section {
     Memory,
     /// A scan hidden in a flood: what is found, and what is kept
     Fire,
+    /// Time from the frame that makes a scan one to the alert on disk
+    Alerts,
 }
 
 /// How much of everything.
@@ -50,6 +54,8 @@ pub struct Scale {
     pub flood_frames: u64,
     /// Frames of a flood of [`Section::Fire`].
     pub fire_frames: u64,
+    /// Scans of [`Section::Alerts`].
+    pub scans: u32,
     /// Bytes of a capture file.
     pub file_bytes: u64,
     /// How often each program takes its turn.
@@ -64,6 +70,7 @@ impl Scale {
         frames: 30_000_000,
         flood_frames: 100_000_000,
         fire_frames: 20_000_000,
+        scans: 300,
         file_bytes: 1_000_000_000,
         rounds: 3,
         settle: Duration::from_secs(5),
@@ -74,6 +81,7 @@ impl Scale {
         frames: 3_000_000,
         flood_frames: 10_000_000,
         fire_frames: 12_000_000,
+        scans: 30,
         file_bytes: 100_000_000,
         rounds: 1,
         settle: Duration::from_secs(5),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::alerts::alerts;
 use super::fire::fire;
 use super::place::{self, Place};
 use super::program::{self, Contender};
@@ -80,6 +81,7 @@ pub fn run(section: Section, scale: &Scale) -> Result<String, String> {
         Section::Read => read(&silent()?, scale),
         Section::Memory => memory(&silent()?, scale),
         Section::Fire => fire(scale)?,
+        Section::Alerts => alerts(scale)?,
     })
 }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Memory is fixed. When it is full, of a few entries the one with the least evidence gives way:
-//! a contact nobody attempted, then one that was answered, then one alone in its groups.
+//! a contact nobody attempted, then one whose source has few, of equals one that was answered.
 
 use hashbrown::HashTable;
 
@@ -56,6 +56,8 @@ pub(super) struct Entry {
     pub(super) is_silent: bool,
     /// It was due, but an answer could have been lost.
     pub(super) is_undecidable: bool,
+    /// An alert told about it.
+    pub(super) is_told: bool,
     /// What was seen of its handshake.
     pub(super) seen: Handshake,
 }
@@ -80,6 +82,11 @@ const GROUPS: usize = 2;
 const SAMPLE: usize = 8;
 
 impl Entry {
+    /// An answer to an attempt that is not known: whoever forgets it makes the attempt look silent.
+    pub(super) const fn is_orphan(&self) -> bool {
+        self.contact.flags.has_answer() && !self.contact.flags.has_attempt()
+    }
+
     pub(super) const fn is_attempted(&self) -> bool {
         self.contact.flags.has_attempt()
     }
@@ -94,12 +101,15 @@ impl Entry {
 
     pub(super) const fn outcome(&self) -> Outcome {
         let flags = self.contact.flags;
-        if flags.has(Observation::Answered) || flags.has(Observation::Completed) {
+        if flags.has(Observation::Answered) {
+            Outcome::Answered
+        } else if flags.has(Observation::Refused) {
+            Outcome::Refused
+        } else if flags.has(Observation::Completed) {
+            // On a tap that sees one direction.
             Outcome::Answered
         } else if flags.has(Observation::Exceeded) {
             Outcome::Undecided
-        } else if flags.has(Observation::Refused) {
-            Outcome::Refused
         } else if self.is_silent {
             Outcome::Silent
         } else {
@@ -202,7 +212,7 @@ impl Contacts {
     pub(super) fn memory(capacity: usize) -> usize {
         let number = size_of::<u32>();
         // An index is at most 7/8 full, its size a power of two, one control byte for each number.
-        let index = |entries: usize| (entries * 8 / 7).next_power_of_two() * (number + 1);
+        let index = |entries: usize| (2 * entries * 8 / 7).next_power_of_two() * (number + 1);
         let groups = GROUPS * capacity;
         // Lists of numbers: free ones, those that wait for the tick, and groups that grew.
         capacity * (size_of::<Entry>() + (2 + GROUPS) * number + Wheel::BYTES)
@@ -213,7 +223,8 @@ impl Contacts {
 
     pub(super) fn new(capacity: usize, key: u64) -> Self {
         Self {
-            index: HashTable::with_capacity(capacity),
+            // Twice as much: a table that is less than half full never grows, however often it changes.
+            index: HashTable::with_capacity(2 * capacity),
             entries: Vec::with_capacity(capacity),
             groups: Groups::new(GROUPS * capacity, key),
             wheel: Wheel::new(capacity),
@@ -267,6 +278,7 @@ impl Contacts {
             is_touched: false,
             is_silent: false,
             is_undecidable: false,
+            is_told: false,
             seen: Handshake::None,
         };
         let number = match self.free.pop() {
@@ -298,6 +310,15 @@ impl Contacts {
             }
         }
         Some((group, is_new))
+    }
+
+    /// Notes of the contacts of `group`, found in the list of their source or target, that they were told.
+    pub(super) fn note_told(&mut self, slot: usize, list: u32, group: u32) {
+        let mut next = self.groups.get(list).head;
+        while let Some(entry) = self.entries.get_mut(next as usize) {
+            entry.is_told |= entry.groups.contains(&group);
+            next = entry.links[slot][1];
+        }
     }
 
     /// Contacts of the group of a source or a target.
@@ -371,9 +392,6 @@ impl Contacts {
         if !entry.is_attempted() {
             return 0;
         }
-        if entry.outcome() == Outcome::Answered {
-            return 1;
-        }
         let groups = entry.groups.into_iter().filter(|&group| group != NONE);
         let of_source = groups.map(|group| self.groups.get(group));
         let sizes = of_source.filter(|group| group.key.source().is_some());
@@ -382,7 +400,10 @@ impl Contacts {
         let source = entry.contact.key.source;
         let of_new = || self.groups.find(&GroupKey::Source { source });
         let size = of_known.or_else(|| of_new().map(|group| self.groups.get(group).attempted));
-        2 + size.unwrap_or(0)
+        let size = size.unwrap_or(0);
+        // A success is worth as much as its source's failures nearly: who mostly succeeds must stay who mostly
+        // succeeds.
+        if entry.outcome() == Outcome::Answered { 1 + size / 2 } else { 2 + size }
     }
 }
 

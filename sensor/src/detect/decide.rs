@@ -24,6 +24,9 @@ pub(super) const BLOCK_SIDE: usize = 5;
 /// A scan of many ports attempts so many of each host, on average.
 const CONTACTS_OF_HOST: usize = 3;
 
+/// Open verticals of a target that another one is compared with.
+const MOST_PEERS: usize = 64;
+
 /// After so long it is known whether a target is flooded.
 const FLOOD_IS_KNOWN: Duration = Duration::from_secs(3);
 
@@ -65,10 +68,10 @@ impl Detector {
                 GroupKey::Source { source } => self.open_block(source, group, &state),
                 GroupKey::Target { target } => self.open_distributed(target, group, &state),
                 GroupKey::Ports { source, target, technique } => {
-                    if technique == Technique::Syn && self.is_flood_of(source, target) {
-                        continue;
-                    }
-                    if self.passes(&state) && self.told_by(&key) == 0 {
+                    let is_scan = self.passes(&state) && self.told_by(&key) == 0;
+                    let is_flood =
+                        || technique == Technique::Syn && self.is_flood_of(source, target);
+                    if is_scan && !is_flood() {
                         match technique {
                             Technique::Syn => self.open_vertical(source, target, group),
                             _ => self.open_for(group),
@@ -86,17 +89,10 @@ impl Detector {
 
     /// Id of the open alert that takes precedence over one about this group; 0 if there is none.
     pub(super) fn told_by(&self, key: &GroupKey) -> u64 {
-        use Technique::{Ack, Fin, Maimon, Null, Syn, SynFin, Udp, Xmas};
+        use Technique::{Syn, Udp};
         let by_block = |source| self.alerts.under(AlertKey::Block { source });
         match *key {
-            GroupKey::Ports { source, target, technique: Syn } => {
-                let stealth = [Null, Fin, Xmas, SynFin, Maimon, Ack];
-                let by_stealth = stealth.into_iter().map(|technique| {
-                    self.alerts.under(AlertKey::Ports { source, target, technique })
-                });
-                [by_block(source)].into_iter().chain(by_stealth).find(|&id| id != 0).unwrap_or(0)
-            }
-            GroupKey::Ports { source, technique: Udp, .. }
+            GroupKey::Ports { source, technique: Syn | Udp, .. }
             | GroupKey::Hosts { source, class: Class::Tcp | Class::Udp, .. } => by_block(source),
             _ => 0,
         }
@@ -116,7 +112,10 @@ impl Detector {
         let Some(configured) = self.configured(&group.key) else { return false };
         let has_reached = group.failed >= self.threshold(configured, source);
         // Who succeeds more often than not has business there.
-        let may_succeed = matches!(group.key, GroupKey::Ports { .. });
+        let may_succeed = matches!(
+            group.key,
+            GroupKey::Ports { technique, .. } if technique != Technique::Udp
+        );
         has_reached && (may_succeed || group.failed * 2 > group.attempted)
     }
 
@@ -164,6 +163,9 @@ impl Detector {
         let key = self.contacts.groups.get(group).key;
         let circumstances = self.circumstances(&key);
         let alert = self.alerts.open_or_extend(AlertKey::from(key), Some(key), circumstances);
+        if alert == 0 {
+            return;
+        }
         let crossed = self.crossed_at(group);
         self.alerts.note_crossing(alert, crossed);
         self.tell_contacts(group, alert);
@@ -219,11 +221,13 @@ impl Detector {
                 self.alerts.record_protocol(alert, entry);
             }
         }
+        self.contacts.note_told(slot, list, group);
     }
 
     /// A vertical scan, or one of the decoys of one that is open.
     fn open_vertical(&mut self, source: Address, target: Address, group: u32) {
-        let peers: Vec<(u64, Address)> = self.alerts.verticals_of(target).collect();
+        let peers: Vec<(u64, Address)> =
+            self.alerts.verticals_of(target).take(MOST_PEERS).collect();
         if !peers.is_empty() {
             let mine = self.probes(source, target);
             for (alert, peer) in peers {
@@ -331,20 +335,22 @@ impl Detector {
         self.threshold(threshold, source).min(KEPT as u32 - 1)
     }
 
-    /// A contact left the window unnoticed: it may be one too many over a longer time.
-    pub(super) fn note_slow(&mut self, past: &Past) {
-        let source = past.key.source;
+    /// Contacts of one source left the window unnoticed: they may be too many over a longer time.
+    pub(super) fn note_slow(&mut self, contacts: &[Past]) {
+        let Some(latest) = contacts.last() else { return };
+        let source = latest.key.source;
         let key = AlertKey::Slow { source };
         let open = self.alerts.under(key);
-        if open != 0 {
-            self.alerts.record_past(open, past);
+        for past in contacts {
+            match open {
+                0 => self.slow.note(past),
+                open => self.alerts.record_past(open, past),
+            }
+        }
+        if open != 0 || !contacts.iter().any(Past::has_failed) {
             return;
         }
-        self.slow.note(past);
-        if !past.has_failed() {
-            return;
-        }
-        let counts = self.slow.counts(source, past.last);
+        let counts = self.slow.counts(source, latest.last);
         let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
         let is_of_a_day = counts.quarter < self.slow_threshold(slow_contacts, source);
         if is_of_a_day && counts.day < self.slow_threshold(slow_day_contacts, source) {

@@ -27,6 +27,8 @@ pub struct Detector {
     has_memory: bool,
     pub(super) alerts: Alerts,
     pub(super) slow: SlowTable,
+    /// Contacts that left the window since then, for that table.
+    past: Vec<Past>,
     pub(super) view: View,
     losses: Losses,
     floods: Floods,
@@ -107,6 +109,7 @@ impl Detector {
             has_memory: false,
             alerts: Alerts::new(bytes / 4, config.close_after),
             slow: SlowTable::new(bytes / 8, config.key),
+            past: Vec::new(),
             view: View::default(),
             losses: Losses::new(config.silent_after),
             floods: Floods::new(&config),
@@ -215,8 +218,7 @@ impl Detector {
         let victim = self.contacts.least_evidence();
         // The new entry waits in the place of the old one.
         let is_touched = self.contacts.entries[victim as usize].is_touched;
-        self.forget(victim);
-        self.evidence_lost += 1;
+        self.give_way(victim);
         let number = self.contacts.insert(contact);
         self.contacts.entries[number as usize].is_touched = is_touched;
         number
@@ -269,6 +271,7 @@ impl Detector {
         let live = (0..self.contacts.entries.len() as u32)
             .filter(|&number| self.contacts.entries[number as usize].is_live);
         live.collect::<Vec<_>>().into_iter().for_each(|number| self.note_past(number));
+        self.note_all_past();
         self.alerts.tell(self.now, out);
         self.look_at_watched();
         self.floods.finish(self.now, out);
@@ -300,6 +303,7 @@ impl Detector {
         }
         self.contacts.wheel.recycle(due);
         self.losses.forget(now);
+        self.note_all_past();
         // First, so that it is known which scans are made by a flood.
         self.floods.tick(now, &mut || self.alerts.next_id(), out);
         self.open_alerts();
@@ -332,7 +336,11 @@ impl Detector {
     fn join_groups(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
         let keys = entry.group_keys();
-        self.make_room_for_groups(number, keys.iter().flatten().count());
+        let missing = keys.iter().zip(entry.groups).filter(|(key, group)| {
+            key.is_some_and(|key| *group == NONE && self.contacts.groups.find(&key).is_none())
+        });
+        let missing = missing.count();
+        self.make_room_for_groups(number, missing);
         for (slot, key) in keys.into_iter().enumerate() {
             let Some(key) = key else { continue };
             if entry.groups[slot] != NONE {
@@ -362,8 +370,7 @@ impl Detector {
             }
             let victim = self.contacts.least_in_groups();
             if victim != number && self.contacts.entries[victim as usize].is_live {
-                self.forget(victim);
-                self.evidence_lost += 1;
+                self.give_way(victim);
             }
         }
     }
@@ -392,7 +399,10 @@ impl Detector {
             }
             let state = self.contacts.groups.of(group);
             match (failed_before & bit != 0, entry.failed_in & bit != 0) {
-                (true, false) => state.failed -= 1,
+                (true, false) => {
+                    state.failed -= 1;
+                    state.look_again();
+                }
                 (false, true) => {
                     state.failed += 1;
                     self.note_growth(group);
@@ -402,6 +412,7 @@ impl Detector {
             let state = self.contacts.groups.of(group);
             if state.alert != 0 {
                 state.alert = self.alerts.record(state.alert, &entry, &key);
+                entry.is_told |= state.alert != 0;
             }
         }
         self.contacts.entries[number as usize] = entry;
@@ -456,6 +467,16 @@ impl Detector {
         UnixNanos((pane(contact.last) + panes).saturating_mul(PANE_NANOS))
     }
 
+    /// A contact gives way before its time.
+    fn give_way(&mut self, number: u32) {
+        let entry = self.contacts.entries[number as usize];
+        if entry.is_orphan() {
+            self.losses.note(entry.contact.first, entry.contact.last);
+        }
+        self.forget(number);
+        self.evidence_lost += 1;
+    }
+
     /// The contact leaves the window, before its time or not.
     fn forget(&mut self, number: u32) {
         self.note_past(number);
@@ -467,16 +488,25 @@ impl Detector {
     /// What counts for slow scans: ports of hosts that no alert tells about.
     fn note_past(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
-        let groups = entry.groups.into_iter().filter(|&group| group != NONE);
-        let is_told = groups.into_iter().any(|group| {
-            let alert = self.contacts.groups.get(group).alert;
-            alert != 0 && self.alerts.is_open(alert)
-        });
-        if is_told || !entry.counts_for_slow_scans() {
+        if entry.is_told || !entry.counts_for_slow_scans() {
             return;
         }
         let Contact { key, first, last, .. } = entry.contact;
-        let past = Past { key, first, last, outcome: entry.outcome() };
-        self.note_slow(&past);
+        if self.floods.is_under_syn(key.target) {
+            // It is part of that, or hidden in it: fast, in any case.
+            return;
+        }
+        self.past.push(Past { key, first, last, outcome: entry.outcome() });
+    }
+
+    /// What left the window in this tick, in an order that the contacts alone decide.
+    fn note_all_past(&mut self) {
+        let mut all = std::mem::take(&mut self.past);
+        all.sort_unstable_by_key(|past| (past.key.source, past.last, past.key));
+        for of_source in all.chunk_by(|one, other| one.key.source == other.key.source) {
+            self.note_slow(of_source);
+        }
+        all.clear();
+        self.past = all;
     }
 }

@@ -572,7 +572,7 @@ impl Detector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::{Alert, AllowList, DetectorConfig};
+    use crate::detect::{Alert, AllowList, DetectorConfig, Kind};
     use crate::evidence::Contact;
     use Observation::{Answered, Attempted, Null, Refused};
 
@@ -676,16 +676,15 @@ mod tests {
 
     #[test]
     fn precedence_names_the_alert_that_tells() {
-        let ports = (1..=12).map(|port| (0, contact(9, port), Null));
-        let mut sightings: Vec<_> = ports.collect();
-        let later = refused((1..=12).map(|port| contact(9, 100 + port)));
-        sightings.extend(later.into_iter().map(|(_, key, observation)| (2, key, observation)));
-        let (explanation, _) = watched(DetectorConfig::default(), &sightings);
-        let stealth = finding(&explanation, PORTS(9, Technique::Null));
-        assert_eq!(stealth.alert, Some(1));
+        let block = (0..40).map(|n| contact(20 + n % 8, u16::from(n / 8)));
+        let ports = (1..=12).map(|port| contact(9, 100 + port));
+        let sightings = refused(block.chain(ports));
+        let (explanation, alerts) = watched(DetectorConfig::default(), &sightings);
+        assert_eq!(alerts[0].kind, Kind::Block);
         let vertical = finding(&explanation, PORTS(9, Technique::Syn));
         assert_eq!((vertical.counted, vertical.held_back), (12, Some(HeldBack::ToldBy(1))));
-        assert_eq!(explanation.contacts[0].odd, BTreeMap::from([(Technique::Null, 12)]));
+        let odd = watched(DetectorConfig::default(), &[(0, contact(9, 1), Null)]).0;
+        assert_eq!(odd.contacts[0].odd, BTreeMap::from([(Technique::Null, 1)]));
     }
 
     #[test]

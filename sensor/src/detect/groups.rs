@@ -50,6 +50,15 @@ pub(super) struct Groups {
 /// No group, no contact.
 pub(super) const NONE: u32 = u32::MAX;
 
+impl Group {
+    /// After it shrank a lot, what grows anew is worth a look as soon as before.
+    pub(super) const fn look_again(&mut self) {
+        if self.failed < self.look_at / 2 {
+            self.look_at = 0;
+        }
+    }
+}
+
 impl GroupKey {
     /// Who attempts; `None` of a group of many sources.
     pub(super) const fn source(self) -> Option<Address> {
@@ -68,7 +77,8 @@ impl Groups {
 
     pub(super) fn new(capacity: usize, key: u64) -> Self {
         Self {
-            index: HashTable::with_capacity(capacity),
+            // Twice as much, so that it never grows.
+            index: HashTable::with_capacity(2 * capacity),
             slab: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
             capacity,
@@ -132,6 +142,7 @@ impl Groups {
         let group = &mut self.slab[number as usize];
         group.attempted -= 1;
         group.failed -= u32::from(has_failed);
+        group.look_again();
         if group.attempted > 0 {
             return;
         }

@@ -244,6 +244,12 @@ impl OpenAlert {
             return;
         }
         let ContactKey { source, target, class, port } = entry.contact.key;
+        if matches!(self.key, AlertKey::Distributed { .. })
+            && (class != Class::Tcp || !entry.fails_in(group))
+        {
+            // Others have business there.
+            return;
+        }
         let times = (entry.contact.first, entry.contact.last);
         self.take_in(source, target, class, port, entry.outcome(), times, spare);
         self.techniques.insert(match group {
@@ -251,7 +257,7 @@ impl OpenAlert {
             _ => technique_of(class),
         });
         let is_evidence = entry.fails_in(group) || self.circumstances.by_syn_alone;
-        if is_evidence || self.active == UnixNanos(0) {
+        if is_evidence {
             self.active = self.active.max(entry.contact.last);
         }
         self.workers |= entry.workers;

@@ -38,6 +38,8 @@ pub(super) struct Past {
 struct Slow {
     source: Address,
     contacts: Vec<Past>,
+    /// Successes that gave way to newer contacts; halved each hour.
+    others: u32,
 }
 
 /// All sources.
@@ -80,10 +82,10 @@ impl Past {
 impl SlowTable {
     /// A table in `bytes`.
     pub(super) fn new(bytes: usize, key: u64) -> Self {
-        let each = size_of::<Slow>() + KEPT * size_of::<Past>() + 2 * size_of::<u32>();
+        let each = size_of::<Slow>() + KEPT * size_of::<Past>() + 4 * size_of::<u32>();
         let capacity = (bytes / each).max(1);
         Self {
-            index: HashTable::with_capacity(capacity),
+            index: HashTable::with_capacity(2 * capacity),
             sources: Vec::with_capacity(capacity),
             capacity,
             hand: 0,
@@ -95,7 +97,7 @@ impl SlowTable {
     /// Takes in a contact that left the window.
     pub(super) fn note(&mut self, past: &Past) {
         let number = self.place_of(past.key.source);
-        let contacts = &mut self.sources[number].contacts;
+        let Slow { contacts, others, .. } = &mut self.sources[number];
         if let Some(held) = contacts.iter_mut().find(|held| held.key == past.key) {
             // What it became last counts: a service that is gone is no success.
             (held.outcome, held.last) = match past.last >= held.last {
@@ -108,6 +110,7 @@ impl SlowTable {
         if contacts.len() == KEPT {
             let oldest = |(_, held): &(usize, &Past)| (held.has_failed(), held.last, held.key);
             let (place, _) = contacts.iter().enumerate().min_by_key(oldest).unwrap_or((0, past));
+            *others += u32::from(!contacts[place].has_failed());
             contacts.swap_remove(place);
         }
         contacts.push(*past);
@@ -131,7 +134,8 @@ impl SlowTable {
                 |past: &&Past| past.has_failed() == has_failed && past.is_within(now, horizon);
             contacts.iter().filter(is_counted).count() as u32
         };
-        (count(true), count(false))
+        let gone = self.find(source).map_or(0, |number| self.sources[number].others);
+        (count(true), count(false) + gone)
     }
 
     /// What is kept of a source.
@@ -141,9 +145,9 @@ impl SlowTable {
 
     /// What was kept of a source, which is forgotten.
     pub(super) fn take(&mut self, source: Address) -> Vec<Past> {
-        self.find(source)
-            .map(|number| std::mem::take(&mut self.sources[number].contacts))
-            .unwrap_or_default()
+        let Some(number) = self.find(source) else { return Vec::new() };
+        self.sources[number].others = 0;
+        std::mem::take(&mut self.sources[number].contacts)
     }
 
     /// Sources that have a place.
@@ -151,10 +155,11 @@ impl SlowTable {
         self.index.len()
     }
 
-    /// Forgets what is older than a day.
+    /// Forgets what is older than a day. To be called each hour.
     pub(super) fn forget(&mut self, now: UnixNanos) {
         for slow in &mut self.sources {
             slow.contacts.retain(|past| past.is_within(now, DAY));
+            slow.others /= 2;
         }
     }
 
@@ -168,7 +173,7 @@ impl SlowTable {
             return number;
         }
         let number = if self.sources.len() < self.capacity {
-            self.sources.push(Slow { source, contacts: Vec::new() });
+            self.sources.push(Slow { source, contacts: Vec::new(), others: 0 });
             self.sources.len() - 1
         } else {
             self.make_way(source)
@@ -197,6 +202,7 @@ impl SlowTable {
         let slow = &mut self.sources[number];
         slow.source = source;
         slow.contacts.clear();
+        slow.others = 0;
         number
     }
 }
@@ -252,11 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn successes_give_way_to_failures_and_old_ones_to_new_ones() {
+    fn successes_give_way_to_failures_and_count_all_the_same() {
         let mut table = SlowTable::new(1 << 20, 7);
         (0..64).for_each(|port| table.note(&past(1, port, 1, Outcome::Answered)));
         (100..160).for_each(|port| table.note(&past(1, port, 2, Outcome::Silent)));
-        assert_eq!(counts(&table, 1, 2), (60, 60));
+        assert_eq!(counts(&table, 1, 2), (0, 0), "fewer than half failed");
+        (0..2).for_each(|_| table.forget(UnixNanos(2 * MINUTE)));
+        assert_eq!(counts(&table, 1, 2), (60, 60), "two hours later");
         assert_eq!(table.of(past(1, 0, 0, Outcome::Silent).key.source).unwrap().len(), KEPT);
     }
 

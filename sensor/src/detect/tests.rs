@@ -361,7 +361,8 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
         }
     }
     assert!(detector.counters().evidence_lost >= 19 * capacity);
-    assert_eq!(detector.counters().contacts, capacity);
+    // Groups run out first, as each contact of the flood has its own.
+    assert!((capacity / 2..=capacity).contains(&detector.counters().contacts));
     merge(&mut detector, contact(1, 1, 9), Attempted, 2 * SECOND);
     merge(&mut detector, contact(1, 1, 9), Refused, 2 * SECOND);
     detector.tick(UnixNanos(2 * SECOND + 250 * MS), &mut alerts);
@@ -525,4 +526,16 @@ fn after_a_restart_ids_go_on_and_old_contacts_are_forgotten() {
     detector.tick(UnixNanos(early + 2 * TICK), &mut told);
     assert_eq!(told.iter().map(|alert| alert.id).collect::<Vec<_>>(), [2]);
     assert_eq!(detector.counters().opened, 2);
+}
+
+#[test]
+fn what_an_alert_told_is_no_slow_scan_when_it_is_over() {
+    let config =
+        DetectorConfig { close_after: Duration::from_secs(5), ..DetectorConfig::default() };
+    let kinds: Vec<Kind> = alerts_of(config, &scan(1000, Some((Refused, MS))))
+        .iter()
+        .filter(|alert| alert.phase == Phase::Open)
+        .map(|alert| alert.kind)
+        .collect();
+    assert_eq!(kinds, [Kind::Vertical]);
 }

@@ -100,8 +100,14 @@ fn stray_segment(tuple: &FiveTuple, flags: u8) -> Option<(ContactKey, Observatio
         FIN_ACK => Observation::Maimon,
         _ => return None,
     };
-    Some((port_of(Class::Tcp, tuple), observation))
+    // What a server sends to a client on a connection that nobody here remembers is no question.
+    let is_from_service = tuple.source_port < FIRST_EPHEMERAL_PORT;
+    (tuple.target_port < FIRST_EPHEMERAL_PORT || !is_from_service)
+        .then(|| (port_of(Class::Tcp, tuple), observation))
 }
+
+/// Ports from this one on are those that systems give to clients (Linux; RFC 6335 has 49 152).
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 
 /// Ports that traceroute counts up from, one for each probe.
 const TRACEROUTE: std::ops::RangeInclusive<u16> = 33_434..=33_534;
@@ -109,13 +115,19 @@ const TRACEROUTE: std::ops::RangeInclusive<u16> = 33_434..=33_534;
 /// Ports below this one are those of services.
 const FIRST_USER_PORT: u16 = 1024;
 
+/// Services that are asked by multicast and answer from an address of their own: WS-Discovery, SSDP, mDNS,
+/// LLMNR.
+const ANSWERED_FROM_ELSEWHERE: [u16; 4] = [3702, 1900, 5353, 5355];
+
 /// The first datagram of a flow: an attempt, unless it comes from a service, whose client then asked
 /// before anybody looked, or is a step of a traceroute, or goes to many.
 fn first_datagram(tuple: &FiveTuple) -> Option<(ContactKey, Observation)> {
     if is_multicast(tuple.target) || TRACEROUTE.contains(&tuple.target_port) {
         return None;
     }
-    if tuple.source_port < FIRST_USER_PORT && tuple.target_port >= FIRST_USER_PORT {
+    let is_from_service =
+        tuple.source_port < FIRST_USER_PORT || ANSWERED_FROM_ELSEWHERE.contains(&tuple.source_port);
+    if is_from_service && tuple.target_port >= FIRST_USER_PORT {
         return Some((port_of(Class::Udp, &tuple.reversed()), Observation::Answered));
     }
     Some((port_of(Class::Udp, tuple), Observation::Attempted))

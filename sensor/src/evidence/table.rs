@@ -315,7 +315,7 @@ impl ContactTable {
                 self.answers_lost = true;
                 return None;
             }
-            if self.door.is_engaged() {
+            if self.door.is_engaged() && pending as usize >= self.log.len() / 4 * 3 {
                 self.door.raise();
             }
             if pending as usize == self.log.len() {

@@ -114,7 +114,10 @@ impl Hot {
         let flags = self.flags();
         let is_opened = (seen[0] | seen[1]) & tcp::SYN != 0;
         match way {
-            0 if is_opened && flags[0] & !seen[0] & tcp::ACK != 0 && flags[0] & tcp::RST == 0 => {
+            0 if is_opened
+                && flags[0] & !seen[0] & tcp::ACK != 0
+                && (flags[0] | flags[1]) & tcp::RST == 0 =>
+            {
                 Change::Completed
             }
             1 if seen[1] == 0 && !is_opened && flags[1] & tcp::RST == 0 => Change::Answered,

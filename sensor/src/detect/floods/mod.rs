@@ -177,6 +177,12 @@ impl Floods {
             .then(|| SynFlood { dominant: episode.dominant(self.key) })
     }
 
+    /// Is there a SYN flood on `target`, told or not?
+    pub(super) fn is_under_syn(&self, target: Address) -> bool {
+        let episode = self.episodes.get(&(target, Class::Syn));
+        episode.is_some_and(|episode| episode.is_open() || episode.seconds > 0)
+    }
+
     /// Lets time pass to `now` and tells what is new, in an order that the packets alone decide. `id` gives
     /// the id of the next alert.
     pub fn tick(&mut self, now: UnixNanos, id: &mut impl FnMut() -> u64, out: &mut Vec<Alert>) {
@@ -358,12 +364,17 @@ fn threshold(config: &FloodConfig, state: &State, class: Class, is_learning: boo
     })
 }
 
+/// As many SYNs as connections that are usual there, and no more than some repeats of each: a service that is
+/// down, and no flood.
+const TIMES_USUAL_COMPLETED: f64 = 3.0;
+
 /// Is what came in this second a SYN flood, or a part of one?
 fn is_syn_flood(config: &FloodConfig, state: &State, episode: &Episode) -> bool {
     let rate = state.rates[Class::Syn as usize];
     if rate < u64::from(config.rates[Class::Syn as usize])
         || state.completed * 100 >= rate * u64::from(config.syn_completion)
         || state.cusum <= BOUND
+        || (rate as f64) < state.usual_completed() * TIMES_USUAL_COMPLETED
     {
         return false;
     }

@@ -102,6 +102,11 @@ impl State {
         std::mem::replace(&mut self.left_out, 0).count_ones()
     }
 
+    /// Handshakes that are usual in a second.
+    pub(super) const fn usual_completed(&self) -> f64 {
+        self.usual_completed
+    }
+
     /// Packets of a class that are usual in a second.
     pub(super) const fn usual(&self, class: Class) -> f64 {
         self.usual[class as usize]
