@@ -15,7 +15,8 @@ const LAST: &str = "198.18.255.1";
 /// all others are, so its alert is the last.
 pub fn all_silent(lab: &Lab, sensor: &mut Sensor) {
     let mut injector = Injector::within(lab.generator(), "g0");
-    for host in 1..=12 {
+    // More than make a sweep: after a flood the first ones of a source are held back.
+    for host in 1..=40 {
         let target = format!("198.19.255.{host}:443");
         injector.send(&syn(&format!("{LAST}:40000"), &target)).unwrap();
     }
