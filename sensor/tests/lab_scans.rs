@@ -303,13 +303,13 @@ fn a_scan_with_five_decoys_is_one_decoy_alert_with_all_six() {
 
 /// A flood of SYN for some seconds is one alert about its target, and what its target answers none.
 #[track_caller]
-fn check_flood(port: &str, arguments: &[&str], sources: impl Fn(u64) -> bool) {
+fn check_flood(port: &str, pace: &[&str], arguments: &[&str], sources: impl Fn(u64) -> bool) {
     if !tools::require(&["hping3"]) {
         return;
     }
     let alerts = alerts_of(|lab| {
         let mut command = Command::new("hping3");
-        command.args(["-q", "-S", "--flood", "-p", port]).args(arguments).arg(REFUSES);
+        command.args(["-q", "-S", "-p", port]).args(pace).args(arguments).arg(REFUSES);
         let mut flood = lab.generator().spawn(&command);
         thread::sleep(Duration::from_secs(4));
         // It says by its status that not all was answered.
@@ -326,14 +326,16 @@ fn check_flood(port: &str, arguments: &[&str], sources: impl Fn(u64) -> bool) {
 #[test]
 fn a_flood_of_syn_to_an_open_or_a_closed_port_is_one_syn_flood() {
     for port in ["80", "81"] {
-        check_flood(port, &[], |sources| sources == 1);
+        check_flood(port, &["--flood"], &[], |sources| sources == 1);
     }
 }
 
 #[test]
 fn a_flood_of_syn_from_random_senders_is_one_syn_flood_too() {
+    // A detector that was not optimised cannot take in 100 000 new contacts a second, and then falls behind.
+    let pace: &[&str] = if cfg!(debug_assertions) { &["-i", "u100"] } else { &["--flood"] };
     for port in ["80", "81"] {
-        check_flood(port, &["--rand-source"], |sources| sources >= 1000);
+        check_flood(port, pace, &["--rand-source"], |sources| sources >= 1000);
     }
 }
 
