@@ -2,8 +2,8 @@
 //!
 //! Random spoofed sources come once; scanners come again. While engaged, the door remembers of each
 //! source one contact, in a word that the hash of the source chooses: the newest source has it. A source
-//! that comes with another contact than the one that is remembered passes, and becomes a suspect: so do
-//! all its contacts from then on. When so many sources come twice that the log fills all the same, the
+//! that comes with another contact than the one that is remembered passes, and becomes a suspect: so do all its
+//! contacts from then on. Where another suspect has its place, it takes a third contact. When so many sources come twice that the log fills all the same, the
 //! door is raised: a source then passes with its third contact.
 //!
 //! ```text
@@ -46,6 +46,10 @@ const CONTACT_BITS: u32 = 12;
 
 /// Other contacts that a word can count.
 const MOST_OTHERS: u32 = 3;
+
+/// Other contacts after which a source takes the place of another suspect: one more than it takes to pass, so that
+/// sources that come twice do not take the places of scanners.
+const OTHERS_THAT_DISPLACE: u32 = 2;
 
 /// Where the bits of the source begin.
 const SOURCE_SHIFT: u32 = CONTACT_BITS + 2;
@@ -109,7 +113,7 @@ impl Door {
         let others = (others_before + u32::from(is_other)).min(MOST_OTHERS);
         self.words[word] = upper >> SOURCE_SHIFT << SOURCE_SHIFT | others << CONTACT_BITS | contact;
         let passes = is_other && others >= self.bar;
-        if passes {
+        if passes && (*suspect == 0 || others >= OTHERS_THAT_DISPLACE) {
             *suspect = upper;
         }
         passes
@@ -186,5 +190,16 @@ mod tests {
         assert_eq!(of_scanner, [false, false, true, true, true, true]);
         door.engage();
         assert!(!door.admits(mix(1, 6), mix(9, 1)) && door.admits(mix(1, 6), mix(9, 2)));
+    }
+
+    #[test]
+    fn sources_that_come_twice_take_no_place_of_a_suspect() {
+        let mut door = Door::new(1 << 16);
+        let source = mix(1, 2);
+        (0..3).for_each(|contact| _ = door.admits(source, mix(contact, 4)));
+        let pairs = (0..100_000).flat_map(|n| [(n, 1), (n, 2)]);
+        let passed = pairs.filter(|&(n, port)| door.admits(mix(n, 77), mix(n, port))).count();
+        assert!(passed > 90_000, "{passed}: each passes with its second contact");
+        assert!(door.admits(source, mix(9, 9)));
     }
 }
