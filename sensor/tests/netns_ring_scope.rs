@@ -206,7 +206,11 @@ fn link_type_is_that_of_the_frame_not_of_the_ring() {
             for host in 2..34 {
                 let sent = socket.send_to(b"no link header", (Ipv4Addr::new(192, 0, 2, host), 9));
                 sent.unwrap();
+                // One by one: what waits in the pipe together comes out as one.
+                thread::sleep(Duration::from_millis(3));
             }
+            // The other end has its time to give back the last ones.
+            thread::sleep(Duration::from_millis(300));
             send(&lab, &probe(), 1);
             let mut from_tunnel = BTreeMap::new();
             rings::stop(&mut rings);
