@@ -47,7 +47,7 @@ pub(super) struct Entry {
     /// Neighbours in the lists of its source and of its target: the one before, the one after.
     links: [[u32; 2]; LISTS],
     /// The slots of groups that count it as failed, one bit each.
-    pub(super) failed_in: u8,
+    pub(super) failed_in: u16,
     /// The entry holds a contact.
     pub(super) is_live: bool,
     /// Waits for the next tick.
@@ -62,14 +62,17 @@ pub(super) struct Entry {
     pub(super) seen: Handshake,
 }
 
-/// Groups that a contact can be in: source, target, hosts, and ports by up to three techniques.
-pub(super) const SLOTS: usize = 6;
+/// Groups that a contact can be in: source, target, hosts, and ports by each technique, of which each has a slot of
+/// its own, so that it does not matter which came first.
+pub(super) const SLOTS: usize = PORTS + TECHNIQUES;
 /// The slot of the source's group.
 pub(super) const SOURCE: usize = 0;
 /// The slot of the target's group.
 pub(super) const TARGET: usize = 1;
 const HOSTS: usize = 2;
 const PORTS: usize = 3;
+/// The ordinary one, and the odd ones of TCP.
+const TECHNIQUES: usize = 7;
 
 /// Slots of groups that list their contacts: the first ones.
 const LISTS: usize = 2;
@@ -162,9 +165,8 @@ impl Entry {
         keys[SOURCE] = flags.has_attempt().then_some(GroupKey::Source { source });
         keys[TARGET] = (is_ordinary && has_ports).then_some(GroupKey::Target { target });
         keys[HOSTS] = has_hosts.then_some(GroupKey::Hosts { source, class, port });
-        let ports = techniques(class, flags);
-        for (slot, technique) in keys[PORTS..].iter_mut().zip(ports) {
-            *slot = Some(GroupKey::Ports { source, target, technique });
+        for technique in techniques(class, flags) {
+            keys[slot_of(technique)] = Some(GroupKey::Ports { source, target, technique });
         }
         keys
     }
@@ -177,6 +179,20 @@ const IMPOSSIBLE: [(Observation, Technique); 4] = [
     (Observation::Xmas, Technique::Xmas),
     (Observation::SynFin, Technique::SynFin),
 ];
+
+/// The slot of the group of ports by this technique.
+const fn slot_of(technique: Technique) -> usize {
+    match technique {
+        Technique::Null => PORTS + 1,
+        Technique::Fin => PORTS + 2,
+        Technique::Xmas => PORTS + 3,
+        Technique::SynFin => PORTS + 4,
+        Technique::Maimon => PORTS + 5,
+        Technique::Ack => PORTS + 6,
+        // A contact has one class, so one of these.
+        Technique::Syn | Technique::Udp | Technique::Echo | Technique::Arp | Technique::Ip => PORTS,
+    }
+}
 
 fn has_impossible(flags: Flags) -> bool {
     flags.has_odd() && IMPOSSIBLE.iter().any(|(observation, _)| flags.has(*observation))

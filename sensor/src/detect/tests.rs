@@ -539,3 +539,25 @@ fn what_an_alert_told_is_no_slow_scan_when_it_is_over() {
         .collect();
     assert_eq!(kinds, [Kind::Vertical]);
 }
+
+#[test]
+fn a_port_that_is_scanned_by_two_techniques_counts_once_for_each() {
+    for techniques in [[Observation::Fin, Attempted], [Attempted, Observation::Fin]] {
+        let mut sightings: Vec<Sighting> = Vec::new();
+        for (round, technique) in techniques.into_iter().enumerate() {
+            for port in 1..=20 {
+                let time = (round as u64 * 10 + 1) * SECOND + u64::from(port) * MS;
+                sightings.push((time, contact(1, 1, port), technique));
+                sightings.push((time + MS / 2, contact(1, 1, port), Refused));
+            }
+        }
+        let alerts = alerts_of(DetectorConfig::default(), &sightings);
+        let mut closed: Vec<_> = alerts
+            .iter()
+            .filter(|alert| alert.phase == Phase::Close)
+            .map(|alert| (alert.kind, alert.distinct_ports))
+            .collect();
+        closed.sort_unstable();
+        assert_eq!(closed, [(Kind::Vertical, 20), (Kind::Stealth, 20)]);
+    }
+}
