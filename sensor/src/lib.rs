@@ -18,10 +18,8 @@
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
-//!   seen        ledger, metrics, timing, devices, health, api
-//!   seen        ledger, metrics, timing, devices, health, api
+//!   seen        announce, ledger, metrics, timing, devices, health, api
 //!   advised     hygiene    whether an interface is set up well
-//!   seen        announce, ledger, metrics, health, api
 //!   given up    sandbox    every thread drops its capabilities
 //! ```
 
@@ -55,7 +53,6 @@ pub mod metrics;
 pub mod output;
 pub mod packet;
 pub mod pipeline;
-
 pub mod recorder;
 pub mod recording;
 pub mod replay;
