@@ -44,7 +44,7 @@ use crate::api::{Api, ApiError};
 use crate::config::Config;
 use crate::connections::NewConnection;
 use crate::counters::Counters;
-use crate::detect::{Alert, AlertSummary, Budget, Detector};
+use crate::detect::{Alert, AlertSummary, Budget, Detector, DetectorConfig};
 use crate::detection::{
     self, DetectionCounters, EVIDENCE_RING, Feeds, Outside, QUESTIONS, Question,
 };
@@ -458,8 +458,9 @@ impl Common {
         (recorder, questions): (Sender<ToRecorder>, Receiver<Question>),
         stop: Arc<AtomicBool>,
     ) -> Result<JoinHandle<()>, StartError> {
-        let mut detector =
-            Detector::new(setup::detector(&start.config.detect, self.keys.table, true));
+        let splits_flows = setup::splits_flows(&start.config, evidence.len());
+        let config = setup::detector(&start.config.detect, self.keys.table, true);
+        let mut detector = Detector::new(DetectorConfig { splits_flows, ..config });
         detector.take_memory();
         let Budget { contacts, alerts, bytes } = detector.budget();
         tracing::info!(contacts, alerts, bytes, "memory of the detector");

@@ -360,7 +360,7 @@ pub fn link_speed(interface: &str) -> Option<u64> {
 }
 
 /// What the detector is made with: half the memory of evidence. A live sensor does not suspect its
-/// own host; a file has none.
+/// own host; a file has none. Both directions of a flow come to one worker.
 #[must_use]
 pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
     let own = if is_live { own_addresses() } else { Vec::new() };
@@ -374,6 +374,7 @@ pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
         memory_mib: detect.memory_mib / 2,
         allow: AllowList::new(detect.allow.clone(), own),
         floods: detect.floods.clone(),
+        splits_flows: false,
         key,
     }
 }

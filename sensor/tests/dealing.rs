@@ -72,7 +72,11 @@ impl Sensor {
         let analyser = |set: &_| Analyser::new(&settings, Clone::clone(set));
         Self {
             workers: counters.workers().iter().map(analyser).collect(),
-            detector: Detector::new(DetectorConfig { memory_mib: 4, ..DetectorConfig::default() }),
+            detector: Detector::new(DetectorConfig {
+                memory_mib: 4,
+                splits_flows: deal != Deal::Flow,
+                ..DetectorConfig::default()
+            }),
             alerts: Vec::new(),
         }
     }

@@ -99,6 +99,8 @@ pub struct DetectorConfig {
     pub allow: AllowList,
     /// What makes a flood.
     pub floods: FloodConfig,
+    /// An answer and what it answers may come from different workers.
+    pub splits_flows: bool,
     /// Seeds the hashes: random, or fixed for repeatable runs (results are the same with any key).
     pub key: u64,
 }
@@ -130,6 +132,7 @@ impl Default for DetectorConfig {
             memory_mib: 64,
             allow: AllowList::default(),
             floods: FloodConfig::default(),
+            splits_flows: false,
             key: 0,
         }
     }

@@ -85,9 +85,10 @@ const GROUPS: usize = 2;
 const SAMPLE: usize = 8;
 
 impl Entry {
-    /// An answer to an attempt that is not known: whoever forgets it makes the attempt look silent.
+    /// An answer to an attempt that is not known yet: whoever forgets it makes the attempt look silent. Of a refusal
+    /// that would be no matter, as both are failures.
     pub(super) const fn is_orphan(&self) -> bool {
-        self.contact.flags.has_answer() && !self.contact.flags.has_attempt()
+        self.contact.flags.has(Observation::Answered) && !self.contact.flags.has_attempt()
     }
 
     pub(super) const fn is_attempted(&self) -> bool {

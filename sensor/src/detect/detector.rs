@@ -470,7 +470,8 @@ impl Detector {
     /// A contact gives way before its time.
     fn give_way(&mut self, number: u32) {
         let entry = self.contacts.entries[number as usize];
-        if entry.is_orphan() {
+        // Where one worker sees both directions, it tells of the attempt together with the answer.
+        if self.config.splits_flows && entry.is_orphan() {
             self.losses.note(entry.contact.first, entry.contact.last);
         }
         self.forget(number);

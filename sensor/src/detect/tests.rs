@@ -370,6 +370,35 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
     assert_eq!(alerts[0].distinct_ports, 10);
 }
 
+/// Vertical scans found by silence, while answers that nobody asked for push each other out of the table.
+fn silent_scans_beside_forgotten_answers(splits_flows: bool, answer: Observation) -> usize {
+    let mut detector =
+        Detector::new(DetectorConfig { memory_mib: 1, splits_flows, ..DetectorConfig::default() });
+    let capacity = detector.budget().contacts as u64;
+    let mut alerts = Vec::new();
+    for port in 0..12 {
+        detector.merge(0, &Contact::new(contact(1, 1, port), Attempted, UnixNanos(SECOND)));
+    }
+    for tick in 4..=20 {
+        for n in 0..capacity / 4 {
+            let number = (tick * capacity + n) as u32;
+            let source = Address::from_v4((0x0a00_0000 | number).to_be_bytes());
+            let key = ContactKey { source, ..contact(1, 2, 80) };
+            detector.merge(0, &Contact::new(key, answer, UnixNanos(tick * TICK)));
+        }
+        detector.tick(UnixNanos(tick * TICK), &mut alerts);
+    }
+    assert!(detector.counters().evidence_lost > capacity);
+    alerts.iter().filter(|alert| alert.phase == Phase::Open).count()
+}
+
+#[test]
+fn a_forgotten_answer_makes_silence_doubtful_only_where_its_attempt_may_come_from_another_worker() {
+    assert_eq!(silent_scans_beside_forgotten_answers(true, Answered), 0);
+    assert_eq!(silent_scans_beside_forgotten_answers(false, Answered), 1);
+    assert_eq!(silent_scans_beside_forgotten_answers(true, Refused), 1, "both are failures");
+}
+
 /// The rules that the oracle knows.
 fn only_vertical_and_horizontal() -> Thresholds {
     Thresholds {
