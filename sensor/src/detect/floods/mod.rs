@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 
 use wire::units::UnixNanos;
 
-use super::{Alert, AllowList, DetectorConfig, Kind, Phase};
+use super::{Alert, DetectorConfig, Kind, Phase};
 use crate::flood::{Asked, Class, Report, SAMPLED_ONE_IN};
 use crate::packet::Address;
 use episode::Episode;
@@ -80,10 +80,7 @@ const TICKS_A_SECOND: u64 = 4;
 
 /// Finds floods. Fixed memory but for what is told.
 pub struct Floods {
-    config: FloodConfig,
-    allow: AllowList,
-    close_after: std::time::Duration,
-    key: u64,
+    config: DetectorConfig,
     targets: Targets,
     /// By target and class, open or not.
     episodes: BTreeMap<(Address, Class), Episode>,
@@ -126,10 +123,7 @@ impl Floods {
     #[must_use]
     pub fn new(config: &DetectorConfig) -> Self {
         Self {
-            config: config.floods.clone(),
-            allow: config.allow.clone(),
-            close_after: config.close_after,
-            key: config.key,
+            config: config.clone(),
             targets: Targets::new(config.key),
             episodes: BTreeMap::new(),
             asked: Asked::default(),
@@ -174,7 +168,7 @@ impl Floods {
     pub fn is_flooded(&self, target: Address) -> Option<SynFlood> {
         let episode = self.episodes.get(&(target, Class::Syn))?;
         (episode.is_open() || episode.seconds > 0)
-            .then(|| SynFlood { dominant: episode.dominant(self.key) })
+            .then(|| SynFlood { dominant: episode.dominant(self.config.key) })
     }
 
     /// Is there a SYN flood on `target`, told or not?
@@ -199,7 +193,7 @@ impl Floods {
         for ((target, class), mut episode) in std::mem::take(&mut self.episodes) {
             if episode.is_open() {
                 self.counters.closed += 1;
-                out.push(episode.tell(target, class, Phase::Close, now, self.key));
+                out.push(episode.tell(target, class, Phase::Close, now, self.config.key));
             }
         }
     }
@@ -207,6 +201,7 @@ impl Floods {
     /// What came in this tick: where floods begin, and how they go on.
     fn settle_tick(&mut self) {
         let Self { targets, episodes, config, seconds, .. } = self;
+        let config = &config.floods;
         let is_learning = *seconds < config.learning;
         targets.settle_tick(|state| {
             for class in Class::ALL {
@@ -239,7 +234,7 @@ impl Floods {
         let passed = now.seconds().saturating_sub(self.evaluated.seconds()).max(1);
         let passed = if self.evaluated == UnixNanos(0) { 1 } else { passed };
         self.evaluated = now;
-        let is_learning = self.seconds < self.config.learning;
+        let is_learning = self.seconds < self.config.floods.learning;
         self.targets.take_rates();
         for (&(target, class), episode) in &mut self.episodes {
             if let Some(state) = self.targets.find(target) {
@@ -248,6 +243,7 @@ impl Floods {
         }
         self.asked_for();
         let Self { targets, episodes, config, seconds, .. } = self;
+        let config = &config.floods;
         let mut left_out = 0;
         targets.retain(|state| {
             state.note_syns(passed);
@@ -284,19 +280,20 @@ impl Floods {
 
     /// Takes out of the rates what answers somebody who asked for it.
     fn asked_for(&mut self) {
-        let Self { targets, asked, key, episodes, .. } = self;
+        let Self { targets, asked, config, episodes, .. } = self;
+        let key = config.key;
         let mut answers = Vec::new();
         for (&(target, class), episode) in &*episodes {
             let Some(state) = targets.find(target) else { continue };
             let is_answer = match class {
                 Class::Syn | Class::Fragment => false,
-                Class::Rst => asked.by(target, *key) * 2 >= state.rates[class as usize],
+                Class::Rst => asked.by(target, key) * 2 >= state.rates[class as usize],
                 // Nobody asks for requests.
                 Class::Icmp => {
-                    asked.by(target, *key) * 2 >= state.rates[class as usize]
+                    asked.by(target, key) * 2 >= state.rates[class as usize]
                         && state.echo_requests() * 2 < state.rates[class as usize]
                 }
-                Class::Udp => answers_a_flood(targets, episodes, (target, episode), *key),
+                Class::Udp => answers_a_flood(targets, episodes, (target, episode), key),
             };
             if is_answer {
                 answers.push((target, class));
@@ -313,28 +310,32 @@ impl Floods {
             if episode.is_open() || episode.seconds < SECONDS {
                 continue;
             }
+            let Self { config, .. } = self;
             // Who is allowed but for a port is not allowed here.
-            if episode.dominant(self.key).is_some_and(|source| self.allow.contains(source, 0)) {
+            let never_counts =
+                |source| config.allow.contains(source, 0) || config.factor(source).is_none();
+            if episode.dominant(config.key).is_some_and(never_counts) {
                 continue;
             }
             episode.open(id());
-            out.push(episode.tell(target, class, Phase::Open, now, self.key));
+            out.push(episode.tell(target, class, Phase::Open, now, config.key));
         }
     }
 
     fn update_and_close(&mut self, now: UnixNanos, out: &mut Vec<Alert>) {
-        let Self { episodes, targets, counters, close_after, key, .. } = self;
+        let Self { episodes, targets, counters, config, .. } = self;
+        let (close_after, key) = (config.close_after, config.key);
         episodes.retain(|&(target, class), episode| {
             if !episode.is_open() {
                 return true;
             }
-            let is_over = now >= episode.end.plus(*close_after);
+            let is_over = now >= episode.end.plus(close_after);
             if is_over {
                 counters.closed += 1;
-                out.push(episode.tell(target, class, Phase::Close, now, *key));
+                out.push(episode.tell(target, class, Phase::Close, now, key));
                 targets.forget_episode(target, class);
             } else if episode.has_climbed() {
-                out.push(episode.tell(target, class, Phase::Update, now, *key));
+                out.push(episode.tell(target, class, Phase::Update, now, key));
             }
             !is_over
         });

@@ -4,7 +4,7 @@
 use wire::units::UnixNanos;
 
 use super::{FloodConfig, Floods};
-use crate::detect::{Alert, AllowList, DetectorConfig, Kind, Phase};
+use crate::detect::{Alert, AllowList, DetectorConfig, Kind, NetworkRule, Phase};
 use crate::flood::TargetTable;
 use crate::packet::{Address, FiveTuple, Kind as PacketKind, Packet, mix, protocol, tcp};
 
@@ -286,6 +286,9 @@ fn a_rate_of_zero_turns_a_kind_off_and_an_allowed_source_makes_no_flood() {
     let mut allowed = config();
     allowed.allow = AllowList::new(Vec::new(), vec![host(9)]);
     assert!(run_on(1, &allowed, udp(LATER, 4, 5000)).is_empty());
+    let mut never_counts = config();
+    never_counts.networks = vec![NetworkRule { network: host(9).into(), factor: None }];
+    assert!(run_on(1, &never_counts, udp(LATER, 4, 5000)).is_empty());
 }
 
 #[test]
