@@ -1,8 +1,8 @@
 //! Under fire: a scan hidden in a flood, beside connections that were there before.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -73,8 +73,8 @@ pub fn fire(scale: &Scale) -> Result<String, String> {
     for (flood, options) in FLOODS {
         for (host, does) in HOSTS {
             let place = Place::with_hosts()?;
-            let outcome =
-                under_fire(&place, &format!("{options} --count {}", scale.fire_frames), host);
+            let blast = format!("{options} --count {}", scale.fire_frames);
+            let outcome = under_fire(&place, &blast, host)?;
             let row = row(&outcome);
             eprintln!("{flood}, {host} {does}: {}", row.join(" | "));
             table.add([flood.to_owned(), format!("{host} {does}")].into_iter().chain(row));
@@ -83,17 +83,17 @@ pub fn fire(scale: &Scale) -> Result<String, String> {
     Ok(text + &table.text())
 }
 
-fn under_fire(place: &Place, flood: &str, host: &str) -> Outcome {
+fn under_fire(place: &Place, flood: &str, host: &str) -> Result<Outcome, String> {
     let [generator_cpu, sensor_cpu] = place.processors();
     let (generator, sensor) = (place.lab().generator(), place.lab().sensor());
     let contender = Contender::sensor(place, 1, None);
-    let command = contender.command.as_ref().unwrap_or_else(|error| panic!("{error}"));
+    let command = contender.command.as_ref().map_err(Clone::clone)?;
     let mut process = place.start(command, &[sensor_cpu]);
     contender.wait_until_it_captures(&mut process);
     let is_over = AtomicBool::new(false);
+    let connections = connect(generator, sensor).map_err(|error| format!("{SERVICE}: {error}"))?;
     let (offered, resident) = thread::scope(|scope| {
-        let connections = connect(generator, sensor);
-        scope.spawn(|| keep_talking(connections, &is_over));
+        let talk = scope.spawn(|| keep_talking(connections, &is_over));
         thread::sleep(Duration::from_secs(2));
         let before = place::resident_kib(process.id());
         let mut blast = place.generate(generator_cpu, flood);
@@ -108,13 +108,15 @@ fn under_fire(place: &Place, flood: &str, host: &str) -> Outcome {
         thread::sleep(Duration::from_secs(70));
         most = most.max(place::resident_kib(process.id()));
         is_over.store(true, Ordering::Relaxed);
-        (place::offered_by(&mut blast), [before, most])
-    });
+        let talked = talk.join().map_err(|_| "the connections' thread panicked".to_owned())?;
+        talked.map_err(|error| format!("a connection broke: {error}"))?;
+        Ok::<_, String>((place::offered_by(&mut blast), [before, most]))
+    })?;
     thread::sleep(Duration::from_secs(1));
     process.stop(Signal::SIGINT, Duration::from_secs(60));
     let events = std::fs::read_to_string(place.file("eve.json"));
-    let events = Events::parse(&events.unwrap_or_else(|error| panic!("no events: {error}")));
-    Outcome { events, offered, resident }
+    let events = Events::parse(&events.map_err(|error| format!("no events: {error}"))?);
+    Ok(Outcome { events, offered, resident })
 }
 
 fn scan(generator: &Namespace, host: &str) -> Process {
@@ -126,30 +128,30 @@ fn scan(generator: &Namespace, host: &str) -> Process {
 }
 
 /// Both ends of every connection.
-fn connect(generator: &Namespace, sensor: &Namespace) -> Vec<[TcpStream; 2]> {
-    let address: SocketAddr = SERVICE.parse().expect("an address");
-    let listener = sensor.within(|| TcpListener::bind(address).expect("nobody listens there"));
+fn connect(generator: &Namespace, sensor: &Namespace) -> io::Result<Vec<[TcpStream; 2]>> {
+    let listener = sensor.within(|| TcpListener::bind(SERVICE))?;
     let connect = |_| {
-        let client = generator.within(|| TcpStream::connect(address).expect("it listens"));
-        let (server, _) = listener.accept().expect("a client connects");
-        [client, server]
+        let client = generator.within(|| TcpStream::connect(SERVICE))?;
+        let (server, _) = listener.accept()?;
+        Ok([client, server])
     };
     (0..CONNECTIONS).map(connect).collect()
 }
 
 /// A byte both ways, over and over; closes them at the end.
-fn keep_talking(mut connections: Vec<[TcpStream; 2]>, is_over: &AtomicBool) {
+fn keep_talking(mut connections: Vec<[TcpStream; 2]>, is_over: &AtomicBool) -> io::Result<()> {
     while !is_over.load(Ordering::Relaxed) {
         for [client, server] in &mut connections {
             for (from, to) in [(&*client, &*server), (&*server, &*client)] {
                 let mut byte = [7];
                 let (mut from, mut to) = (from, to);
-                from.write_all(&byte).expect("the connection is there");
-                to.read_exact(&mut byte).expect("the connection is there");
+                from.write_all(&byte)?;
+                to.read_exact(&mut byte)?;
             }
         }
         thread::sleep(Duration::from_millis(500));
     }
+    Ok(())
 }
 
 fn row(outcome: &Outcome) -> Vec<String> {
