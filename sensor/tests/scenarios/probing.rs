@@ -176,18 +176,7 @@ impl Stage {
         pace: Pace,
         fate: impl Fn(SocketAddr) -> Fate,
     ) -> Truth {
-        let mut truth = self.truth("decoy", "SYN", sources[0], (contacts, pace));
-        truth.sources = sources.to_vec();
-        let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
-        for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
-            let fate = fate(*target);
-            truth.ends.push(fate);
-            for (later, from) in from.iter().enumerate() {
-                let time = pace.time(number) + later as u64 * 2 * MS;
-                self.ask(Technique::Syn, (*from, *target), time, fate, contact);
-            }
-        }
-        truth
+        self.asked_by_many("decoy", sources, (contacts, pace), fate, |_| 0..sources.len())
     }
 
     /// Each source asks for a share of the ports of one host.
@@ -198,14 +187,30 @@ impl Stage {
         pace: Pace,
         fate: impl Fn(SocketAddr) -> Fate,
     ) -> Truth {
-        let mut truth = self.truth("distributed", "SYN", sources[0], (contacts, pace));
+        let turn = |number| number % sources.len();
+        let share = |number| turn(number)..turn(number) + 1;
+        self.asked_by_many("distributed", sources, (contacts, pace), fate, share)
+    }
+
+    /// Of each contact, `askers` says which of the sources ask for it, some milliseconds apart.
+    fn asked_by_many(
+        &mut self,
+        kind: &'static str,
+        sources: &[IpAddr],
+        (contacts, pace): (&[SocketAddr], Pace),
+        fate: impl Fn(SocketAddr) -> Fate,
+        askers: impl Fn(usize) -> Range<usize>,
+    ) -> Truth {
+        let mut truth = self.truth(kind, "SYN", sources[0], (contacts, pace));
         truth.sources = sources.to_vec();
         let from: Vec<_> = sources.iter().map(|source| self.from(*source)).collect();
         for (number, (target, contact)) in contacts.iter().zip(truth.contacts.clone()).enumerate() {
             let fate = fate(*target);
             truth.ends.push(fate);
-            let from = from[number % from.len()];
-            self.ask(Technique::Syn, (from, *target), pace.time(number), fate, contact);
+            for (later, asker) in askers(number).enumerate() {
+                let time = pace.time(number) + later as u64 * 2 * MS;
+                self.ask(Technique::Syn, (from[asker], *target), time, fate, contact);
+            }
         }
         truth
     }
