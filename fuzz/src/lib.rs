@@ -3,9 +3,9 @@
 
 use std::io::Cursor;
 
+use packet::frame::{Frame, LinkType, VlanTag};
+use packet::{FiveTuple, Kind, parse};
 use sensor::file::CaptureFile;
-use sensor::frame::{Frame, LinkType, VlanTag};
-use sensor::packet::{FiveTuple, Kind, parse};
 use wire::units::{UnixNanos, WireLen};
 
 /// Link types by the first byte of the input, one that is not supported included.

@@ -14,11 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use packet::frame::{Frame, LinkType};
 use perf::frames::{self, SYN};
 use sensor::analyse::{Analyser, FlowSettings, Settings, VECTOR};
 use sensor::counters::Counters;
 use sensor::flow::{State, Timeouts};
-use sensor::frame::{Frame, LinkType};
 use wire::units::{UnixNanos, WireLen};
 
 const FRAMES: u64 = 1 << 22;

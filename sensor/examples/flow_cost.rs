@@ -16,8 +16,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use packet::{Address, FiveTuple, Kind, Packet, protocol, tcp};
 use sensor::flow::{FlowKey, FlowTable, State, Timeouts};
-use sensor::packet::{Address, FiveTuple, Kind, Packet, protocol, tcp};
 use wire::units::{UnixNanos, WireLen};
 
 const VECTOR: usize = 32;

@@ -3,6 +3,8 @@
 //! Frames are taken in vectors: all are parsed and their table lines requested before the first
 //! table is touched, so that the cache misses of a flood overlap.
 
+use packet::frame::Frame;
+use packet::{self, Kind, Packet, protocol, tcp};
 use wire::units::UnixNanos;
 
 use crate::connections::{ConnectionLog, NewConnection, Seen};
@@ -12,8 +14,6 @@ use crate::evidence::{
 };
 use crate::flood::{self, TargetCounters, TargetTable};
 use crate::flow::{Change, EndedFlow, FlowCounters, FlowKey, FlowLimit, FlowTable, Timeouts};
-use crate::frame::Frame;
-use crate::packet::{self, Kind, Packet, protocol, tcp};
 
 /// Frames of one vector: their packets and table lines fit the first-level cache together.
 pub const VECTOR: usize = 32;

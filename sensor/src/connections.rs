@@ -2,7 +2,7 @@
 
 use wire::units::UnixNanos;
 
-use crate::packet::{FiveTuple, Kind, Packet, mix, tcp};
+use packet::{FiveTuple, Kind, Packet, mix, tcp};
 
 /// A new TCP connection, as its first SYN shows it. Ordered by time, then by whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +97,7 @@ pub(crate) const fn begins_second(at_hand: u64, second: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{Address, protocol};
+    use packet::{Address, protocol};
 
     fn packet(source_port: u16, flags: u8) -> Packet {
         Packet {

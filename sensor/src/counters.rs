@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use packet::Malformed;
 use wire::ledger::{InterfaceLedger, Ledger, LostByReason};
 
 use crate::event::DecoderStats;
 use crate::flow::{EndReason, FlowCounters, FlowTable, State};
-use crate::packet::Malformed;
 
 /// A count with a single writer. It only grows, except where it is [set](Counter::set).
 #[derive(Debug, Default)]

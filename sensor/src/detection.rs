@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use hdrhistogram::Histogram;
+use packet::Address;
 use tokio::sync::oneshot;
 use wire::units::UnixNanos;
 
@@ -21,7 +22,6 @@ use crate::evidence::Contact;
 use crate::flood;
 use crate::health;
 use crate::metrics::{Families, Source};
-use crate::packet::Address;
 use crate::pipeline::ToRecorder;
 use crate::strain::Strain;
 use crate::timing;

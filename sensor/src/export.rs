@@ -10,13 +10,13 @@
 //! neither can be full. When no empty batch is left the uplink is slower than the traffic: the frame
 //! is counted as `pool_empty` and forgotten. The worker never waits.
 
+use packet::frame::Frame;
+use packet::{FiveTuple, Packet};
 use wire::frames::FrameBatchWriter;
 use wire::units::WireLen;
 
 use crate::config::{Export, ExportFrames};
 use crate::counters::InterfaceCounters;
-use crate::frame::Frame;
-use crate::packet::{FiveTuple, Packet};
 use crate::uplink::BatchRing;
 
 /// A worker's end of the batch cycle.
@@ -186,8 +186,8 @@ mod tests {
     use wire::units::{Sequence, UnixNanos};
 
     use super::*;
-    use crate::frame::{LinkType, VlanTag};
-    use crate::packet::{Address, Kind, protocol};
+    use packet::frame::{LinkType, VlanTag};
+    use packet::{Address, Kind, protocol};
 
     fn frame(data: &[u8], vlan: Option<VlanTag>) -> Frame<'_> {
         let wire_len = WireLen(data.len() as u32);

@@ -9,8 +9,8 @@
 //! It decides what is analysed. It has no part in what is never exported: the worker compares each
 //! frame with the sensor's own connections whatever the filter lets in.
 
-use crate::afpacket::{CompileError, Libpcap, Program};
-use crate::frame::{Frame, LinkType};
+use packet::frame::{Frame, LinkType};
+use packet::libpcap::{CompileError, Libpcap, Program};
 
 /// An expression and where it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]

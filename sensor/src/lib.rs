@@ -6,10 +6,8 @@
 //!   sources     afpacket   TPACKET_V3 rings: unsafe code lives here (and in `hardware`, two hints)
 //!               file       pcap and pcapng files
 //!               filter     which frames are looked at: tcpdump's expressions, compiled by libpcap
-//!               frame      one captured frame, borrowed from where it lies
 //!   a worker    worker     the thread: rings in turns, a tick each 250 ms
 //!               analyse    vectors of frames: parse, count, evidence, new connections
-//!               packet     headers parsed in place
 //!               evidence   its contacts: attempted, answered, refused
 //!               flood      its targets: how much arrives at each
 //!               flow       its flows: who talks to whom, how much, until when
@@ -42,7 +40,6 @@ pub mod file;
 pub mod filter;
 pub mod flood;
 pub mod flow;
-pub mod frame;
 pub mod gathering;
 pub mod hardware;
 pub mod health;
@@ -51,7 +48,6 @@ pub mod interfaces;
 pub mod ledger;
 pub mod metrics;
 pub mod output;
-pub mod packet;
 pub mod pipeline;
 pub mod recorder;
 pub mod recording;

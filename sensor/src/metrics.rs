@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use packet::Malformed;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -12,7 +13,6 @@ use prometheus_client::registry::Registry;
 
 use crate::counters::{Counter, Counters, InterfaceCounters, PacketCounters, WorkerCounters};
 use crate::flow::{EndReason, State};
-use crate::packet::Malformed;
 
 /// Content type of what [`render`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

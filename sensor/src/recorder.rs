@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
+use packet::{self, Kind, Packet, tcp};
 use wire::ledger::Ledger;
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
@@ -24,7 +25,6 @@ use crate::flow::{EndedFlow, FlowLimit};
 use crate::interfaces::InterfaceNames;
 use crate::metrics::{Families, Source};
 use crate::output::{Output, OutputError};
-use crate::packet::{self, Kind, Packet, tcp};
 use crate::strain::DetectorChange;
 use crate::uplink::OutgoingRecord;
 
@@ -577,8 +577,8 @@ mod tests {
 
     use super::*;
     use crate::config::EventOutput;
-    use crate::frame::LinkType;
-    use crate::packet::FiveTuple;
+    use packet::FiveTuple;
+    use packet::frame::LinkType;
 
     /// What so many threads write of many connections and of an event between them.
     fn written_by(writers: usize) -> String {

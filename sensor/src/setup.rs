@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, Program, RingConfig, Scope};
+use packet::Address;
+use packet::frame::LinkType;
+use packet::libpcap::Program;
+
+use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, RingConfig, Scope};
 use crate::analyse::FlowSettings;
 use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow, Uplink};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
-use crate::frame::LinkType;
 use crate::interfaces::{InterfaceNames, PatternError, Patterns};
-use crate::packet::Address;
 use crate::uplink::tls::{self, TlsError, TlsFiles};
 
 /// What stands against a start, before anything was started.

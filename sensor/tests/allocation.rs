@@ -1,6 +1,7 @@
 //! What a worker does for a packet allocates nothing, whatever the packets are and however its tables
 //! are pressed: not even the first time.
 
+use packet::frame::{Frame, LinkType, VlanTag};
 use perf::frames::{self, ACK, ARP, DOT1AD, DOT1Q, FIN, IPV4, IPV6, RST, SYN};
 use sensor::afpacket::Captured;
 use sensor::analyse::{Analyser, FlowSettings, Settings, VECTOR};
@@ -11,7 +12,6 @@ use sensor::detection::Evidence;
 use sensor::export::Exporter;
 use sensor::flood;
 use sensor::flow::{EndedFlow, State, Timeouts};
-use sensor::frame::{Frame, LinkType, VlanTag};
 use sensor::interfaces::{Finder, Places};
 use sensor::uplink::OwnConnections;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

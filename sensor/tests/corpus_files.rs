@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::time::{Duration, Instant};
 
+use packet::frame::LinkType;
+use packet::{Kind, Malformed, Packet, community_id, parse};
 use sensor::file::{CaptureFile, FileError, MAX_CAPTURED, worker_of};
-use sensor::frame::LinkType;
-use sensor::packet::{Kind, Malformed, Packet, community_id, parse};
 
 /// What a walk over a file counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

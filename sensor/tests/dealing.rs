@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use packet::frame::Frame;
+use packet::parse;
 use sensor::analyse::{Analyser, FlowSettings, Settings, VECTOR};
 use sensor::counters::Counters;
 use sensor::detect::{Alert, Detector, DetectorConfig, Phase};
 use sensor::file::{CaptureFile, worker_of};
 use sensor::flow::{State, Timeouts};
-use sensor::frame::Frame;
-use sensor::packet::parse;
 use wire::units::UnixNanos;
 
 /// How frames come to workers.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use packet::frame::VlanTag;
 use perf::frames;
 use perf::inject::Injector;
 use perf::lab::{Lab, Namespace};
@@ -19,7 +20,6 @@ use rings::{
 use sensor::afpacket::{
     Direction, Fanout, Interface, LinkEvent, OpenError, RingConfig, Unbound, Wake, wait,
 };
-use sensor::frame::VlanTag;
 
 #[test]
 fn every_frame_sent_is_read_once_and_counted_once() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use caps::CapSet;
 use libc::sock_filter;
+use packet::frame::LinkType;
 use perf::inject::Injector;
 use perf::lab::Lab;
 use rings::{
@@ -23,7 +24,6 @@ use sensor::afpacket::{
     Direction, Fanout, Interface, OpenError, PeerRule, Promiscuity, Reserve, Ring, RingConfig,
     Scope, Statistics, Unbound, creation_order,
 };
-use sensor::frame::LinkType;
 
 fn all() -> Scope {
     Scope::All { excluded: Vec::new() }

@@ -13,10 +13,10 @@ use std::net::IpAddr;
 
 use etherparse::err::Layer;
 use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LenSource, TransportSlice};
+use packet::frame::{Frame, LinkType};
+use packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use perf::tunnels::Tunnel;
 use sensor::file::CaptureFile;
-use sensor::frame::{Frame, LinkType};
-use sensor::packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use wire::units::{UnixNanos, WireLen};
 
 /// What the oracle says of a frame.

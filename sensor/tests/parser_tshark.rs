@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
+use packet::frame::{Frame, LinkType};
+use packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use perf::pcap::{CaptureFile as Writer, Format};
 use perf::tunnels::Tunnel;
 use perf::{frames, tools};
 use sensor::file::CaptureFile;
-use sensor::frame::{Frame, LinkType};
-use sensor::packet::{Address, FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use wire::units::{UnixNanos, WireLen};
 
 const LINKS: [LinkType; 7] = [

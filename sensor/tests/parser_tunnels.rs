@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use packet::frame::{Frame, LinkType};
+use packet::{FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use perf::frames;
 use perf::tunnels::{self, Tunnel};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sensor::frame::{Frame, LinkType};
-use sensor::packet::{FiveTuple, Kind, Malformed, Packet, parse, protocol};
 use wire::units::{UnixNanos, WireLen};
 
 /// Tunnels within each other that are entered.

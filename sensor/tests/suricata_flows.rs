@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use packet::{FiveTuple, Kind, parse};
 use perf::events::Events;
 use perf::programs;
 use sensor::file::CaptureFile;
-use sensor::packet::{FiveTuple, Kind, parse};
 use serde_json::Value;
 
 /// Why a flow of Suricata's may differ from ours.

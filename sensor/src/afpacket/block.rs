@@ -25,10 +25,10 @@ use libc::{
     sockaddr_ll, tpacket_bd_ts, tpacket_block_desc, tpacket_hdr_v1, tpacket_hdr_variant1,
     tpacket3_hdr,
 };
+use packet::frame::{Frame, VlanTag};
 use wire::units::{UnixNanos, WireLen};
 
 use super::interface;
-use crate::frame::{Frame, VlanTag};
 
 /// Where `sockaddr_ll` lies behind a frame's header.
 const ADDRESS_OFFSET: usize = 48;
@@ -437,7 +437,7 @@ fn header_of(start: NonNull<u8>) -> *mut tpacket_hdr_v1 {
 mod tests {
     use super::*;
     use crate::afpacket::fake::{FakeFrame, FakeRing, MAC_OFFSET};
-    use crate::frame::LinkType;
+    use packet::frame::LinkType;
     use proptest::prelude::*;
 
     const BYTES: usize = 4096;

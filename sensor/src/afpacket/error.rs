@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::frame::LinkType;
+use packet::frame::LinkType;
 
 /// Why a ring could not be opened. Each variant asks for another remedy.
 #[derive(Debug, thiserror::Error)]

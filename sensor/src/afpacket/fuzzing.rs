@@ -2,8 +2,9 @@
 
 use std::ptr::NonNull;
 
+use packet;
+
 use super::block::{Block, Tally};
-use crate::packet;
 
 /// Least size of a block in words: its descriptor.
 const LEAST_WORDS: usize = 6;

@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use packet::frame::LinkType;
+
 use super::error::{OpenError, Step};
 use super::sys::{self, InterfaceRequest};
-use crate::frame::LinkType;
 
 /// A network interface, as it was when it was looked up. Its index names it until it is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,6 @@
 //!   symmetry    does this kernel deal both directions of a flow to the same ring?
 //!   ring        socket and memory together: open, begin, next block, stop
 //!   block       the right to read one block, and the checked walk over its frames
-//!   libpcap     tcpdump's expressions compiled to such programs, and run on the frames of files
 //!   ethtool     what a driver says about itself
 //!   stats       the kernel's clear-on-read counters, summed
 //! ```
@@ -49,7 +48,6 @@ mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod interface;
-mod libpcap;
 mod order;
 mod peer;
 mod program;
@@ -65,7 +63,6 @@ pub use error::{OpenError, Step};
 pub use ethtool::{Channels, Coalesce, Driver, Ethtool, Feature, Pause, Rss, RxRing};
 pub use fanout::{Fanout, FanoutGroup, PeerRule};
 pub use interface::{Interface, UNKNOWN_LINK};
-pub use libpcap::{CompileError, Libpcap, Program};
 pub use order::creation_order;
 pub use ring::{LinkEvent, Ring, RingConfig, Wake, wait};
 pub use scope::Scope;

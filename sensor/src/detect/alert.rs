@@ -2,7 +2,7 @@
 
 use wire::units::UnixNanos;
 
-use crate::packet::Address;
+use packet::Address;
 
 /// One step in the life of an alert.
 #[derive(Clone, Debug, PartialEq, Eq)]

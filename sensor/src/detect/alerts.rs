@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::Technique;
@@ -12,7 +13,6 @@ use super::groups::GroupKey;
 use super::open::{AlertKey, Circumstances, OpenAlert, Sweep};
 use super::outcomes::OutcomeSet;
 use super::slow::Past;
-use crate::packet::Address;
 
 /// All open alerts.
 pub(super) struct Alerts {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::packet::Address;
+use packet::Address;
 
 /// A network in CIDR notation. IPv4 networks live in the IPv4-mapped range, as [`Address`] does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

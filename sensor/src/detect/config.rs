@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use packet::Address;
+
 use super::{AllowList, FloodConfig, Network};
-use crate::packet::Address;
 
 /// What counts as a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! a contact nobody attempted, then one whose source has few, of equals one that was answered.
 
 use hashbrown::HashTable;
+use packet::mix;
 
 use super::Technique;
 use super::groups::{GroupKey, Groups, NONE, take_index};
@@ -20,7 +21,6 @@ use super::view::Handshake;
 use super::wheel::Wheel;
 use crate::evidence::{Class, Contact, ContactKey, Flags, Observation};
 use crate::hardware::take;
-use crate::packet::mix;
 
 /// Contacts, groups and timers.
 pub(super) struct Contacts {

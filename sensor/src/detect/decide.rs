@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::contacts::{Entry, SOURCE, TARGET};
@@ -13,7 +14,6 @@ use super::outcomes::Outcome;
 use super::slow::{KEPT, Past};
 use super::{Technique, Thresholds};
 use crate::evidence::{Class, Observation};
-use crate::packet::Address;
 
 /// More than three ports of one target make a scan of profile `strict`.
 pub(super) const STRICT_PORTS: u32 = 4;

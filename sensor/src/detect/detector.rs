@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
@@ -15,7 +16,6 @@ use super::view::View;
 use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
 use crate::evidence::{Class, Contact, PANE_NANOS, pane};
 use crate::flood::Report;
-use crate::packet::Address;
 
 /// Merges the evidence of all workers and finds scans in it.
 pub struct Detector {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::contacts::{Entry, SOURCE, TARGET, techniques};
@@ -18,7 +19,6 @@ use super::outcomes::Outcome;
 use super::slow::{DAY, QUARTER};
 use super::{Allowed, Kind, NetworkRule, Technique};
 use crate::evidence::{Class, ContactKey, Flags, Observation};
-use crate::packet::Address;
 
 /// What the detector knows of a source.
 #[derive(Clone, Debug, PartialEq)]

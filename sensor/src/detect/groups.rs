@@ -1,11 +1,11 @@
 //! Contacts that have something in common, counted together.
 
 use hashbrown::HashTable;
+use packet::{Address, mix};
 
 use super::Technique;
 use crate::evidence::Class;
 use crate::hardware::take;
-use crate::packet::{Address, mix};
 
 /// What contacts have in common. The order is that in which alerts are decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use packet::{Address, mix, protocol};
 use wire::units::UnixNanos;
 
 use super::alert::{Alert, Confidence, Kind, Phase, SAMPLES, Technique};
@@ -13,7 +14,6 @@ use super::groups::GroupKey;
 use super::outcomes::{Outcome, OutcomeSet};
 use super::slow::Past;
 use crate::evidence::{Class, ContactKey};
-use crate::packet::{Address, mix, protocol};
 
 /// One alert for each of these at a time. Ports that one source sweeps fold into one alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use packet::Address;
+
 use super::Phase;
 use crate::evidence::{ContactKey, Observation};
-use crate::packet::Address;
 
 /// One packet, as far as evidence goes. Time in nanoseconds.
 pub(super) type Sighting = (u64, ContactKey, Observation);

@@ -136,7 +136,7 @@ const fn is_sampled(fingerprint: u64, level: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::mix;
+    use packet::mix;
 
     const PLENTY: usize = 1 << 20;
 

@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use hashbrown::HashTable;
+use packet::{Address, mix};
 use wire::units::UnixNanos;
 
 use super::outcomes::Outcome;
 use crate::evidence::ContactKey;
-use crate::packet::{Address, mix};
 
 /// Contacts of a source that are kept.
 pub(super) const KEPT: usize = 64;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use packet::{Address, mix};
 use wire::units::UnixNanos;
 
 use super::oracle::{Sighting, Told, expected};
@@ -10,7 +11,6 @@ use super::{
     Alert, AllowList, Confidence, Detector, DetectorConfig, Kind, Phase, Profile, Thresholds,
 };
 use crate::evidence::{Class, Contact, ContactKey, ContactTable, Observation};
-use crate::packet::{Address, mix};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;

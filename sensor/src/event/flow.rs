@@ -1,7 +1,8 @@
 //! A flow that ended, as EVE has it.
 
+use packet::{protocol, tcp};
+
 use crate::flow::{EndedFlow, State};
-use crate::packet::{protocol, tcp};
 
 use super::json::Json;
 

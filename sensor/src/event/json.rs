@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 use wire::units::UnixNanos;
 
-use crate::packet::Address;
+use packet::Address;
 
 /// An object being written. Commas are set where they belong.
 pub(super) struct Json<'a> {

@@ -16,12 +16,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use packet::FiveTuple;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
 use crate::detect::{Alert, AlertSummary, Technique};
 use crate::devices::DeviceCounters;
-use crate::packet::FiveTuple;
 use crate::strain::{Degradation, DetectorChange, REMEDY};
 use crate::timing::Latency;
 pub use flow::FlowEnd;

@@ -1,5 +1,6 @@
 //! Every kind of event against the EVE schema, and the fields that others rely on.
 
+use packet::{Address, protocol};
 use serde_json::{Value, json};
 use wire::ledger::{InterfaceLedger, LostByReason};
 
@@ -7,7 +8,6 @@ use super::*;
 use crate::detect::{Confidence, Phase};
 use crate::detect::{FloodFigures, Kind};
 use crate::flow::{EndReason, EndedFlow, State};
-use crate::packet::{Address, protocol};
 
 const TIME: UnixNanos = UnixNanos(1_790_000_000_123_456_789);
 

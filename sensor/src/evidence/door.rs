@@ -133,7 +133,7 @@ const fn words(slots: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::mix;
+    use packet::mix;
 
     #[test]
     fn second_distinct_contact_of_a_source_passes_and_a_repeat_does_not() {

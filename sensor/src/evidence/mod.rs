@@ -22,7 +22,7 @@ use wire::units::UnixNanos;
 pub use observe::{observe, observe_change, observe_other_half};
 pub use table::{ContactHash, ContactTable, EvidenceCounters, Published};
 
-use crate::packet::Address;
+use packet::Address;
 
 /// What is attempted: a service of a target, by a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,8 +1,9 @@
 //! What one packet says about one contact.
 
+use packet::{Address, FiveTuple, Kind, Packet, protocol, tcp};
+
 use super::{Class, ContactKey, Observation};
 use crate::flow::Change;
-use crate::packet::{Address, FiveTuple, Kind, Packet, protocol, tcp};
 
 /// What `packet` says about a contact, if anything, whatever was seen before. Pure.
 ///

@@ -23,12 +23,12 @@
 //! costs one cold line a packet: a repeated attempt is then held back as well, and its contact may leave
 //! the window of detection early. That can hide a scan, and never makes one up.
 
+use packet::mix;
 use wire::units::UnixNanos;
 
 use super::door::Door;
 use super::{Contact, ContactKey, Flags, Observation, newest, pane};
 use crate::hardware::{Table, prefetch};
-use crate::packet::mix;
 
 /// A worker's contacts. One writer, fixed memory, no allocation after [`ContactTable::new`].
 pub struct ContactTable {

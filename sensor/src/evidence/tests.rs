@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use packet::{FiveTuple, Kind, Packet, mix, protocol, tcp};
 use wire::units::UnixNanos;
 
 use super::*;
 use crate::flow::Change;
-use crate::packet::{FiveTuple, Kind, Packet, mix, protocol, tcp};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -210,7 +210,7 @@ fn other_protocols_are_contacts_of_their_number() {
     let back = Some((key, Observation::Answered));
     check_change(esp.reversed(), Kind::OtherIp, Change::Answered, back);
     let bare = FiveTuple { protocol: protocol::IPV4, ..esp };
-    let cut = Kind::Malformed(crate::packet::Malformed::Ipv4Header);
+    let cut = Kind::Malformed(packet::Malformed::Ipv4Header);
     check(bare, cut, Some((contact(Class::Ip, 4), Observation::Attempted)));
     check(FiveTuple { protocol: protocol::TCP, ..esp }, cut, None);
     check(FiveTuple::default(), cut, None);

@@ -17,8 +17,8 @@ use std::os::unix::fs::FileExt;
 
 use wire::units::{UnixNanos, WireLen};
 
-use crate::frame::{Frame, LinkType};
 use crate::hardware::prefetch;
+use packet::frame::{Frame, LinkType};
 
 /// Bytes read at once: few system calls, and still in the second-level cache when the frames are
 /// looked at.

@@ -1,7 +1,7 @@
 //! Deals the frames of a file to workers in the way the kernel deals those of an interface.
 
-use crate::frame::{Frame, LinkType};
-use crate::packet::{self, Address, FiveTuple, Kind, Packet, protocol};
+use packet::frame::{Frame, LinkType};
+use packet::{self, Address, FiveTuple, Kind, Packet, protocol};
 
 /// The same in every run, so that runs can be compared. What an attacker could gain from knowing
 /// it, uneven work among the workers of an analysis at a desk, is of no use to him.
@@ -104,7 +104,7 @@ mod tests {
     use perf::frames;
 
     use super::*;
-    use crate::packet::{Address, protocol};
+    use packet::{Address, protocol};
 
     fn packet(source: &str, target: &str, ports: (u16, u16), kind: Kind) -> Packet {
         let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());

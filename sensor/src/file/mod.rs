@@ -30,7 +30,7 @@ pub use self::chunk::Chunk;
 pub use self::deal::{worker_of, worker_of_frame};
 pub use self::error::{Fault, FileError};
 pub use self::scan::{CaptureFile, Piece, Pieces};
-use crate::frame::{Frame, LinkType};
+use packet::frame::{Frame, LinkType};
 
 /// Longest frame in a file, in bytes: what libpcap takes for one that was written by mistake too.
 pub const MAX_CAPTURED: u32 = 262_144;

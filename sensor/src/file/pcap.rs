@@ -2,11 +2,11 @@
 //!
 //! Source: <https://datatracker.ietf.org/doc/draft-ietf-opsawg-pcap/>
 
+use packet::frame::LinkType;
 use wire::units::{UnixNanos, WireLen};
 
 use super::order::ByteOrder;
 use super::{Fault, Interface, MAX_CAPTURED, Record, Step, link_type};
-use crate::frame::LinkType;
 
 /// Bytes of the file header.
 pub(super) const HEADER_LEN: usize = 24;

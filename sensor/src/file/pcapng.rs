@@ -2,11 +2,11 @@
 //!
 //! Source: <https://datatracker.ietf.org/doc/draft-ietf-opsawg-pcapng/>
 
+use packet::frame::LinkType;
 use wire::units::{UnixNanos, WireLen};
 
 use super::order::ByteOrder;
 use super::{Fault, Interface, MAX_BLOCK, MAX_CAPTURED, MAX_INTERFACES, Record, Step, link_type};
-use crate::frame::LinkType;
 
 /// Characters kept of an interface's name, for the same reason.
 const MAX_NAME: usize = 255;

@@ -24,7 +24,7 @@ pub use senders::{SAMPLED_ONE_IN, Senders};
 pub use sketch::Sketch;
 pub use table::{TARGETS, TargetCounters, TargetTable};
 
-use crate::packet::{Address, Kind, Packet, mix, protocol, tcp};
+use packet::{Address, Kind, Packet, mix, protocol, tcp};
 
 /// What a target can be flooded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,8 +10,9 @@
 //! as large as its share. Of an address the bucket tells whether it may be that sender: where many
 //! send, it has an eleventh.
 
+use packet::Address;
+
 use super::hash;
-use crate::packet::Address;
 
 /// One packet in so many is looked at.
 pub const SAMPLED_ONE_IN: u64 = 16;

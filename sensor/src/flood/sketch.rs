@@ -1,6 +1,6 @@
 //! How many distinct ones there were, in a few bytes.
 
-use crate::packet::mix;
+use packet::mix;
 
 /// A HyperLogLog of `M` registers, a power of two. Merges by maximum, so the sketch of all workers is that
 /// of one. Relative standard error of the estimate: 1.04 / √M (9 % of 128), less of few.

@@ -17,13 +17,13 @@
 //! out of it is lost: floods then count too few packets, or are not found. That needs more than some 300
 //! targets at one worker within 250 ms, of which those with the fewest packets give way.
 
+use packet::frame::Frame;
+use packet::{Address, Packet, mix};
 use wire::units::UnixNanos;
 
 use super::senders::SAMPLED_ONE_IN;
 use super::{Asked, Class, Report, Tally, hash, is_echo_request};
-use crate::frame::Frame;
 use crate::hardware::Table;
-use crate::packet::{Address, Packet, mix};
 
 const WAYS: usize = 8;
 const SETS: usize = 64;

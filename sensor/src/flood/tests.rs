@@ -1,9 +1,9 @@
 //! The worker's table: what it counts, that tallies merge, and who gives way.
 
+use packet::{Address, FiveTuple, Kind, Packet, mix, tcp};
 use wire::units::UnixNanos;
 
 use super::{Class, Report, SAMPLED_ONE_IN, TARGETS, Tally, TargetTable};
-use crate::packet::{Address, FiveTuple, Kind, Packet, mix, tcp};
 
 const KEY: u64 = 0x5eed;
 

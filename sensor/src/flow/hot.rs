@@ -1,10 +1,10 @@
 //! What every packet of a flow touches, in 24 bytes.
 
+use packet::tcp;
 use wire::units::{UnixNanos, WireLen};
 
 use super::key::FlowKey;
 use super::life::{Change, State};
-use crate::packet::tcp;
 
 /// A flow as its packets see it. Ways: 0 from the opener, 1 to it.
 ///

@@ -1,6 +1,6 @@
 //! The keyed hash of a flow, which both directions share, and the direction of a packet in it.
 
-use crate::packet::{Address, Kind, Packet, icmp_ports, mix};
+use packet::{Address, Kind, Packet, icmp_ports, mix};
 
 /// What a flow is found by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use packet::tcp;
 use wire::units::UnixNanos;
 
 use super::hot::Hot;
 use super::record::EndReason;
-use crate::packet::tcp;
 
 /// How far a flow has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -42,6 +42,7 @@ mod tests;
 use std::mem;
 use std::time::Duration;
 
+use packet::{Kind, Packet, tcp};
 use wire::units::{UnixNanos, WireLen};
 
 pub use key::FlowKey;
@@ -50,7 +51,6 @@ pub use limit::FlowLimit;
 pub use record::{EndReason, EndedFlow};
 
 use crate::connections::begins_second;
-use crate::packet::{Kind, Packet, tcp};
 use hot::{Hot, Sight};
 use life::Worth;
 use slots::{Cold, Slots, Whole};

@@ -1,11 +1,11 @@
 //! What is told of a flow that ended.
 
+use packet::FiveTuple;
 use wire::units::UnixNanos;
 
 use super::hot::Totals;
 use super::life::State;
 use super::slots::Whole;
-use crate::packet::FiveTuple;
 
 /// Why a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -23,13 +23,13 @@
 use std::hint::select_unpredictable;
 use std::time::Duration;
 
+use packet::{FiveTuple, Kind, Packet};
 use wire::units::{UnixNanos, WireLen};
 
 use super::hot::{Hot, Sight, Totals};
 use super::key::FlowKey;
 use super::life::{Change, Worth};
 use crate::hardware::{Table, prefetch};
-use crate::packet::{FiveTuple, Kind, Packet};
 
 /// Slots that share a line of worths: where a flow can live.
 pub(super) const GROUP: usize = 64;

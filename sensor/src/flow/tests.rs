@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use packet::{Address, FiveTuple, protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{Address, FiveTuple, protocol};
 
 const SECOND: u64 = 1_000_000_000;
 const BEGIN: u64 = 1_700_000_000 * SECOND;
@@ -263,11 +263,9 @@ fn fragments_are_a_flow_of_their_addresses_and_protocol() {
 #[test]
 fn packets_without_a_flow_have_no_key() {
     let mut desk = Desk::new(1000);
-    for kind in [
-        Kind::Arp { operation: 1 },
-        Kind::Other,
-        Kind::Malformed(crate::packet::Malformed::TcpHeader),
-    ] {
+    for kind in
+        [Kind::Arp { operation: 1 }, Kind::Other, Kind::Malformed(packet::Malformed::TcpHeader)]
+    {
         let packet = Packet { kind, ..Packet::default() };
         assert_eq!(desk.table.key(&packet, 0, at(0.0)), None);
     }

@@ -20,13 +20,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
+use packet::frame::LinkType;
 
 use super::names::InterfaceNames;
 use super::patterns::Patterns;
 use super::places::{Place, PlaceMap, Places};
 use crate::afpacket::{Interface, OpenError, Promiscuity};
 use crate::event::InterfaceChange;
-use crate::frame::LinkType;
 
 /// The longest time between two looks, with announcements and without.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

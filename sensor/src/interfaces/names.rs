@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use wire::message::{Interface, MAX_INTERFACES};
 
-use crate::frame::LinkType;
 use crate::metrics::{Families, Source};
+use packet::frame::LinkType;
 
 /// An interface that frames refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+use packet::frame::LinkType;
 
 use crate::afpacket::{Captured, UNKNOWN_LINK};
-use crate::frame::LinkType;
 
 /// The newest [`PlaceMap`]. One thread replaces it, workers read it without waiting.
 #[derive(Debug, Default)]
@@ -125,7 +125,7 @@ impl<'a> Finder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Frame;
+    use packet::frame::Frame;
 
     fn map() -> PlaceMap {
         let places = [

@@ -25,6 +25,8 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 
+use packet::Address;
+use packet::frame::LinkType;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
@@ -38,10 +40,8 @@ use crate::counters::Counters;
 use crate::detect::{Detector, Explanation};
 use crate::file::{CaptureFile, FileError};
 use crate::filter::{FileFilter, FilterError};
-use crate::frame::LinkType;
 use crate::interfaces::InterfaceNames;
 use crate::output::{Output, OutputError};
-use crate::packet::Address;
 use crate::recorder::{self, Recorder};
 use crate::setup;
 

@@ -333,10 +333,10 @@ mod tests {
     use super::*;
     use crate::config::EventOutput;
     use crate::detect::{Detector, DetectorConfig};
-    use crate::frame::LinkType;
     use crate::interfaces::InterfaceNames;
     use crate::output::Output;
     use crate::recorder::{Recorder, Settings};
+    use packet::frame::LinkType;
 
     /// A table for two workers at a stream without frames.
     fn table() -> Table {

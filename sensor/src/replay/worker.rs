@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use packet::frame::Frame;
 use wire::units::UnixNanos;
 
 use super::ReplayError;
@@ -14,7 +15,6 @@ use crate::counters::WorkerSet;
 use crate::detect::Detector;
 use crate::evidence::Published;
 use crate::flow::EndedFlow;
-use crate::frame::Frame;
 use crate::recorder::UnwrittenFlows;
 
 /// Analyses one's share of a file.
@@ -203,7 +203,7 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::FiveTuple;
+    use packet::FiveTuple;
 
     #[test]
     fn connections_behind_the_limit_of_a_second_are_counted_and_those_at_its_time_are_kept() {

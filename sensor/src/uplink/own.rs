@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::packet::{Address, FiveTuple, protocol};
+use packet::{Address, FiveTuple, protocol};
 
 /// A closed connection is remembered this long: its last segments, and retransmissions of them,
 /// are still under way. 60 s is how long Linux keeps TIME_WAIT.

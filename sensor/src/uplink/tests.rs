@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
+use packet::frame::LinkType;
+use packet::{FiveTuple, protocol};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
@@ -24,8 +26,6 @@ use wire::units::{Sequence, UnixNanos, WireLen};
 
 use super::tls::{TlsError, TlsFiles};
 use super::*;
-use crate::frame::LinkType;
-use crate::packet::{FiveTuple, protocol};
 
 const EPOCH: u64 = 42;
 /// Longer than anything here takes, shorter than anybody's patience.

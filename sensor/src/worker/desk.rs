@@ -1,5 +1,6 @@
 //! Where the frames of one block are worked on.
 
+use packet::frame::Frame;
 use wire::units::UnixNanos;
 
 use crate::afpacket::Block;
@@ -8,7 +9,6 @@ use crate::connections::NewConnection;
 use crate::counters::{InterfaceCounters, WorkerCounters};
 use crate::export::Exporter;
 use crate::flow::EndedFlow;
-use crate::frame::Frame;
 use crate::interfaces::{Finder, PlaceMap};
 use crate::timing::Stopwatch;
 use crate::uplink::OwnSnapshot;

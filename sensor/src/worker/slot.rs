@@ -4,17 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use packet::frame::LinkType;
+use packet::libpcap::Program;
 use wire::text::error_chain;
 use wire::units::UnixNanos;
 
 use super::WorkerError;
 use super::occupancy::Occupancy;
-use crate::afpacket::{
-    LinkEvent, OpenError, Program, Ring, RingConfig, Scope, Statistics, Unbound,
-};
+use crate::afpacket::{LinkEvent, OpenError, Ring, RingConfig, Scope, Statistics, Unbound};
 use crate::counters::{Counter, InterfaceCounters};
 use crate::filter::RingFilter;
-use crate::frame::LinkType;
 use crate::gathering::{Board, Gathering, Stage};
 use crate::interfaces::PlaceMap;
 use crate::setup;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use packet::frame::Frame;
 use perf::events::Events;
 use perf::frames::{self, SYN};
 use perf::inject::Injector;
@@ -12,7 +13,6 @@ use perf::lab::Lab;
 
 use crate::afpacket::RingConfig;
 use crate::config::{Config, EventOutput, ExportFrames, FanoutMode};
-use crate::frame::Frame;
 use crate::pipeline::{Pipeline, Start};
 use crate::setup;
 

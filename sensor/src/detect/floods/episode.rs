@@ -1,11 +1,11 @@
 //! One flood, from the first tick of it to its last.
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::targets::State;
 use crate::detect::{Alert, Confidence, FloodFigures, Phase, SAMPLES, Technique};
 use crate::flood::{Class, SAMPLED_ONE_IN, Senders, Sketch};
-use crate::packet::Address;
 
 /// A flood, or what may become one.
 pub(super) struct Episode {

@@ -25,11 +25,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use packet::Address;
 use wire::units::UnixNanos;
 
 use super::{Alert, DetectorConfig, Kind, Phase};
 use crate::flood::{Asked, Class, Report, SAMPLED_ONE_IN};
-use crate::packet::Address;
 use episode::Episode;
 use targets::{State, Targets};
 

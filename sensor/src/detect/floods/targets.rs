@@ -1,9 +1,10 @@
 //! What is known of each target.
 
+use packet::{Address, mix};
+
 use super::{CEILING, DRIFT, FloodConfig, LEAST_COMPLETED};
 use crate::flood::{Class, SAMPLED_ONE_IN, Tally};
 use crate::hardware::Table;
-use crate::packet::{Address, mix};
 
 const WAYS: usize = 8;
 const SETS: usize = 512;

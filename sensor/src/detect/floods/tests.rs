@@ -1,12 +1,12 @@
 //! Floods behind real worker tables: what is one, what is none, and that nothing depends on how packets
 //! are dealt to workers.
 
+use packet::{Address, FiveTuple, Kind as PacketKind, Packet, mix, protocol, tcp};
 use wire::units::UnixNanos;
 
 use super::{FloodConfig, Floods};
 use crate::detect::{Alert, AllowList, DetectorConfig, Kind, NetworkRule, Phase};
 use crate::flood::TargetTable;
-use crate::packet::{Address, FiveTuple, Kind as PacketKind, Packet, mix, protocol, tcp};
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use packet::mix;
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::mix;
 
 /// Two groups: less than any flow table has, so that most steps make somebody give way.
 const SLOTS: usize = 2 * GROUP;

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use packet::frame::LinkType;
 use wire::codec::Decoder;
 use wire::message::MAX_INTERFACES;
 use wire::units::WireLen;
 
 use super::*;
-use crate::frame::LinkType;
 
 const EPOCH: u64 = 1_700_000_000_000_000_000;
 const NAME: &str = "ids";

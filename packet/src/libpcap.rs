@@ -5,6 +5,7 @@
 //! at run time, and its absence has a name.
 //!
 //! Source: `pcap_compile(3PCAP)`, `pcap_offline_filter(3PCAP)`, `pcap-filter(7)`.
+#![expect(unsafe_code, reason = "calls a C library")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint};
 use std::mem::{MaybeUninit, size_of};

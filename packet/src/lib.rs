@@ -1,15 +1,20 @@
-//! What analysis needs of a packet, and the parser that reads it in place.
+//! What sensor and collector know of packets: a captured frame, the parser that reads it in place, and
+//! tcpdump's language of filters.
 //!
 //! ```text
+//!   frame      one captured frame, borrowed from where it lies
 //!   address    one 128-bit type for IPv4 and IPv6
 //!   parse      bytes to [`Packet`]: total, no allocation, no error object
 //!   link       link-layer headers, VLAN tags, MPLS, PPPoE
 //!   tunnel     IP in IP, GRE, VXLAN, GENEVE: how they are entered
 //!   community  Community ID of a 5-tuple
+//!   libpcap    packet filters, compiled and run by libpcap: the one place with unsafe code
 //! ```
 
 mod address;
 mod community;
+pub mod frame;
+pub mod libpcap;
 mod link;
 mod parse;
 mod tunnel;
@@ -215,7 +220,7 @@ impl FiveTuple {
 
 /// Folded 64 × 64 → 128 bit multiplication: the mixing step of the wyhash family.
 #[must_use]
-pub(crate) const fn mix(a: u64, b: u64) -> u64 {
+pub const fn mix(a: u64, b: u64) -> u64 {
     let product = (a ^ 0x2d35_8dcc_aa6c_78a5) as u128 * (b ^ 0x8bb8_4b93_962e_acc9) as u128;
     (product as u64) ^ (product >> 64) as u64
 }

@@ -186,12 +186,12 @@ pub(super) fn ppp<'a>(
 
 /// EtherTypes (Source: IEEE registration authority).
 pub(super) mod ether_type {
-    pub(in crate::packet) const IPV4: u16 = 0x0800;
+    pub(crate) const IPV4: u16 = 0x0800;
     pub(super) const ARP: u16 = 0x0806;
     /// An Ethernet frame, in the header of a tunnel.
-    pub(in crate::packet) const ETHERNET: u16 = 0x6558;
+    pub(crate) const ETHERNET: u16 = 0x6558;
     pub(super) const VLAN: u16 = 0x8100;
-    pub(in crate::packet) const IPV6: u16 = 0x86dd;
+    pub(crate) const IPV6: u16 = 0x86dd;
     pub(super) const MPLS: u16 = 0x8847;
     /// With labels that the upstream router gave out; once "multicast" (RFC 5332).
     pub(super) const MPLS_UPSTREAM: u16 = 0x8848;

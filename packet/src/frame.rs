@@ -15,7 +15,7 @@ pub struct Frame<'a> {
     pub vlan: Option<VlanTag>,
     /// How the bytes begin.
     pub link: LinkType,
-    /// The interface that it passed: an id of [`InterfaceNames`](crate::interfaces::InterfaceNames); 0
+    /// The interface that it passed: a number that whoever captured it gave it; 0
     /// for the frames of a file.
     pub interface: u32,
 }
