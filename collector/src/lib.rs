@@ -5,7 +5,7 @@
 //!                      ▲                  │            └──── frames/*.pcapng ◀── sealer
 //!                      └── mailbox ◀──────┘
 //!                          (stored: acknowledge)     status ◀── all of them
-//!                                                       └────▶ api: /api/v1/status /metrics /healthz
+//!                                                       └────▶ api: /api/v1/… /metrics /healthz
 //!
 //!   config      the configuration, checked
 //!   preflight   everything that can be wrong, checked before anything starts
@@ -13,7 +13,8 @@
 //!   session     the conversation with a sensor, without I/O and clock
 //!   ingest      event loop: sockets, TLS, sessions
 //!   committer   the one thread that writes
-//!   store       segments, event log, marks
+//!   store       segments, their indexes and how long they are kept, event log, marks
+//!   frames      questions for stored frames
 //!   status      counters and what is known about sensors
 //!   limit       one log line per peer and minute
 //!   api         HTTP
@@ -24,6 +25,7 @@
 pub mod api;
 pub mod committer;
 pub mod config;
+pub mod frames;
 pub mod ingest;
 pub mod limit;
 pub mod pipeline;

@@ -4,8 +4,8 @@
 //!   thread      takes from                          gives to
 //!   ingest      sockets, mailbox                    queue (1024 batches, 64 MiB), sockets
 //!   committer   queue                               event log, open segment, mailbox, sealer's queue
-//!   sealer      its queue (4 segments)              the disk
-//!   api         HTTP requests                       HTTP answers
+//!   sealer      its queue (4 segments)              the disk; deletes what is not to be kept
+//!   api         HTTP requests                       HTTP answers; frames by threads of their own (4)
 //! ```
 //!
 //! A stop goes the same way: ingest closes the queue, the committer stores what is in it and closes
@@ -136,8 +136,9 @@ impl Pipeline {
             Arc::clone(&is_stopping),
         );
         let for_api = Arc::clone(&shared);
-        let for_sealer = Arc::clone(&shared);
-        let sealer = spawn("sealer", move || committer::seal_segments(&segments, &for_sealer))?;
+        let (for_sealer, limits) = (Arc::clone(&shared), config.store.limits);
+        let sealer =
+            spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
         let ingest = spawn("ingest", move || ingest.run())?;
         let api = match api_socket {

@@ -11,6 +11,7 @@ use wire::ledger::Ledger;
 use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
 
+use crate::store::catalog::Catalog;
 use crate::store::pcapng::KernelStatistics;
 use crate::store::segment::Group;
 
@@ -26,12 +27,18 @@ pub struct Shared {
     pub events_path: PathBuf,
     /// The hidden files of the open segments.
     open_segments: Mutex<BTreeMap<Group, PathBuf>>,
+    /// All segments.
+    pub catalog: Catalog,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
     pub is_store_failing: AtomicBool,
+    /// Too little of the disk is free, and there is no segment left to delete.
+    pub is_disk_short: AtomicBool,
     /// Somebody asked for the event log to be opened anew; the committer takes it back.
     pub is_reopen_asked: AtomicBool,
+    /// Segments that were deleted, by what ended their life.
+    pub expired: Reasons,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -52,6 +59,12 @@ pub struct Counters {
     pub segments_unsealed: AtomicU64,
     /// Segments of an earlier run that were repaired and sealed at start.
     pub segments_repaired: AtomicU64,
+    /// Bytes of segments that were deleted.
+    pub expired_bytes: AtomicU64,
+    /// Questions for frames.
+    pub frame_questions: AtomicU64,
+    /// Frames sent in answers.
+    pub frames_answered: AtomicU64,
     /// Bytes that the repair of segments and event log cut off.
     pub torn_bytes: AtomicU64,
     /// Failed operations of the store; each was tried again.
@@ -184,9 +197,12 @@ impl Shared {
             events_path: store_path.join("events").join("eve.json"),
             store_path,
             open_segments: Mutex::default(),
+            catalog: Catalog::default(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
+            is_disk_short: AtomicBool::new(false),
             is_reopen_asked: AtomicBool::new(false),
+            expired: Reasons::new(EXPIRED),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::new(HANDSHAKES),
             sensors: Mutex::default(),
@@ -305,6 +321,9 @@ pub fn read(counter: &AtomicU64) -> u64 {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Why segments are deleted; always shown, also at zero. See [`crate::store::retention::Cause`].
+const EXPIRED: &[&str] = &["bytes", "age", "free_space"];
 
 /// Reasons that connections are closed for; always shown, also at zero.
 const REFUSED: &[&str] = &[

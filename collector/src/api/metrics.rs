@@ -67,7 +67,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 9] = [
+    let plain: [(&str, &str, &AtomicU64); 12] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
         (
             "replaced_connections",
@@ -80,6 +80,9 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         ("torn_bytes", "Bytes cut off by repairs at start", &counters.torn_bytes),
         ("store_errors", "Failed operations of the store", &counters.store_errors),
         ("store_waits", "Times that a sensor waited for the store", &counters.store_waits),
+        ("expired_bytes", "Bytes of segments deleted", &counters.expired_bytes),
+        ("frame_questions", "Questions for frames", &counters.frame_questions),
+        ("answered_frames", "Frames sent in answers", &counters.frames_answered),
         ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
     ];
     for (name, help, value) in plain {
@@ -91,6 +94,16 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
     registry.register("refused_connections", "Connections refused or closed for a fault", refused);
     let handshakes = by_reason(&shared.handshakes);
     registry.register("handshake_failures", "Failed TLS handshakes", handshakes);
+    let expired = by_reason(&shared.expired);
+    registry.register("expired_segments", "Segments deleted, by what ended their life", expired);
+    let (oldest, bytes) = shared.catalog.oldest();
+    let kept = Gauge::<i64>::default();
+    kept.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    registry.register("segment_bytes", "Bytes of sealed segments", kept);
+    let span = oldest.and_then(|entry| entry.sealed).and_then(|sealed| sealed.span);
+    let first = Gauge::<i64>::default();
+    first.set(i64::try_from(span.map_or(0, |span| span.first.seconds())).unwrap_or(i64::MAX));
+    registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
     let free = Gauge::<i64>::default();
     free.set(i64::try_from(free_bytes(shared)).unwrap_or(i64::MAX));
     registry.register("store_free_bytes", "Bytes free in the store", free);
@@ -127,6 +140,7 @@ mod tests {
             "ringwatch_handshake_failures_total{reason=\"not_a_sensor\"} 0\n",
             "ringwatch_replaced_connections_total 0\n",
             "ringwatch_store_errors_total 0\n",
+            "ringwatch_expired_segments_total{reason=\"free_space\"} 0\n",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }

@@ -1,6 +1,7 @@
-//! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`. Reads what the other threads wrote down;
+//! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`, `/api/v1/frames`. Reads what the other threads wrote down;
 //! changes nothing. One thread; a slow reader delays nobody but other readers.
 
+mod frames;
 mod metrics;
 mod rates;
 mod report;
@@ -16,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::status::Shared;
 use rates::Rates;
@@ -25,6 +26,8 @@ use rates::Rates;
 struct Context {
     shared: Arc<Shared>,
     rates: Mutex<Rates>,
+    /// Places for answers with frames.
+    answering: Arc<Semaphore>,
 }
 
 /// Opens the API's socket.
@@ -48,14 +51,16 @@ pub fn serve(
     stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let context = Arc::new(Context { shared, rates: Mutex::default() });
+    let answering = Arc::new(Semaphore::new(frames::MOST_AT_ONCE));
+    let context = Arc::new(Context { shared, rates: Mutex::default(), answering });
     let sampler = Arc::clone(&context);
     let routes = Router::new()
         .route("/healthz", get(health))
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/frames", get(frames::frames))
         .with_state(context);
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let sampling = tokio::spawn(sample(sampler));
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (stopping, stopped) = oneshot::channel();
@@ -74,7 +79,10 @@ pub fn serve(
         };
         sampling.abort();
         result
-    })
+    });
+    // Threads that still answer find nobody who takes it.
+    runtime.shutdown_timeout(FAREWELL);
+    result
 }
 
 /// Takes samples, from which rates are computed, for ever.
@@ -90,6 +98,9 @@ async fn sample(context: Arc<Context>) {
 async fn health(State(context): State<Arc<Context>>) -> impl IntoResponse {
     if context.shared.is_store_failing.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "the store fails\n");
+    }
+    if context.shared.is_disk_short.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the disk of the store is nearly full\n");
     }
     (StatusCode::OK, "ok\n")
 }

@@ -30,10 +30,11 @@ use wire::units::{Sequence, UnixNanos};
 
 use crate::session::{NewRecords, Now};
 use crate::status::{Sensor, Shared, add};
-use crate::store::Store;
+use crate::store::catalog::Sealed;
 use crate::store::marks::Marks;
-use crate::store::pcapng;
+use crate::store::retention::{self, Limits};
 use crate::store::segment::{self, Group, Segment};
+use crate::store::{self, Store, pcapng};
 pub use queue::{Body, Command, Frames, Mailbox, Queue, QueueEnd, queue};
 
 /// See the module.
@@ -379,22 +380,35 @@ impl Uncommitted {
     }
 }
 
-/// Seals segments until there are no more. Runs in a thread of its own: bringing a segment to the
-/// disk takes seconds on a slow one, and the committer must not wait that long.
-pub fn seal_segments(segments: &Receiver<Segment>, shared: &Shared) {
-    for segment in segments {
-        let hidden = segment.path().to_owned();
-        let bytes = segment.length();
-        match segment.seal() {
-            Ok(path) => {
-                add(&shared.counters.segments_sealed, 1);
-                tracing::info!(segment = %path.display(), bytes, "segment sealed");
-            }
-            Err(error) => {
-                add(&shared.counters.segments_unsealed, 1);
-                let segment = hidden.display();
-                tracing::error!(%segment, %error, "cannot seal a segment until the next start");
-            }
+/// Seals segments until there are no more, and deletes those that are not to be kept. Runs in a thread of its
+/// own: bringing a segment to the disk takes seconds on a slow one, and the committer must not wait that
+/// long.
+pub fn keep_segments(segments: &Receiver<Segment>, limits: &Limits, shared: &Shared) {
+    let folder = shared.store_path.join(store::FRAMES);
+    loop {
+        match segments.recv_timeout(RETENTION) {
+            Ok(segment) => seal(segment, shared),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        retention::apply(limits, &shared.catalog, &folder, shared, wall_clock());
+    }
+}
+
+fn seal(segment: Segment, shared: &Shared) {
+    let hidden = segment.path().to_owned();
+    let sealed = segment.seal().and_then(|path| Ok((Sealed::read(&path)?, path)));
+    match sealed {
+        Ok((sealed, path)) => {
+            add(&shared.counters.segments_sealed, 1);
+            let bytes = sealed.bytes;
+            tracing::info!(segment = %path.display(), bytes, "segment sealed");
+            shared.catalog.seal(path, sealed);
+        }
+        Err(error) => {
+            add(&shared.counters.segments_unsealed, 1);
+            let segment = hidden.display();
+            tracing::error!(%segment, %error, "cannot seal a segment until the next start");
         }
     }
 }
@@ -420,6 +434,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 const MARKS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which the committer looks around although nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
+/// Time between two looks at what is to be kept, if no segment is sealed before.
+const RETENTION: Duration = Duration::from_secs(5);
 /// Pause before a failed operation is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two log lines about a failing store.

@@ -6,6 +6,7 @@
 mod origin;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use wire::text::{NAME_RULE, is_name};
 
 use origin::Section;
 pub use origin::{ConfigError, Origin};
+
+use crate::store::retention::Limits;
 
 /// The checked configuration, units resolved.
 #[derive(Clone, Debug)]
@@ -52,6 +55,8 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// Age from which a segment is sealed.
     pub segment_age: Duration,
+    /// How long segments are kept.
+    pub limits: Limits,
 }
 
 impl Config {
@@ -88,8 +93,30 @@ impl Config {
             },
             store: StoreConfig {
                 path: folder.join(raw.store.path),
-                segment_bytes: check.segment_bytes(raw.store.segment_mib)?,
-                segment_age: check.segment_age(&raw.store.segment_age)?,
+                segment_bytes: check.number(
+                    "segment_mib",
+                    DEFAULT_SEGMENT_MIB,
+                    raw.store.segment_mib,
+                    SEGMENT_MIB,
+                )? << 20,
+                segment_age: check.duration(
+                    "segment_age",
+                    DEFAULT_SEGMENT_AGE,
+                    &raw.store.segment_age,
+                    SEGMENT_AGE,
+                )?,
+                limits: Limits {
+                    bytes: check.number("max_gib", DEFAULT_MAX_GIB, raw.store.max_gib, MAX_GIB)?
+                        << 30,
+                    age: check.max_age(&raw.store.max_age)?,
+                    // At most 90.
+                    free_percent: check.number(
+                        "min_free_percent",
+                        DEFAULT_MIN_FREE_PERCENT,
+                        raw.store.min_free_percent,
+                        MIN_FREE_PERCENT,
+                    )? as u8,
+                },
             },
             origin,
         })
@@ -116,30 +143,48 @@ impl Check<'_> {
         })
     }
 
-    fn segment_bytes(&self, mib: i64) -> Result<u64, ConfigError> {
-        match u64::try_from(mib) {
-            Ok(mib) if SEGMENT_MIB.contains(&mib) => Ok(mib * 1024 * 1024),
+    fn number(
+        &self,
+        key: &str,
+        default: i64,
+        number: i64,
+        range: RangeInclusive<u64>,
+    ) -> Result<u64, ConfigError> {
+        match u64::try_from(number) {
+            Ok(number) if range.contains(&number) => Ok(number),
             _ => {
-                let (least, most) = (SEGMENT_MIB.start(), SEGMENT_MIB.end());
-                let problem = format!("out of range; {least} to {most} MiB are allowed");
-                Err(self.origin.fault("store", "segment_mib", "256", problem))
+                let (least, most) = (range.start(), range.end());
+                let problem = format!("out of range; {least} to {most} are allowed");
+                Err(self.origin.fault("store", key, &default.to_string(), problem))
             }
         }
     }
 
-    fn segment_age(&self, text: &str) -> Result<Duration, ConfigError> {
-        let age = text.parse::<jiff::SignedDuration>().ok();
-        match age.and_then(|age| Duration::try_from(age).ok()) {
-            Some(age) if SEGMENT_AGE.contains(&age) => Ok(age),
-            Some(_) => {
-                let problem = "out of range; \"1s\" to \"24h\" are allowed".to_owned();
-                Err(self.origin.fault("store", "segment_age", DEFAULT_SEGMENT_AGE, problem))
+    fn duration(
+        &self,
+        key: &str,
+        default: &str,
+        text: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Duration, ConfigError> {
+        let problem = match humantime::parse_duration(text) {
+            Ok(duration) if range.contains(&duration) => return Ok(duration),
+            Ok(_) => {
+                let [least, most] =
+                    [range.start(), range.end()].map(|d| humantime::format_duration(*d));
+                format!("out of range; \"{least}\" to \"{most}\" are allowed")
             }
-            None => {
-                let problem = "is no duration; write it as \"60s\" or \"5m\"".to_owned();
-                Err(self.origin.fault("store", "segment_age", DEFAULT_SEGMENT_AGE, problem))
-            }
+            Err(_) => format!("is no duration; write it as {default:?} or \"5m\""),
+        };
+        Err(self.origin.fault("store", key, default, problem))
+    }
+
+    /// How long segments are kept; zero for "": for ever.
+    fn max_age(&self, text: &str) -> Result<Duration, ConfigError> {
+        if text.is_empty() {
+            return Ok(Duration::ZERO);
         }
+        self.duration("max_age", DEFAULT_MAX_AGE, text, MAX_AGE)
     }
 }
 
@@ -180,6 +225,9 @@ struct RawStore {
     path: PathBuf,
     segment_mib: i64,
     segment_age: String,
+    max_gib: i64,
+    max_age: String,
+    min_free_percent: i64,
 }
 
 impl Default for RawListen {
@@ -204,6 +252,9 @@ impl Default for RawStore {
             path: DEFAULT_STORE.into(),
             segment_mib: DEFAULT_SEGMENT_MIB,
             segment_age: DEFAULT_SEGMENT_AGE.to_owned(),
+            max_gib: DEFAULT_MAX_GIB,
+            max_age: DEFAULT_MAX_AGE.to_owned(),
+            min_free_percent: DEFAULT_MIN_FREE_PERCENT,
         }
     }
 }
@@ -213,7 +264,10 @@ const SECTIONS: &[Section] = &[
     Section { name: "collector", keys: &["name"] },
     Section { name: "listen", keys: &["sensors", "api"] },
     Section { name: "tls", keys: &["ca", "certificate", "key"] },
-    Section { name: "store", keys: &["path", "segment_mib", "segment_age"] },
+    Section {
+        name: "store",
+        keys: &["path", "segment_mib", "segment_age", "max_gib", "max_age", "min_free_percent"],
+    },
 ];
 
 const DEFAULT_SENSORS: &str = "0.0.0.0:4750";
@@ -228,9 +282,16 @@ pub const DEFAULT_KEY: &str = "/etc/ringwatch/pki/collector.key.pem";
 pub const DEFAULT_STORE: &str = "/var/lib/ringwatch/collector";
 const DEFAULT_SEGMENT_MIB: i64 = 256;
 const DEFAULT_SEGMENT_AGE: &str = "60s";
-const SEGMENT_MIB: std::ops::RangeInclusive<u64> = 1..=16_384;
-const SEGMENT_AGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const DEFAULT_MAX_GIB: i64 = 0;
+const DEFAULT_MAX_AGE: &str = "7d";
+const DEFAULT_MIN_FREE_PERCENT: i64 = 5;
+const SEGMENT_MIB: RangeInclusive<u64> = 1..=16_384;
+const SEGMENT_AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+const MAX_GIB: RangeInclusive<u64> = 0..=1 << 20;
+const MAX_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
+const MIN_FREE_PERCENT: RangeInclusive<u64> = 0..=90;
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests {
@@ -312,12 +373,12 @@ mod tests {
     fn values_out_of_range_name_the_range() {
         check_error(
             "[store]\nsegment_mib = 0",
-            "/etc/c.toml:2: [store] segment_mib = 0: out of range; 1 to 16384 MiB are allowed",
+            "/etc/c.toml:2: [store] segment_mib = 0: out of range; 1 to 16384 are allowed",
         );
         check_error(
             "[store]\nsegment_age = \"48h\"",
             "/etc/c.toml:2: [store] segment_age = \"48h\": \
-             out of range; \"1s\" to \"24h\" are allowed",
+             out of range; \"1s\" to \"1day\" are allowed",
         );
         check_error(
             "[store]\nsegment_age = \"soon\"",

@@ -7,14 +7,19 @@
 //!   PATH/frames/TIME.pcapng       sealed segments
 //!   PATH/frames/TIME.pcapng.torn  what a repair cut off from one
 //!   PATH/frames/.TIME.pcapng.part open segments, one for each group
+//!   PATH/frames/expired           up to when segments were deleted, see `catalog`
 //! ```
 //!
 //! Nothing here waits for anything but the disk, and nothing panics when it fails: a failed call can
 //! be made again, but for a failed fsync of the event log. The one caller is [`crate::committer`].
 
+pub mod blocks;
+pub mod catalog;
 pub mod events;
+pub mod index;
 pub mod marks;
 pub mod pcapng;
+pub mod retention;
 pub mod segment;
 
 use std::collections::BTreeMap;
@@ -75,7 +80,7 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
-        let frames_folder = config.path.join("frames");
+        let frames_folder = config.path.join(FRAMES);
         for folder in [&config.path, &config.path.join("events"), &frames_folder] {
             make(folder).map_err(unusable("create", folder))?;
         }
@@ -89,6 +94,7 @@ impl Store {
         let repairs =
             segment::repair_all(&frames_folder).map_err(unusable("repair", &frames_folder))?;
         repairs.iter().for_each(|repair| note_repair(&shared, repair));
+        shared.catalog.load(&frames_folder).map_err(unusable("read", &frames_folder))?;
         Ok(Self {
             events,
             marks: MarksFile::new(&config.path),
@@ -133,6 +139,7 @@ impl Store {
         if !self.segments.contains_key(&group) {
             let segment = Segment::create(&self.frames_folder, now, instant)?;
             self.shared.open_segments().insert(group, segment.path().to_owned());
+            self.shared.catalog.begin(segment.sealed_path());
             self.segments.insert(group, segment);
         }
         Ok(())
@@ -225,6 +232,8 @@ impl Store {
     }
 }
 
+/// The folder of segments, in that of the store.
+pub const FRAMES: &str = "frames";
 /// Open segments, each of another group. There are one or two where no sensor has a RAW interface.
 const MOST_OPEN: usize = 64;
 /// Interfaces of one segment: readers keep each of them in memory.

@@ -12,8 +12,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek};
 
-use wire::frames::FrameBatch;
+use wire::frames::{BatchedFrame, FrameBatch};
 use wire::units::UnixNanos;
+
+use super::blocks::StoredFrame;
 
 /// Bytes of an enhanced packet block besides its data.
 const PACKET_OVERHEAD: usize = 32;
@@ -23,9 +25,11 @@ const BLOCK_OVERHEAD: u32 = 12;
 const INTERFACE_OFFSET: usize = 8;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
-const INTERFACE_DESCRIPTION: u32 = 1;
+pub(super) const INTERFACE_DESCRIPTION: u32 = 1;
 const INTERFACE_STATISTICS: u32 = 5;
-const ENHANCED_PACKET: u32 = 6;
+pub(super) const ENHANCED_PACKET: u32 = 6;
+/// Ours: numbers from 2 to the power of 31 on are for local use, and readers skip what they do not know.
+pub(super) const SEGMENT_INDEX: u32 = 0x8000_5257;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
 const OPTION_END: u16 = 0;
@@ -112,31 +116,44 @@ pub fn push_statistics(out: &mut Vec<u8>, interface: u32, statistics: &Statistic
 /// Returns the sum of their captured bytes.
 pub fn push_frames(out: &mut Vec<u8>, batch: &FrameBatch<'_>) -> u64 {
     let mut bytes = 0;
-    for frame in batch {
-        let padding = frame.data.len().next_multiple_of(4) - frame.data.len();
-        // A frame is shorter than a batch, whose length is limited to less than 128 KiB.
-        let length = (PACKET_OVERHEAD + frame.data.len() + padding) as u32;
-        let captured = frame.data.len() as u32;
-        let mut head = [0; 28];
-        let time = timestamp(frame.time);
-        for (space, number) in head.chunks_exact_mut(4).zip([
-            ENHANCED_PACKET.to_le_bytes(),
-            length.to_le_bytes(),
-            frame.interface.to_le_bytes(),
-            [time[0], time[1], time[2], time[3]],
-            [time[4], time[5], time[6], time[7]],
-            captured.to_le_bytes(),
-            frame.wire_len.0.to_le_bytes(),
-        ]) {
-            space.copy_from_slice(&number);
-        }
-        out.extend_from_slice(&head);
-        out.extend_from_slice(frame.data);
-        out.extend_from_slice(&[0; 3][..padding]);
-        out.extend_from_slice(&length.to_le_bytes());
-        bytes += frame.data.len() as u64;
+    for BatchedFrame { time, wire_len, interface, data } in batch {
+        push_frame(out, &StoredFrame { interface, time, wire_len, data });
+        bytes += data.len() as u64;
     }
     bytes
+}
+
+/// Appends one frame, shorter than 2 GiB.
+#[inline]
+pub fn push_frame(out: &mut Vec<u8>, frame: &StoredFrame<'_>) {
+    let padding = frame.data.len().next_multiple_of(4) - frame.data.len();
+    let length = (PACKET_OVERHEAD + frame.data.len() + padding) as u32;
+    let captured = frame.data.len() as u32;
+    let mut head = [0; 28];
+    let time = timestamp(frame.time);
+    for (space, number) in head.chunks_exact_mut(4).zip([
+        ENHANCED_PACKET.to_le_bytes(),
+        length.to_le_bytes(),
+        frame.interface.to_le_bytes(),
+        [time[0], time[1], time[2], time[3]],
+        [time[4], time[5], time[6], time[7]],
+        captured.to_le_bytes(),
+        frame.wire_len.0.to_le_bytes(),
+    ]) {
+        space.copy_from_slice(&number);
+    }
+    out.extend_from_slice(&head);
+    out.extend_from_slice(frame.data);
+    out.extend_from_slice(&[0; 3][..padding]);
+    out.extend_from_slice(&length.to_le_bytes());
+}
+
+/// Appends the index of a segment.
+pub fn push_index(out: &mut Vec<u8>, index: &[u8]) {
+    block(out, SEGMENT_INDEX, |out| {
+        out.extend_from_slice(index);
+        out.resize(out.len().next_multiple_of(4), 0);
+    });
 }
 
 /// Sorts the packets in `blocks`, which [`push_frames`] wrote, by what `class` makes of their
@@ -195,7 +212,7 @@ fn block_end(file: &mut (impl Read + Seek), position: u64, length: u64) -> io::R
     let is_first = position == 0;
     let is_ours = match kind {
         SECTION_HEADER => is_first,
-        INTERFACE_DESCRIPTION | INTERFACE_STATISTICS | ENHANCED_PACKET => !is_first,
+        INTERFACE_DESCRIPTION | INTERFACE_STATISTICS | ENHANCED_PACKET | SEGMENT_INDEX => !is_first,
         _ => false,
     };
     if !is_ours || size < BLOCK_OVERHEAD || !size.is_multiple_of(4) || end > length {
@@ -213,7 +230,7 @@ fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     put_u32(out, kind);
     put_u32(out, 0);
     body(out);
-    // Blocks made by this function have a few hundred bytes.
+    // Blocks made by this function have a few hundred bytes, or some MiB.
     let length = (out.len() - start + 4) as u32;
     out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
     put_u32(out, length);

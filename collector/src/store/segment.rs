@@ -19,6 +19,7 @@ use std::time::Instant;
 use wire::message::Interface;
 use wire::units::UnixNanos;
 
+use super::index::Index;
 use super::pcapng::{self, KernelStatistics, Statistics};
 use crate::status::Sensor;
 
@@ -91,7 +92,8 @@ impl Segment {
         loop {
             let path = folder.join(format!(".{}{OPEN_SUFFIX}", stem(micros)));
             let mut options = OpenOptions::new();
-            let created = options.write(true).create_new(true).mode(MODE).open(&path);
+            // Read, too, for its index.
+            let created = options.read(true).write(true).create_new(true).mode(MODE).open(&path);
             match created {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => micros += 1,
                 Ok(_) if sealed_path(&path).exists() => {
@@ -179,13 +181,19 @@ impl Segment {
         self.write(&blocks)
     }
 
-    /// Brings a finished segment to the disk and gives it its lasting name.
+    /// Gives a finished segment its index, brings it to the disk and gives it its lasting name.
     ///
     /// # Errors
     /// What the file system says; the file then stays hidden, and is repaired at the next start.
     pub fn seal(self) -> io::Result<PathBuf> {
         self.file.set_len(self.length)?;
         seal_file(&self.file, &self.path)
+    }
+
+    /// The name that it gets when it is sealed.
+    #[must_use]
+    pub fn sealed_path(&self) -> PathBuf {
+        sealed_path(&self.path)
     }
 
     /// Bytes written.
@@ -289,13 +297,44 @@ fn keep_rest(file: &mut File, whole: u64, length: u64, torn: &Path) -> io::Resul
     copied
 }
 
-/// Renames a file once its bytes are on the disk, and makes the name last as well.
+/// Renames a file once its bytes are on the disk, and makes the name last as well. A disk that has no room for the
+/// index, which only saves work, gets none.
 fn seal_file(file: &File, path: &Path) -> io::Result<PathBuf> {
+    let length = file.metadata()?.len();
+    if let Err(error) = append_index(file, length) {
+        tracing::warn!(segment = %path.display(), %error, "sealed a segment without an index");
+        file.set_len(length)?;
+    }
     file.sync_all()?;
     let sealed = sealed_path(path);
     std::fs::rename(path, &sealed)?;
     super::sync_folder_of(path)?;
     Ok(sealed)
+}
+
+/// Says at the end of a segment what is in it, unless a start before this one did.
+fn append_index(file: &File, length: u64) -> io::Result<()> {
+    let (index, has_index) = Index::of(file, length)?;
+    if has_index {
+        return Ok(());
+    }
+    let mut block = Vec::new();
+    pcapng::push_index(&mut block, &index.encode());
+    file.write_all_at(&block, length)
+}
+
+/// Is it the name of a sealed segment?
+#[must_use]
+pub fn is_sealed(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(SUFFIX) && !name.starts_with('.')
+}
+
+/// The name that a segment had before it was sealed.
+#[must_use]
+pub fn hidden_path(sealed: &Path) -> PathBuf {
+    let name = sealed.file_name().unwrap_or_default().to_string_lossy();
+    sealed.with_file_name(format!(".{}{OPEN_SUFFIX}", name.trim_end_matches(SUFFIX)))
 }
 
 /// The lasting name of a hidden file: without point and `.part`.

@@ -159,7 +159,7 @@ pub struct Collector {
     log: PathBuf,
     /// Where sensors connect.
     pub sensors: String,
-    api: String,
+    pub api: String,
 }
 
 impl Collector {

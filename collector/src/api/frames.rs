@@ -1,0 +1,217 @@
+//! `GET /api/v1/frames`: stored frames as a pcapng file that is made while it is sent.
+//!
+//! ```text
+//!   200  frames; the file is cut off if the collector cannot go on
+//!   204  there are none
+//!   400  the question is wrong, and why
+//!   404  the sensor is not known
+//!   410  what was asked for is so old that it was deleted
+//!   429  as many questions are answered as may be at one time
+//!   500  a segment cannot be read
+//! ```
+//!
+//! Where a part of the time that was asked for may be deleted, the header `ringwatch-expired` says up to when.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use packet::Address;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::text::error_chain;
+use wire::units::UnixNanos;
+
+use super::Context;
+use crate::frames::{self, AnswerError, Filter, Question, ReaderGone};
+use crate::status::add;
+
+/// Questions that are answered at one time; each takes up to 70 MiB and a thread.
+pub(super) const MOST_AT_ONCE: usize = 4;
+/// Pieces that wait for whoever asked. When that many wait, the answer waits as well.
+const PIECES: usize = 4;
+/// Whoever takes no piece for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const EXPIRED: &str = "ringwatch-expired";
+
+/// What an error looks like.
+#[derive(Serialize)]
+struct Refusal {
+    error: &'static str,
+    detail: String,
+}
+
+fn refuse(status: StatusCode, error: &'static str, detail: String) -> Response {
+    (status, Json(Refusal { error, detail })).into_response()
+}
+
+/// Answers a question for frames.
+pub(super) async fn frames(
+    State(context): State<Arc<Context>>,
+    Query(parameters): Query<BTreeMap<String, String>>,
+) -> Response {
+    let question = match parse(&parameters) {
+        Ok(question) => question,
+        Err(detail) => return refuse(StatusCode::BAD_REQUEST, "bad_request", detail),
+    };
+    let shared = Arc::clone(&context.shared);
+    if let Some(sensor) = &question.sensor
+        && !shared.sensors().iter().any(|known| known.name() == sensor)
+    {
+        let detail = format!("no sensor {sensor:?} has ever connected to this collector");
+        return refuse(StatusCode::NOT_FOUND, "sensor_unknown", detail);
+    }
+    let Ok(permit) = Arc::clone(&context.answering).try_acquire_owned() else {
+        let detail = format!("{MOST_AT_ONCE} questions for frames are being answered; try again");
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", detail);
+    };
+    add(&shared.counters.frame_questions, 1);
+    let (from, to) = (question.from, question.to);
+    let (sender, mut pieces) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let told =
+            frames::answer(&question, &shared.catalog, |piece| send(&sender, Ok(piece.into())));
+        match told {
+            Ok(told) => add(&shared.counters.frames_answered, told.frames),
+            Err(AnswerError::ReaderGone) => {}
+            Err(error) => {
+                tracing::error!(error = error_chain(&error), "cannot answer a question for frames");
+                let _ = send(&sender, Err(io::Error::other(error_chain(&error))));
+            }
+        }
+        drop(permit);
+    });
+    let expired = context.shared.catalog.expired();
+    let mut response = match pieces.recv().await {
+        Some(Ok(first)) => {
+            let rest = ReceiverStream::new(pieces);
+            let body = Body::from_stream(tokio_stream::once(Ok(first)).chain(rest));
+            ([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response()
+        }
+        Some(Err(error)) => {
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
+        }
+        None if to < expired => {
+            let detail = format!("frames that came before {} were deleted", text(expired));
+            refuse(StatusCode::GONE, "expired", detail)
+        }
+        None => StatusCode::NO_CONTENT.into_response(),
+    };
+    if from < expired
+        && let Ok(value) = HeaderValue::from_str(&text(expired))
+    {
+        response.headers_mut().insert(EXPIRED, value);
+    }
+    response
+}
+
+/// Waits until there is room for another piece.
+fn send(sender: &Sender<io::Result<Bytes>>, piece: io::Result<Bytes>) -> Result<(), ReaderGone> {
+    let sent = Handle::current().block_on(tokio::time::timeout(PATIENCE, sender.send(piece)));
+    sent.map_err(|_| ReaderGone)?.map_err(|_| ReaderGone)
+}
+
+fn text(time: UnixNanos) -> String {
+    let nanos = i128::from(time.0);
+    jiff::Timestamp::from_nanosecond(nanos).map_or_else(|_| time.0.to_string(), |t| t.to_string())
+}
+
+/// The parameters that there are.
+const PARAMETERS: [&str; 7] = ["from", "to", "sensor", "host", "port", "filter", "limit"];
+
+fn parse(parameters: &BTreeMap<String, String>) -> Result<Question, String> {
+    if let Some(unknown) = parameters.keys().find(|name| !PARAMETERS.contains(&name.as_str())) {
+        return Err(format!("no parameter {unknown:?}; there are {}", PARAMETERS.join(", ")));
+    }
+    let given = |name: &str| parameters.get(name).map(String::as_str);
+    let number = |name: &str, text: &str| {
+        text.parse::<u64>().map_err(|_| format!("{name}={text}: is no number"))
+    };
+    let address = |text: &str| {
+        let parsed = text.parse::<std::net::IpAddr>();
+        parsed.map(Address::from).map_err(|_| format!("host={text}: is no IPv4 or IPv6 address"))
+    };
+    let port = |text: &str| {
+        text.parse::<u16>().map_err(|_| format!("port={text}: is no port, 0 to 65535"))
+    };
+    let time = |name: &str| given(name).map(|text| parse_time(name, text)).transpose();
+    let question = Question {
+        from: time("from")?.unwrap_or(UnixNanos(0)),
+        to: time("to")?.unwrap_or(UnixNanos(u64::MAX)),
+        sensor: given("sensor").map(ToOwned::to_owned),
+        host: given("host").map(address).transpose()?,
+        port: given("port").map(port).transpose()?,
+        filter: given("filter")
+            .map(Filter::new)
+            .transpose()
+            .map_err(|error| error_chain(&error))?,
+        limit: given("limit").map(|text| number("limit", text)).transpose()?,
+    };
+    if question.from > question.to {
+        return Err("from is after to".to_owned());
+    }
+    Ok(question)
+}
+
+/// A time: RFC 3339, or seconds since 1970.
+fn parse_time(name: &str, text: &str) -> Result<UnixNanos, String> {
+    let wrong =
+        || format!("{name}={text}: is no time; write 2026-11-21T10:15:00Z, or seconds since 1970");
+    let timestamp = match text.parse::<i64>() {
+        Ok(seconds) => jiff::Timestamp::from_second(seconds).map_err(|_| wrong())?,
+        Err(_) => text.parse::<jiff::Timestamp>().map_err(|_| wrong())?,
+    };
+    u64::try_from(timestamp.as_nanosecond()).map(UnixNanos).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(pairs: &[(&str, &str)]) -> Result<Question, String> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        parse(&pairs.iter().map(own).collect())
+    }
+
+    #[test]
+    fn a_question_without_conditions_asks_for_everything() {
+        let question = parsed(&[]).unwrap();
+        assert_eq!((question.from, question.to), (UnixNanos(0), UnixNanos(u64::MAX)));
+        assert!(question.sensor.is_none() && question.limit.is_none());
+    }
+
+    #[test]
+    fn times_are_of_rfc_3339_or_seconds() {
+        let question =
+            parsed(&[("from", "1970-01-01T00:00:01.5Z"), ("to", "1970-01-01T01:00:03+01:00")]);
+        let question = question.unwrap();
+        assert_eq!((question.from.0, question.to.0), (1_500_000_000, 3_000_000_000));
+        assert_eq!(parsed(&[("from", "7")]).unwrap().from.0, 7_000_000_000);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        for (pair, said) in [
+            (("form", "1"), "no parameter \"form\"; there are from, to, "),
+            (("from", "yesterday"), "from=yesterday: is no time; write 2026-11-21T10:15:00Z"),
+            (("from", "-5"), "from=-5: is no time"),
+            (("host", "web-1"), "host=web-1: is no IPv4 or IPv6 address"),
+            (("port", "70000"), "port=70000: is no port, 0 to 65535"),
+            (("limit", "many"), "limit=many: is no number"),
+            (("filter", "hots 1"), "filter \"hots 1\": "),
+        ] {
+            let error = parsed(&[pair]).unwrap_err();
+            assert!(error.starts_with(said), "{error}");
+        }
+        assert_eq!(parsed(&[("from", "2"), ("to", "1")]).unwrap_err(), "from is after to");
+    }
+}

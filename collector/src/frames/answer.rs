@@ -1,0 +1,62 @@
+//! The file that is sent, piece by piece.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::merge::Waiting;
+use super::{PIECE, ReaderGone, Told};
+use crate::store::pcapng;
+
+/// A pcapng file on its way. It begins with its first frame.
+pub(super) struct Answer<S> {
+    send: S,
+    piece: Vec<u8>,
+    /// Numbers of the interfaces that the file describes.
+    interfaces: HashMap<(Rc<str>, u16), u32>,
+    frames: u64,
+}
+
+impl<S: FnMut(Vec<u8>) -> Result<(), ReaderGone>> Answer<S> {
+    pub(super) fn new(send: S) -> Self {
+        Self { send, piece: Vec::new(), interfaces: HashMap::new(), frames: 0 }
+    }
+
+    pub(super) const fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    pub(super) fn push(&mut self, frame: &Waiting) -> Result<(), ReaderGone> {
+        if self.frames == 0 {
+            pcapng::push_section_header(&mut self.piece);
+        }
+        let number = self.number(frame);
+        pcapng::push_frame(&mut self.piece, &frame.frame(number));
+        self.frames += 1;
+        // The first frame at once: it tells that there is one.
+        if self.piece.len() >= PIECE || self.frames == 1 {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, late: u64) -> Result<Told, ReaderGone> {
+        if !self.piece.is_empty() {
+            self.flush()?;
+        }
+        Ok(Told { frames: self.frames, is_limited: false, late })
+    }
+
+    fn flush(&mut self) -> Result<(), ReaderGone> {
+        (self.send)(std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE + (64 << 10))))
+    }
+
+    /// Number of the frame's interface; a new one is described.
+    fn number(&mut self, frame: &Waiting) -> u32 {
+        // As many as all sensors have.
+        let next = self.interfaces.len() as u32;
+        *self.interfaces.entry((Rc::clone(&frame.name), frame.linktype)).or_insert_with(|| {
+            pcapng::push_interface(&mut self.piece, &frame.name, frame.linktype);
+            next
+        })
+    }
+}

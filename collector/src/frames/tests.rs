@@ -1,0 +1,245 @@
+//! Answers out of segments that lie in a folder.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use proptest::prelude::*;
+use wire::units::{UnixNanos, WireLen};
+
+use super::*;
+use crate::store::blocks::{self, Block, Next, StoredFrame};
+use crate::store::catalog::Sealed;
+use crate::store::index::Index;
+use crate::store::{pcapng, segment};
+
+/// A frame as tests know it: time, interface, bytes.
+type Known = (u64, String, Vec<u8>);
+
+const ALL: Question = Question {
+    from: UnixNanos(0),
+    to: UnixNanos(u64::MAX),
+    sensor: None,
+    host: None,
+    port: None,
+    filter: None,
+    limit: None,
+};
+
+fn udp(from: &str, to: &str) -> Vec<u8> {
+    let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+    perf::frames::udp(parse(from), parse(to), b"datagram")
+}
+
+/// Writes a segment with frames of these interfaces, sealed or not.
+fn write(folder: &Path, catalog: &Catalog, name: &str, frames: &[Known], is_sealed: bool) {
+    let mut bytes = Vec::new();
+    pcapng::push_section_header(&mut bytes);
+    let mut names: Vec<&str> = Vec::new();
+    for (time, interface, data) in frames {
+        let number = names.iter().position(|name| name == interface).unwrap_or_else(|| {
+            pcapng::push_interface(&mut bytes, interface, 1);
+            names.push(interface);
+            names.len() - 1
+        });
+        let wire_len = WireLen(data.len() as u32);
+        let (interface, time) = (number as u32, UnixNanos(*time));
+        pcapng::push_frame(&mut bytes, &StoredFrame { interface, time, wire_len, data });
+    }
+    let path = folder.join(name);
+    catalog.begin(path.clone());
+    let hidden = segment::hidden_path(&path);
+    std::fs::write(&hidden, &bytes).unwrap();
+    if is_sealed {
+        let file = std::fs::File::open(&hidden).unwrap();
+        let (index, _) = Index::of(&file, bytes.len() as u64).unwrap();
+        pcapng::push_index(&mut bytes, &index.encode());
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::remove_file(hidden).unwrap();
+        catalog.seal(path.clone(), Sealed::read(&path).unwrap());
+    }
+}
+
+/// All frames of an answer.
+fn ask(question: &Question, catalog: &Catalog) -> (Vec<Known>, Told) {
+    let mut file = Vec::new();
+    let told = answer(question, catalog, |piece| {
+        assert!(!piece.is_empty());
+        file.extend_from_slice(&piece);
+        Ok(())
+    });
+    (read(&file), told.unwrap())
+}
+
+fn read(mut file: &[u8]) -> Vec<Known> {
+    let (mut names, mut frames) = (Vec::new(), Vec::new());
+    while let Next::Whole(block, length) = blocks::next(file) {
+        match block {
+            Block::Interface(interface) => names.push(interface.name.to_owned()),
+            Block::Packet(frame) => {
+                let name = names[frame.interface as usize].clone();
+                frames.push((frame.time.0, name, frame.data.to_vec()));
+            }
+            _ => {}
+        }
+        file = &file[length..];
+    }
+    assert!(file.is_empty());
+    frames
+}
+
+fn known(time: u64, interface: &str, data: &[u8]) -> Known {
+    (time, interface.to_owned(), data.to_vec())
+}
+
+#[test]
+fn frames_of_sealed_and_open_segments_come_in_the_order_of_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    let data = udp("192.0.2.1:1", "192.0.2.2:2");
+    let first =
+        [known(50, "a/eth0", &data), known(10, "b/eth0", &data), known(40, "a/eth1", &data)];
+    let second = [known(30, "b/eth0", &data), known(45, "c/eth0", &data)];
+    let third = [known(20, "c/eth0", &data), known(60, "a/eth0", &data)];
+    write(folder.path(), &catalog, "1.pcapng", &first, true);
+    write(folder.path(), &catalog, "2.pcapng", &second, true);
+    write(folder.path(), &catalog, "3.pcapng", &third, false);
+    let (frames, told) = ask(&ALL, &catalog);
+    let times: Vec<_> = frames.iter().map(|(time, name, _)| (*time, name.as_str())).collect();
+    let expected = [
+        (10, "b/eth0"),
+        (20, "c/eth0"),
+        (30, "b/eth0"),
+        (40, "a/eth1"),
+        (45, "c/eth0"),
+        (50, "a/eth0"),
+        (60, "a/eth0"),
+    ];
+    assert_eq!(times, expected);
+    assert_eq!(told, Told { frames: 7, is_limited: false, late: 0 });
+    let (frames, told) = ask(&Question { limit: Some(3), ..ALL }, &catalog);
+    assert_eq!((frames.len(), told.is_limited), (3, true));
+}
+
+#[test]
+fn each_condition_leaves_out_what_does_not_meet_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    let outer = udp("10.0.0.1:50000", "10.0.0.2:4789");
+    let inner = udp("192.0.2.9:5000", "198.51.100.7:53");
+    let tunnel = perf::frames::udp(
+        "10.0.0.1:50000".parse().unwrap(),
+        "10.0.0.2:4789".parse().unwrap(),
+        &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &inner].concat(),
+    );
+    let frames = [
+        known(1, "a/eth0", &inner),
+        known(2, "b/eth0", &outer),
+        known(3, "b/eth0", &tunnel),
+        known(4, "a/eth0", &[0; 60]),
+    ];
+    write(folder.path(), &catalog, "1.pcapng", &frames, true);
+    let times = |question: Question| -> Vec<u64> {
+        ask(&question, &catalog).0.iter().map(|(time, ..)| *time).collect()
+    };
+    let host = |text: &str| Some(text.parse::<std::net::IpAddr>().unwrap().into());
+    assert_eq!(times(Question { from: UnixNanos(2), to: UnixNanos(3), ..ALL }), [2, 3]);
+    assert_eq!(times(Question { sensor: Some("a".into()), ..ALL }), [1, 4]);
+    assert_eq!(times(Question { sensor: Some("a/eth0".into()), ..ALL }), [0; 0]);
+    assert_eq!(times(Question { host: host("192.0.2.9"), ..ALL }), [1, 3]);
+    assert_eq!(times(Question { host: host("10.0.0.2"), ..ALL }), [2]);
+    assert_eq!(times(Question { port: Some(53), ..ALL }), [1, 3]);
+    assert_eq!(times(Question { host: host("10.0.0.1"), port: Some(53), ..ALL }), [0; 0]);
+    let filter = |text| Some(Filter::new(text).unwrap());
+    assert_eq!(times(Question { filter: filter("host 10.0.0.2"), ..ALL }), [2, 3]);
+    assert_eq!(times(Question { filter: filter("not ip"), ..ALL }), [4]);
+    assert_eq!(times(Question { filter: filter("udp"), port: Some(53), ..ALL }), [1, 3]);
+}
+
+#[test]
+fn where_nothing_is_found_nothing_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    let none = Told { frames: 0, is_limited: false, late: 0 };
+    assert_eq!(ask(&ALL, &catalog), (Vec::new(), none));
+    write(folder.path(), &catalog, "1.pcapng", &[known(1, "a/eth0", b"x")], true);
+    assert_eq!(ask(&Question { from: UnixNanos(2), ..ALL }, &catalog), (Vec::new(), none));
+    // Deleted, and the catalog does not know it yet.
+    std::fs::remove_file(folder.path().join("1.pcapng")).unwrap();
+    assert_eq!(ask(&ALL, &catalog), (Vec::new(), none));
+}
+
+#[test]
+fn an_answer_ends_when_nobody_takes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    write(folder.path(), &catalog, "1.pcapng", &[known(1, "a/eth0", b"x")], true);
+    let told = answer(&ALL, &catalog, |_| Err(ReaderGone));
+    assert!(matches!(told, Err(AnswerError::ReaderGone)), "{told:?}");
+}
+
+#[test]
+fn filters_that_no_file_can_answer_are_refused_with_the_reason() {
+    let said = |text: &str| Filter::new(text).unwrap_err().to_string();
+    assert!(said("hots 10.0.0.1").starts_with("filter \"hots 10.0.0.1\": "), "{}", said("hots 1"));
+    assert!(said("inbound").contains("direction"), "{}", said("inbound"));
+    // Makes sense for Ethernet alone.
+    Filter::new("ether host 02:00:00:00:00:01").unwrap();
+}
+
+#[test]
+fn frames_far_apart_in_time_leave_before_memory_is_full_and_count_as_late() {
+    let mut merge = Merge::default();
+    let data = vec![0; 60_000];
+    let frame = |time| {
+        let wire_len = WireLen(60_000);
+        StoredFrame { interface: 0, time: UnixNanos(time), wire_len, data: &data }
+    };
+    let mut popped = 0;
+    // Each could still be preceded by others.
+    for time in 0..2000 {
+        merge.push("a/eth0", 1, &frame(1000 + time));
+        while merge.pop(UnixNanos(0)).is_some() {
+            popped += 1;
+        }
+    }
+    assert!((800..1000).contains(&popped), "{popped} of 2000 left for want of room");
+    merge.push("a/eth0", 1, &frame(5));
+    assert!(merge.pop(UnixNanos(u64::MAX)).is_some());
+    assert_eq!(merge.late(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn an_answer_is_all_frames_of_the_time_sorted(
+        segments in prop::collection::vec(
+            (prop::collection::vec((0..1000_u64, 0..3_u8), 0..40), any::<bool>()),
+            0..6,
+        ),
+        from in 0..1000_u64,
+        length in 0..1000_u64,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::default();
+        let mut expected = Vec::new();
+        for (number, (frames, is_sealed)) in segments.iter().enumerate() {
+            let frames: Vec<_> = frames
+                .iter()
+                .enumerate()
+                .map(|(place, (time, sensor))| {
+                    known(*time, &format!("{sensor}/eth0"), &[number as u8, place as u8])
+                })
+                .collect();
+            write(folder.path(), &catalog, &format!("{number}.pcapng"), &frames, *is_sealed);
+            expected.extend(frames.into_iter().filter(|(time, ..)| (from..=from + length).contains(time)));
+        }
+        let question = Question { from: UnixNanos(from), to: UnixNanos(from + length), ..ALL };
+        let (mut frames, told) = ask(&question, &catalog);
+        prop_assert!(frames.is_sorted_by_key(|(time, ..)| *time));
+        prop_assert_eq!(told.late, 0);
+        frames.sort();
+        expected.sort();
+        prop_assert_eq!(frames, expected);
+    }
+}

@@ -1,0 +1,108 @@
+//! Stored frames are found again.
+
+use wire::frames::FrameBatchWriter;
+use wire::units::{Sequence, UnixNanos, WireLen};
+
+use crate::lab::{Collector, Lab, wait_until};
+use crate::sensor::Sensor;
+use crate::storing::read_segment;
+
+/// Frames of one conversation each, seen a second apart.
+fn frames(count: u16) -> Vec<Vec<u8>> {
+    let host = |last: u16, port| format!("192.0.2.{last}:{port}").parse().unwrap();
+    let frame = |number| perf::frames::udp(host(number + 1, 40_000), host(250, 53), b"question");
+    (0..count).map(frame).collect()
+}
+
+/// A sensor with these frames stored.
+fn store(lab: &Lab, collector: &Collector, name: &str, frames: &[Vec<u8>]) {
+    let own = lab.authority.sensor(name);
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, name, 5);
+    let mut batch = FrameBatchWriter::new(1, 65_535);
+    for (second, frame) in (1000..).zip(frames) {
+        let wire_len = WireLen(u32::try_from(frame.len()).unwrap());
+        batch.try_push(UnixNanos(second * 1_000_000_000), wire_len, 7, &[frame]).unwrap();
+    }
+    sensor.send_bytes(batch.finish(Sequence(1)));
+    sensor.wait_for_ack(0, 1);
+}
+
+/// Status, header `ringwatch-expired`, body.
+fn ask(collector: &Collector, query: &str) -> (u16, Option<String>, Vec<u8>) {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let url = format!("http://{}/api/v1/frames?{query}", collector.api);
+    let mut answer = agent.get(&url).call().unwrap();
+    let expired = answer.headers().get("ringwatch-expired").map(|v| v.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), expired, answer.body_mut().read_to_vec().unwrap())
+}
+
+/// Frames of an answer, as a program that is not ours reads them.
+fn found(collector: &Collector, query: &str) -> (Vec<String>, Vec<Vec<u8>>) {
+    let (status, _, body) = ask(collector, query);
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), body).unwrap();
+    let (names, packets) = read_segment(file.path());
+    (names, packets.into_iter().map(|(_, data)| data).collect())
+}
+
+#[test]
+fn frames_are_found_in_open_and_in_sealed_segments_by_time_sensor_host_and_filter() {
+    let lab = Lab::new();
+    let all = frames(10);
+    let collector = lab.start();
+    store(&lab, &collector, "web-1", &all[..5]);
+    collector.stop();
+    let collector = lab.start();
+    store(&lab, &collector, "web-2", &all[5..]);
+    // The first is sealed, the other open.
+    assert_eq!(lab.segments().len(), 1);
+    let (names, packets) = found(&collector, "");
+    assert_eq!(names, ["web-1/eth0", "web-2/eth0"]);
+    assert_eq!(packets.len(), 10);
+    let expected = [&all[1], &all[6], &all[2], &all[7]].map(Clone::clone);
+    assert_eq!(found(&collector, "from=1001&to=1002").1, expected, "in the order of time");
+    assert_eq!(found(&collector, "sensor=web-2&limit=2").1, all[5..7]);
+    assert_eq!(found(&collector, "host=192.0.2.3").1, [all[2].clone()]);
+    assert_eq!(found(&collector, "port=53&sensor=web-1").1, all[..5]);
+    assert_eq!(found(&collector, "filter=src+host+192.0.2.8").1, [all[7].clone()]);
+    collector.stop();
+}
+
+#[test]
+fn why_there_is_no_answer_is_told_apart() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    store(&lab, &collector, "web-1", &frames(3));
+    let said = |query: &str| {
+        let (status, _, body) = ask(&collector, query);
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        (status, body["error"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(said("from=5000"), (204, String::new()));
+    assert_eq!(said("host=203.0.113.1"), (204, String::new()));
+    assert_eq!(said("sensor=web-9"), (404, "sensor_unknown".to_owned()));
+    assert_eq!(said("hots=203.0.113.1"), (400, "bad_request".to_owned()));
+    assert_eq!(said("filter=hots+1"), (400, "bad_request".to_owned()));
+    collector.stop();
+}
+
+#[test]
+fn what_the_disk_has_no_room_for_is_deleted_and_told_as_expired() {
+    let lab = Lab::new();
+    // More than is free on any disk: every sealed segment goes.
+    lab.configure("segment_age = \"1s\"\nmin_free_percent = 90");
+    let collector = lab.start();
+    store(&lab, &collector, "web-1", &frames(3));
+    let deleted = "ringwatch_expired_segments_total{reason=\"free_space\"} 1\n";
+    let metrics = || collector.get("/metrics").1;
+    wait_until("deleted segment", || metrics().contains(deleted).then_some(()), metrics);
+    assert_eq!(lab.segments(), [] as [std::path::PathBuf; 0]);
+    let (status, expired, _) = ask(&collector, "from=1000&to=2000");
+    assert_eq!(status, 410);
+    assert!(expired.is_some_and(|time| time.starts_with("20")));
+    assert_eq!(ask(&collector, "from=4000000000").0, 204, "the future is not deleted");
+    collector.stop();
+}
