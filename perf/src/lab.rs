@@ -235,7 +235,10 @@ impl Namespace {
     }
 
     /// Sets a parameter below `/proc/sys`.
-    fn set_kernel_parameter(&self, path: &str, value: &str) {
+    ///
+    /// # Panics
+    /// If the kernel refuses it.
+    pub fn set_kernel_parameter(&self, path: &str, value: &str) {
         let path = Path::new("/proc/sys").join(path);
         // /proc/sys/net shows the namespace of the thread that opens it.
         let written = self.within(|| fs::write(&path, value));

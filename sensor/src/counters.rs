@@ -86,7 +86,7 @@ pub struct InterfaceCounters {
     pub first_fragments: Counter,
     /// Not wanted by export: off, or not in the sample.
     pub not_selected: Counter,
-    /// Not exported because they belong to this sensor's own uplink.
+    /// Not exported because they go to a collector or come from one.
     pub own_uplink: Counter,
     /// Copied into a batch.
     pub exported: Counter,

@@ -43,6 +43,7 @@ pub mod flow;
 pub mod gathering;
 pub mod hardware;
 pub mod health;
+pub mod host;
 pub mod hygiene;
 pub mod interfaces;
 pub mod ledger;

@@ -15,6 +15,7 @@ use sensor::config::{Config, ConfigError};
 use sensor::explain::{self, AskError};
 use sensor::file::FileError;
 use sensor::filter::FilterError;
+use sensor::host;
 use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
@@ -143,7 +144,7 @@ fn read(run: &Run, path: &std::path::Path) -> Result<(), Failure> {
     let config = run.configuration()?;
     let workers = config.capture.workers.unwrap_or(1);
     let name = match config.sensor_name.as_str() {
-        "" => setup::host_name(),
+        "" => host::name(),
         name => name.to_owned(),
     };
     replay::run(&config, &name, path, workers)?;

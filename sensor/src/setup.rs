@@ -1,6 +1,5 @@
 //! From the configuration and the machine to what each part of the sensor is made with.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use packet::Address;
@@ -14,6 +13,7 @@ use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
+use crate::host;
 use crate::interfaces::{InterfaceNames, PatternError, Patterns};
 use crate::uplink::tls::{self, TlsError, TlsFiles};
 
@@ -365,7 +365,7 @@ pub fn link_speed(interface: &str) -> Option<u64> {
 /// own host; a file has none. Both directions of a flow come to one worker.
 #[must_use]
 pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
-    let own = if is_live { own_addresses() } else { Vec::new() };
+    let own = if is_live { host::addresses() } else { Vec::new() };
     DetectorConfig {
         profile: detect.profile,
         thresholds: detect.thresholds,
@@ -374,7 +374,7 @@ pub fn detector(detect: &Detect, key: u64, is_live: bool) -> DetectorConfig {
         silent_after: detect.silent_after,
         close_after: detect.close_after,
         memory_mib: detect.memory_mib / 2,
-        allow: AllowList::new(detect.allow.clone(), own),
+        allow: AllowList::new(detect.allow.clone(), own.into_iter().map(Address::from).collect()),
         floods: detect.floods.clone(),
         splits_flows: false,
         key,
@@ -406,16 +406,6 @@ pub fn flows(config: &Config, workers: usize) -> Option<FlowSettings> {
     })
 }
 
-/// Addresses of this host, on all interfaces.
-fn own_addresses() -> Vec<Address> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let addresses = interfaces.filter_map(|one| one.address).filter_map(|address| {
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    });
-    addresses.map(Address::from).collect()
-}
-
 /// The files of the uplink's identity.
 #[must_use]
 pub fn tls_files(uplink: &Uplink) -> TlsFiles {
@@ -430,7 +420,7 @@ pub fn tls_files(uplink: &Uplink) -> TlsFiles {
 pub fn sensor_name(config: &Config) -> Result<String, SetupError> {
     let configured = config.sensor_name.clone();
     let Some(uplink) = &config.uplink else {
-        return Ok(if configured.is_empty() { host_name() } else { configured });
+        return Ok(if configured.is_empty() { host::name() } else { configured });
     };
     let certified = tls::load(&tls_files(uplink))?.name;
     if !configured.is_empty() && configured != certified {
@@ -438,13 +428,6 @@ pub fn sensor_name(config: &Config) -> Result<String, SetupError> {
         return Err(SetupError::Name { name: configured, certificate, certified });
     }
     Ok(certified)
-}
-
-/// The host's name, `sensor` where it has none.
-#[must_use]
-pub fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "sensor".into())
 }
 
 #[cfg(test)]
@@ -490,7 +473,7 @@ mod tests {
         config.detect.home_networks =
             vec!["10.0.0.0/8".parse().unwrap(), "fd00::/7".parse().unwrap()];
         let home = [("10.0.0.0", 8), ("fc00::", 7)]
-            .map(|(address, length)| (address.parse::<IpAddr>().unwrap(), length));
+            .map(|(address, length)| (address.parse::<std::net::IpAddr>().unwrap(), length));
         let expected = Fanout::Peer(PeerRule::Outside(home.to_vec()));
         assert_eq!(fanout(&config, 2), Some(expected));
     }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 use wire::message::SensorHello;
 
 use crate::config::Uplink;
+use crate::host;
 use crate::interfaces::InterfaceNames;
 use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
@@ -126,7 +127,7 @@ fn hello(about: &About<'_>) -> SensorHello {
         minor: wire::header::MINOR,
         sensor: about.sensor.to_owned(),
         boot_epoch: about.boot_epoch,
-        host: setup::host_name(),
+        host: host::name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
@@ -172,6 +173,11 @@ impl Source for UplinkMetrics {
             "ringwatch_uplink_disconnects",
             "Connections that ended, by reason",
             by_reason(uplink::Metrics::disconnects_total),
+        )?;
+        families.counter(
+            "ringwatch_uplink_loops",
+            "Times that a copy of the uplink's own traffic was among the frames to be sent",
+            [(vec![], metrics.loops_total())],
         )?;
         let deliveries = self.0.deliveries();
         for (name, help, delivery) in [

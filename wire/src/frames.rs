@@ -110,6 +110,14 @@ impl FrameBatchWriter {
         Ok(())
     }
 
+    /// What was captured of the first frame in the batch.
+    #[must_use]
+    pub fn first_frame(&self) -> Option<&[u8]> {
+        let entry = self.buffer[..self.end].get(DATA_START..)?.first_chunk::<ENTRY_LEN>()?;
+        let captured = le_u32(entry, 12) as usize;
+        self.buffer[..self.end].get(DATA_START + ENTRY_LEN..)?.get(..captured)
+    }
+
     /// Frames in the batch.
     #[must_use]
     pub const fn frames(&self) -> u32 {

@@ -27,6 +27,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const MANAGEMENT: &str = "10.150.0.1:4750";
 /// The collector's address on the captured link of the first sensor.
 pub const CAPTURED: &str = "10.99.0.1:4750";
+/// The same by IPv6, once [`Site::add_ipv6`] was called.
+pub const CAPTURED_V6: &str = "[fd00:99::1]:4750";
+/// A name of the collector, once [`Site::name_collector`] gave it an address.
+pub const NAMED: &str = "ids.test:4750";
 
 /// Namespaces with a captured and a management link for each sensor, and a folder with
 /// certificates, configuration and store. All gone when dropped.
@@ -63,6 +67,13 @@ impl Settings {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Made by few of them.
+        let _ = fs::remove_dir_all(self.hosts_folder());
+    }
+}
+
 impl Site {
     /// A site with so many sensors, called `web-0`, `web-1`, … `None` where the machine cannot have
     /// one.
@@ -75,7 +86,9 @@ impl Site {
         let pki = site.path("pki");
         site.ringwatch(&["pki", "init", &pki]);
         let mut issue = vec!["pki".to_owned(), "issue".into(), pki.clone()];
-        issue.extend(["collector".into(), "ids".into()]);
+        issue.extend(
+            ["collector", "ids", "--host", "ids.test", "--host", "fd00:99::1"].map(str::to_owned),
+        );
         for number in 0..sensors {
             site.add_management_link(number);
             for network in [99, 150] {
@@ -99,6 +112,30 @@ impl Site {
         }
     }
 
+    /// Gives both ends of the captured link of the first sensor an IPv6 address.
+    pub fn add_ipv6(&self) {
+        for (namespace, interface, host) in
+            [(self.lab.generator(), "g0", 1), (self.lab.sensor(), "s0", 2)]
+        {
+            let parameter = format!("net/ipv6/conf/{interface}/disable_ipv6");
+            namespace.set_kernel_parameter(&parameter, "0");
+            namespace.ip(&format!("addr add fd00:99::{host}/64 dev {interface} nodad"));
+        }
+    }
+
+    /// Makes the collector's name lead to this address, for sensors that are started afterwards. May be called
+    /// again: they then ask anew.
+    pub fn name_collector(&self, address: &str) {
+        let folder = self.hosts_folder();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("hosts"), format!("{address} ids.test\n")).unwrap();
+    }
+
+    /// What `ip netns exec` puts in the place of files in `/etc`.
+    fn hosts_folder(&self) -> PathBuf {
+        Path::new("/etc/netns").join(self.lab.sensor().name())
+    }
+
     /// A path in the folder of this site.
     pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
@@ -114,7 +151,7 @@ impl Site {
     /// Starts the collector and waits until it listens.
     pub fn start_collector(&self) -> Collector {
         let text = format!(
-            "[listen]\nsensors = \"0.0.0.0:4750\"\napi = \"127.0.0.1:8480\"\n\
+            "[listen]\nsensors = \"[::]:4750\"\napi = \"127.0.0.1:8480\"\n\
              [tls]\n{}\n[store]\npath = {:?}\nsegment_age = \"24h\"\n",
             self.tls("ids"),
             self.path("store"),

@@ -1,7 +1,7 @@
 //! One TCP and TLS connection to a collector, without ever waiting.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,13 @@ use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use wire::codec::{DecodeError, Decoder};
+use wire::frames::FrameBatchWriter;
 
 use super::batches::BatchRings;
+use super::delivery::LossReason;
+use super::guard::{LoopGuard, PAUSE, conversation};
 use super::metrics::{EndReason, Metrics};
-use super::own::{OwnConnection, OwnRegister};
+use super::own::OwnRegister;
 use super::session::{Now, Session, SessionError};
 use super::tls::{IdentityError, Role, name_in};
 
@@ -68,6 +71,16 @@ impl ConnectionError {
     }
 }
 
+/// What [`Connection::write`] takes from, and tells.
+pub(super) struct Load<'u> {
+    pub(super) now: Instant,
+    pub(super) session: &'u mut Session,
+    pub(super) batches: &'u mut BatchRings,
+    pub(super) guard: &'u mut LoopGuard,
+    pub(super) own: &'u mut OwnRegister,
+    pub(super) metrics: &'u Metrics,
+}
+
 /// What [`Connection::write`] leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
@@ -100,20 +113,19 @@ enum Stage {
 }
 
 impl Connection {
-    /// Begins to connect. The connection is in `own` before its first packet leaves.
+    /// Begins to connect. Workers must know the address already.
     pub(super) fn dial(
         now: Instant,
         address: SocketAddr,
         server_name: ServerName<'static>,
         config: Arc<ClientConfig>,
-        own: &mut OwnRegister,
         (registry, token): (&Registry, Token),
     ) -> Result<Self, ConnectionError> {
         let mut tls = ClientConnection::new(config, server_name)?;
         // `write` bounds what is in there: it adds only once all was written.
         tls.set_buffer_limit(None);
         let cannot_connect = |source| ConnectionError::Connect { address, source };
-        let mut stream = connect(now, address, own).map_err(cannot_connect)?;
+        let mut stream = connect(address).map_err(cannot_connect)?;
         registry
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
             .map_err(cannot_connect)?;
@@ -171,17 +183,12 @@ impl Connection {
 
     /// Writes what the session has to say, then frames, until there is no more or the socket is
     /// full.
-    pub(super) fn write(
-        &mut self,
-        session: &mut Session,
-        batches: &mut BatchRings,
-        metrics: &Metrics,
-    ) -> Result<Written, ConnectionError> {
+    pub(super) fn write(&mut self, load: &mut Load<'_>) -> Result<Written, ConnectionError> {
         for _ in 0..ROUNDS {
-            if !self.flush(metrics)? {
+            if !self.flush(load.guard, load.metrics)? {
                 return Ok(Written::Blocked);
             }
-            if self.stage != Stage::Established || self.fill(session, batches)? == 0 {
+            if self.stage != Stage::Established || self.fill(load)? == 0 {
                 return Ok(Written::All);
             }
         }
@@ -256,11 +263,8 @@ impl Connection {
     }
 
     /// Encrypts messages and batches, whole ones, up to about [`FILL`] bytes.
-    fn fill(
-        &mut self,
-        session: &mut Session,
-        batches: &mut BatchRings,
-    ) -> Result<usize, ConnectionError> {
+    fn fill(&mut self, load: &mut Load<'_>) -> Result<usize, ConnectionError> {
+        let Load { now, session, batches, guard, own, metrics } = load;
         let mut filled = 0;
         let mut failed: Result<(), ConnectionError> = Ok(());
         while filled < FILL {
@@ -273,6 +277,9 @@ impl Connection {
             let mut writer = self.tls.writer();
             let is_sent = session.can_send_frames()
                 && batches.serve_one(|batch| {
+                    if is_looping(*now, batch, (guard, own), metrics) {
+                        return session.lose_frames(batch, LossReason::OwnTraffic);
+                    }
                     failed = session.declare(&mut self.out).map_err(ConnectionError::from);
                     let bytes = session.send_frames(batch);
                     filled += self.out.len() + bytes.len();
@@ -291,12 +298,12 @@ impl Connection {
     }
 
     /// Writes what TLS holds. True if nothing is left.
-    fn flush(&mut self, metrics: &Metrics) -> Result<bool, ConnectionError> {
+    fn flush(&mut self, guard: &mut LoopGuard, metrics: &Metrics) -> Result<bool, ConnectionError> {
         while self.tls.wants_write() {
             if !self.is_writable || self.stage == Stage::Connecting {
                 return Ok(false);
             }
-            match self.tls.write_tls(&mut self.stream) {
+            match self.tls.write_tls(&mut guard.watch(&mut self.stream)) {
                 Ok(len) => metrics.bytes_written(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -307,26 +314,44 @@ impl Connection {
     }
 }
 
+/// Must this batch not be sent, because the uplink's own traffic is among the frames, or lately was?
+fn is_looping(
+    now: Instant,
+    batch: &FrameBatchWriter,
+    (guard, own): (&mut LoopGuard, &mut OwnRegister),
+    metrics: &Metrics,
+) -> bool {
+    if guard.is_cut(now) {
+        return true;
+    }
+    let Some(frame) = batch.first_frame().filter(|frame| guard.catches(frame)) else {
+        return false;
+    };
+    metrics.loop_seen();
+    if conversation(frame).is_some_and(|tuple| own.learn(now, tuple)) {
+        return true;
+    }
+    guard.cut(now);
+    tracing::error!(
+        pause = ?PAUSE,
+        "a copy of the uplink's own traffic is among the frames to be exported, by a mirror port, an address \
+         translation or a tunnel; no frames are sent meanwhile. Leave out where it comes from, by \
+         capture.exclude or capture.filter"
+    );
+    true
+}
+
 /// A socket on its way to `address`.
-fn connect(now: Instant, address: SocketAddr, own: &mut OwnRegister) -> io::Result<TcpStream> {
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOW_WATER)?;
-    // Bound first, so that the port is known to the workers before the first packet leaves.
-    let any_port: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    socket.bind(&any_port.into())?;
-    let local = |socket: &Socket| socket.local_addr().map(|local| local.as_socket());
-    own.open(now, OwnConnection::new(address, local(&socket)?.unwrap_or(any_port)));
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
-    own.learn(OwnConnection::new(address, local(&socket)?.unwrap_or(any_port)));
     Ok(TcpStream::from_std(socket.into()))
 }

@@ -16,11 +16,19 @@ pub enum LossReason {
     Disconnected,
     /// Not acknowledged when the sensor stopped.
     Shutdown,
+    /// Frames in a batch with a copy of the uplink's own traffic, and those of the minute after it.
+    OwnTraffic,
 }
 
 impl LossReason {
-    const ALL: [Self; 5] =
-        [Self::QueueFull, Self::TooLong, Self::NotConnected, Self::Disconnected, Self::Shutdown];
+    const ALL: [Self; 6] = [
+        Self::QueueFull,
+        Self::TooLong,
+        Self::NotConnected,
+        Self::Disconnected,
+        Self::Shutdown,
+        Self::OwnTraffic,
+    ];
 
     /// The word in the ledger and in metrics.
     #[must_use]
@@ -31,6 +39,7 @@ impl LossReason {
             Self::NotConnected => "not_connected",
             Self::Disconnected => "disconnected",
             Self::Shutdown => "shutdown",
+            Self::OwnTraffic => "own_traffic",
         }
     }
 }

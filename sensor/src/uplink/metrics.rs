@@ -67,6 +67,7 @@ pub struct Metrics {
     disconnects: [AtomicU64; EndReason::ALL.len()],
     bytes_sent: AtomicU64,
     round_trip_ns: AtomicU64,
+    loops: AtomicU64,
 }
 
 impl Metrics {
@@ -113,6 +114,16 @@ impl Metrics {
             0 => None,
             nanos => Some(Duration::from_nanos(nanos)),
         }
+    }
+
+    /// Times that a copy of the uplink's own traffic was among the frames to be sent.
+    #[must_use]
+    pub fn loops_total(&self) -> u64 {
+        self.loops.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn loop_seen(&self) {
+        self.loops.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn connection_opened(&self) {

@@ -21,6 +21,7 @@ mod backoff;
 mod batches;
 mod connection;
 mod delivery;
+mod guard;
 mod metrics;
 mod own;
 mod queue;
@@ -44,7 +45,8 @@ use wire::units::UnixNanos;
 
 use self::backoff::Backoff;
 use self::batches::BatchRings;
-use self::connection::{Connection, ConnectionError, Written};
+use self::connection::{Connection, ConnectionError, Load, Written};
+use self::guard::LoopGuard;
 use self::own::OwnRegister;
 use self::session::{Now, Session, Timing};
 
@@ -53,7 +55,7 @@ use crate::interfaces::InterfaceNames;
 pub use self::batches::BatchRing;
 pub use self::delivery::{Deliveries, Delivery, LossReason};
 pub use self::metrics::{EndReason, Metrics};
-pub use self::own::{OwnConnection, OwnConnections, OwnSnapshot};
+pub use self::own::{OwnConnections, OwnSnapshot};
 pub use self::target::{AddressError, CollectorAddress};
 
 /// Longest time between two looks at the inputs.
@@ -74,7 +76,7 @@ const SOCKET: Token = Token(0);
 /// What the uplink shares with the rest of the sensor.
 #[derive(Debug, Default)]
 pub struct UplinkStatus {
-    /// Packets of these connections are not exported.
+    /// Packets to and from collectors are not exported.
     pub own: Arc<OwnConnections>,
     /// Counters.
     pub metrics: Metrics,
@@ -168,6 +170,7 @@ struct Uplink {
     status: Arc<UplinkStatus>,
     session: Session,
     own: OwnRegister,
+    guard: LoopGuard,
     poll: Poll,
     events: Events,
     link: Link,
@@ -209,7 +212,8 @@ impl Uplink {
         );
         let now = Instant::now();
         Ok(Self {
-            own: OwnRegister::new(status.own.clone()),
+            own: OwnRegister::new(status.own.clone(), now),
+            guard: LoopGuard::default(),
             records: inputs.records,
             batches: BatchRings::new(inputs.batches),
             ledger: inputs.ledger,
@@ -238,6 +242,7 @@ impl Uplink {
         let now = read_clocks();
         self.take_stop(now);
         self.take_records();
+        self.own.refresh(now.monotonic, &self.config.collectors);
         self.drive_link(now);
         if !self.session.is_open() {
             while self.batches.serve_one(|batch| {
@@ -301,6 +306,7 @@ impl Uplink {
             }
             Link::Resolving { answer } => match answer.try_recv() {
                 Ok(Ok(mut addresses)) if !addresses.is_empty() => {
+                    self.own.know(now.monotonic, &addresses);
                     addresses.reverse();
                     self.addresses = addresses;
                     self.dial(now);
@@ -331,7 +337,6 @@ impl Uplink {
             address,
             collector.server_name().clone(),
             identity.config,
-            &mut self.own,
             (self.poll.registry(), SOCKET),
         );
         match dialled {
@@ -355,8 +360,14 @@ impl Uplink {
         if let Some(round_trip) = self.session.round_trip() {
             self.status.metrics.round_trip_measured(round_trip);
         }
-        let written =
-            connection.write(&mut self.session, &mut self.batches, &self.status.metrics)?;
+        let written = connection.write(&mut Load {
+            now: now.monotonic,
+            session: &mut self.session,
+            batches: &mut self.batches,
+            guard: &mut self.guard,
+            own: &mut self.own,
+            metrics: &self.status.metrics,
+        })?;
         self.has_more = written == Written::More;
         if now.monotonic >= self.ledger_due {
             self.ledger_due = now.monotonic + LEDGER_INTERVAL;
@@ -398,7 +409,6 @@ impl Uplink {
                 self.backoff.connection_ended(connection.age(now.monotonic));
             }
         }
-        self.own.closed(now.monotonic);
         self.session.disconnected();
         self.status.metrics.connection_ended(was_open, reason);
     }
@@ -460,8 +470,14 @@ impl Uplink {
         let mut is_notified = false;
         while Instant::now() < until {
             let Link::Up(connection) = &mut self.link else { return Ok(()) };
-            let metrics = &self.status.metrics;
-            let written = connection.write(&mut self.session, &mut self.batches, metrics)?;
+            let written = connection.write(&mut Load {
+                now: now.monotonic,
+                session: &mut self.session,
+                batches: &mut self.batches,
+                guard: &mut self.guard,
+                own: &mut self.own,
+                metrics: &self.status.metrics,
+            })?;
             if written == Written::All && !is_notified {
                 connection.send_close_notify();
                 is_notified = true;

@@ -1,66 +1,55 @@
-//! The uplink's own connections, so that workers never export them.
+//! Where collectors are reached, so that workers never export what goes there or comes from there.
 //!
-//! Exporting the uplink would feed on itself: each exported frame makes a new one. Workers compare
-//! the parsed 5-tuple of each packet that they are about to export, whatever interface it came by.
-//! The tuple is known before the first packet leaves, because the socket is bound first.
+//! Exporting the uplink would feed on itself: each exported frame makes a new one. So would the uplink of another
+//! sensor on the same wire, or on the collector's host: two sensors that export each other's uplinks are a
+//! loop as well. Workers compare the parsed 5-tuple of each packet that they are about to export, whatever
+//! interface or tunnel it came by, with every address that a collector of the configuration has, or lately had,
+//! together with its port. An address is known before the first packet to it leaves. What gets by, because it was
+//! rewritten on its way, is found by the [guard](super::guard).
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-
+use crossbeam_channel::{Receiver, TryRecvError};
 use packet::{Address, FiveTuple, protocol};
 
-/// A closed connection is remembered this long: its last segments, and retransmissions of them,
-/// are still under way. 60 s is how long Linux keeps TIME_WAIT.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// Bound of the list. Dialling backs off, so that hardly more connections are made in 60 s; the
-/// oldest is forgotten.
-const REMEMBERED: usize = 32;
+use super::target::CollectorAddress;
+use crate::host;
 
-/// One connection of the uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OwnConnection {
-    remote: Address,
-    remote_port: u16,
-    /// Known once the route is chosen; until then any address matches.
-    local: Option<Address>,
-    local_port: u16,
-}
+/// An address that is no longer among those of its name is remembered this long: other sensors may still
+/// be connected there.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Conversations that are remembered as our own rewritten ones, and for how long: one connection after the
+/// other, or one that comes by two ways.
+const MOST_REWRITTEN: usize = 8;
+const REWRITTEN_FOR: Duration = Duration::from_secs(600);
+/// So long, frames that were copied before a conversation was known are still under way.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+/// Time between two rounds of asking for addresses.
+const REFRESH: Duration = Duration::from_secs(60);
+/// Bound of the list; the one that was heard of first is forgotten.
+const REMEMBERED: usize = 64;
 
-impl OwnConnection {
-    /// From socket addresses. An unspecified local address matches any.
-    #[must_use]
-    pub fn new(remote: SocketAddr, local: SocketAddr) -> Self {
-        Self {
-            remote: Address::from(remote.ip()),
-            remote_port: remote.port(),
-            local: (!local.ip().is_unspecified()).then(|| Address::from(local.ip())),
-            local_port: local.port(),
-        }
-    }
-
-    fn sends(&self, tuple: &FiveTuple) -> bool {
-        tuple.target_port == self.remote_port
-            && tuple.source_port == self.local_port
-            && tuple.target == self.remote
-            && self.local.is_none_or(|local| local == tuple.source)
-    }
-}
-
-/// What workers look at: the connections as they are now.
+/// What workers look at: where collectors are reached now.
 #[derive(Debug, Default)]
 pub struct OwnSnapshot {
-    connections: Vec<OwnConnection>,
+    endpoints: Vec<(Address, u16)>,
+    /// As our own connections are addressed after somebody rewrote them.
+    rewritten: Vec<FiveTuple>,
 }
 
 impl OwnSnapshot {
-    /// Is this a packet of the uplink itself, in either direction?
+    /// Does this packet go to a collector, or come from one, as far as is known?
     #[must_use]
     pub fn contains(&self, tuple: &FiveTuple) -> bool {
+        let ends = [(tuple.source, tuple.source_port), (tuple.target, tuple.target_port)];
+        let is_rewritten = |own: &FiveTuple| own == tuple || own.reversed() == *tuple;
         tuple.protocol == protocol::TCP
-            && self.connections.iter().any(|own| own.sends(tuple) || own.sends(&tuple.reversed()))
+            && (ends.iter().any(|end| self.endpoints.contains(end))
+                || self.rewritten.iter().any(is_rewritten))
     }
 }
 
@@ -71,7 +60,7 @@ pub struct OwnConnections {
 }
 
 impl OwnConnections {
-    /// The connections as they are now. Costs a few nanoseconds and never waits.
+    /// The list as it is now. Costs a few nanoseconds and never waits.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<OwnSnapshot>> {
         self.current.load()
@@ -82,45 +71,107 @@ impl OwnConnections {
 #[derive(Debug)]
 pub(super) struct OwnRegister {
     shared: Arc<OwnConnections>,
-    /// Oldest first; `None`: still open.
-    entries: Vec<(OwnConnection, Option<Instant>)>,
+    /// With each the time when it was last heard of.
+    known: Vec<(SocketAddr, Instant)>,
+    /// Conversations that turned out to be our own, and when each was found.
+    rewritten: Vec<(FiveTuple, Instant)>,
+    /// The addresses of this host, when the list was last published.
+    host: Vec<IpAddr>,
+    /// The answer that is waited for.
+    answer: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
+    /// The collector that is asked for next, of those of the configuration.
+    turn: usize,
+    due: Instant,
 }
 
 impl OwnRegister {
-    pub(super) const fn new(shared: Arc<OwnConnections>) -> Self {
-        Self { shared, entries: Vec::new() }
+    pub(super) const fn new(shared: Arc<OwnConnections>, now: Instant) -> Self {
+        Self {
+            shared,
+            known: Vec::new(),
+            rewritten: Vec::new(),
+            host: Vec::new(),
+            answer: None,
+            turn: 0,
+            due: now,
+        }
     }
 
-    /// Publishes a connection; it counts as open until [`OwnRegister::closed`].
-    pub(super) fn open(&mut self, now: Instant, connection: OwnConnection) {
-        self.entries.retain(|(_, closed)| {
-            closed.is_none_or(|closed| now.saturating_duration_since(closed) < REMEMBERED_FOR)
-        });
-        if self.entries.len() == REMEMBERED {
-            self.entries.remove(0);
+    /// Asks for the addresses of every collector, one after the other, over and over: other sensors may use
+    /// one that this sensor does not, or an address that a name got since this one connected.
+    pub(super) fn refresh(&mut self, now: Instant, collectors: &[CollectorAddress]) {
+        match self.answer.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return,
+            Some(Ok(Ok(addresses))) => self.know(now, &addresses),
+            // What is known stays; the next round asks again.
+            Some(Ok(Err(_)) | Err(TryRecvError::Disconnected)) | None => {}
         }
-        self.entries.push((connection, None));
+        self.answer = None;
+        if now >= self.due {
+            self.answer = collectors.get(self.turn).map(CollectorAddress::resolve);
+            self.turn += 1;
+            if self.turn >= collectors.len() {
+                (self.turn, self.due) = (0, now + REFRESH);
+            }
+        }
+    }
+
+    /// A collector is reached at these addresses.
+    pub(super) fn know(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.note(now, addresses);
+        self.host = host::addresses();
         self.publish();
     }
 
-    /// Makes the local address of the open connection known.
-    pub(super) fn learn(&mut self, connection: OwnConnection) {
-        if let Some((last, None)) = self.entries.last_mut() {
-            *last = connection;
-            self.publish();
+    /// This conversation is our own, as it is addressed where it was captured. False if that does not help: it is
+    /// known already, for so long that no worker takes part in it any more, or there are too many.
+    pub(super) fn learn(&mut self, now: Instant, tuple: FiveTuple) -> bool {
+        let age = |found: Instant| now.saturating_duration_since(found);
+        self.rewritten.retain(|(_, found)| age(*found) < REWRITTEN_FOR);
+        if let Some((_, found)) = self.rewritten.iter().find(|(known, _)| *known == tuple) {
+            return age(*found) < UNDER_WAY;
         }
+        if self.rewritten.len() == MOST_REWRITTEN {
+            return false;
+        }
+        self.rewritten.push((tuple, now));
+        self.publish();
+        let FiveTuple { source, target, source_port, target_port, .. } = tuple;
+        tracing::info!(
+            %source,
+            source_port,
+            %target,
+            target_port,
+            "the uplink is rewritten on its way; this conversation is left out of the frames as well"
+        );
+        true
     }
 
-    /// The open connection was closed.
-    pub(super) fn closed(&mut self, now: Instant) {
-        if let Some((_, closed @ None)) = self.entries.last_mut() {
-            *closed = Some(now);
-        }
+    fn note(&mut self, now: Instant, addresses: &[SocketAddr]) {
+        self.known.retain(|(address, heard)| {
+            !addresses.contains(address) && now.saturating_duration_since(*heard) < REMEMBERED_FOR
+        });
+        self.known.extend(addresses.iter().map(|address| (*address, now)));
+        let surplus = self.known.len().saturating_sub(REMEMBERED);
+        self.known.drain(..surplus);
     }
 
+    /// A collector on this host is reached by each of its addresses, if by one.
     fn publish(&self) {
-        let connections = self.entries.iter().map(|(connection, _)| *connection).collect();
-        self.shared.current.store(Arc::new(OwnSnapshot { connections }));
+        let own = &self.host;
+        let is_here = |ip: IpAddr| ip.is_loopback() || own.contains(&ip);
+        let mut endpoints = Vec::new();
+        for (address, _) in &self.known {
+            let (ip, port) = (address.ip(), address.port());
+            endpoints.push((Address::from(ip), port));
+            if is_here(ip) {
+                endpoints.extend(own.iter().map(|own| (Address::from(*own), port)));
+            }
+        }
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let rewritten = self.rewritten.iter().map(|(tuple, _)| *tuple).collect();
+        self.shared.current.store(Arc::new(OwnSnapshot { endpoints, rewritten }));
     }
 }
 
@@ -140,47 +191,78 @@ mod tests {
         }
     }
 
-    fn own(remote: &str, local: &str) -> OwnConnection {
-        OwnConnection::new(remote.parse().unwrap(), local.parse().unwrap())
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     #[test]
-    fn both_directions_are_recognised_before_the_local_address_is_known() {
+    fn what_goes_to_a_collector_or_comes_from_it_is_recognised_whosever_it_is() {
         let shared = Arc::new(OwnConnections::default());
-        let mut register = OwnRegister::new(shared.clone());
-        register.open(Instant::now(), own("192.0.2.1:4750", "0.0.0.0:50000"));
-        let out = tuple("198.51.100.7:50000", "192.0.2.1:4750");
-        assert!(shared.load().contains(&out));
-        assert!(shared.load().contains(&out.reversed()));
-        assert!(!shared.load().contains(&tuple("198.51.100.7:50001", "192.0.2.1:4750")));
-        assert!(!shared.load().contains(&FiveTuple { protocol: protocol::UDP, ..out }));
-    }
-
-    #[test]
-    fn another_host_with_the_same_ports_is_not_ours_once_the_address_is_known() {
-        let shared = Arc::new(OwnConnections::default());
-        let mut register = OwnRegister::new(shared.clone());
-        register.open(Instant::now(), own("192.0.2.1:4750", "0.0.0.0:50000"));
-        register.learn(own("192.0.2.1:4750", "198.51.100.7:50000"));
-        assert!(shared.load().contains(&tuple("198.51.100.7:50000", "192.0.2.1:4750")));
-        assert!(!shared.load().contains(&tuple("198.51.100.8:50000", "192.0.2.1:4750")));
-    }
-
-    #[test]
-    fn closed_connections_are_remembered_for_a_minute_and_the_list_is_bounded() {
-        let shared = Arc::new(OwnConnections::default());
-        let mut register = OwnRegister::new(shared.clone());
-        let start = Instant::now();
-        register.open(start, own("192.0.2.1:4750", "0.0.0.0:50000"));
-        register.closed(start);
-        let old = tuple("198.51.100.7:50000", "192.0.2.1:4750");
-        register.open(start + Duration::from_secs(59), own("192.0.2.1:4750", "0.0.0.0:1"));
-        assert!(shared.load().contains(&old));
-        register.open(start + Duration::from_secs(60), own("192.0.2.1:4750", "0.0.0.0:2"));
-        assert!(!shared.load().contains(&old));
-        for port in 1000..2000 {
-            register.open(start, own("192.0.2.1:4750", &format!("0.0.0.0:{port}")));
+        let mut register = OwnRegister::new(shared.clone(), Instant::now());
+        register.know(Instant::now(), &addresses(&["192.0.2.1:4750", "[2001:db8::1]:4750"]));
+        for client in ["198.51.100.7:50000", "203.0.113.9:1"] {
+            let out = tuple(client, "192.0.2.1:4750");
+            assert!(shared.load().contains(&out));
+            assert!(shared.load().contains(&out.reversed()));
+            assert!(!shared.load().contains(&FiveTuple { protocol: protocol::UDP, ..out }));
+            assert!(!shared.load().contains(&tuple(client, "192.0.2.1:443")));
+            assert!(!shared.load().contains(&tuple(client, "192.0.2.2:4750")));
         }
-        assert_eq!(shared.load().connections.len(), REMEMBERED);
+        assert!(shared.load().contains(&tuple("[2001:db8::7]:5", "[2001:db8::1]:4750")));
+    }
+
+    #[test]
+    fn a_collector_on_this_host_is_known_by_all_of_its_addresses() {
+        let shared = Arc::new(OwnConnections::default());
+        let mut register = OwnRegister::new(shared.clone(), Instant::now());
+        let own = ["127.0.0.1", "192.0.2.5", "2001:db8::5"].map(|text| text.parse().unwrap());
+        register.host = own.to_vec();
+        register.note(Instant::now(), &addresses(&["127.0.0.1:4750"]));
+        register.publish();
+        assert!(shared.load().contains(&tuple("198.51.100.7:50000", "192.0.2.5:4750")));
+        assert!(shared.load().contains(&tuple("[2001:db8::5]:4750", "[2001:db8::9]:50000")));
+        register.note(Instant::now(), &addresses(&["192.0.2.1:4751"]));
+        register.publish();
+        assert!(!shared.load().contains(&tuple("198.51.100.7:50000", "192.0.2.5:4751")));
+    }
+
+    #[test]
+    fn a_rewritten_conversation_is_left_out_and_one_that_comes_all_the_same_is_beyond_help() {
+        let shared = Arc::new(OwnConnections::default());
+        let start = Instant::now();
+        let mut register = OwnRegister::new(shared.clone(), start);
+        let rewritten = tuple("10.0.0.7:50000", "10.0.0.9:14750");
+        assert!(register.learn(start, rewritten));
+        assert!(shared.load().contains(&rewritten.reversed()));
+        let other = tuple("10.0.0.7:50001", "10.0.0.9:14750");
+        assert!(!shared.load().contains(&other), "nobody else's conversation");
+        assert!(register.learn(start + UNDER_WAY - Duration::from_millis(1), rewritten));
+        assert!(!register.learn(start + UNDER_WAY, rewritten));
+        assert!(register.learn(start + REWRITTEN_FOR, rewritten), "forgotten meanwhile");
+        for port in 1..MOST_REWRITTEN as u16 {
+            assert!(
+                register.learn(start + REWRITTEN_FOR, FiveTuple { source_port: port, ..other })
+            );
+        }
+        assert!(!register.learn(start + REWRITTEN_FOR, other), "too many");
+    }
+
+    #[test]
+    fn addresses_are_remembered_for_a_day_and_the_list_is_bounded() {
+        let shared = Arc::new(OwnConnections::default());
+        let mut register = OwnRegister::new(shared.clone(), Instant::now());
+        let start = Instant::now();
+        let old = tuple("198.51.100.7:50000", "192.0.2.1:4750");
+        let known_after = |register: &mut OwnRegister, after| {
+            register.know(start + after, &addresses(&["192.0.2.2:4750"]));
+            shared.load().contains(&old)
+        };
+        register.know(start, &addresses(&["192.0.2.1:4750"]));
+        assert!(known_after(&mut register, REMEMBERED_FOR - Duration::from_secs(1)));
+        assert!(!known_after(&mut register, REMEMBERED_FOR));
+        for port in 1000..2000 {
+            register.know(start, &[SocketAddr::new([192, 0, 2, 1].into(), port)]);
+        }
+        assert_eq!(register.known.len(), REMEMBERED);
     }
 }

@@ -568,7 +568,7 @@ fn a_stop_without_a_collector_does_not_wait() {
 }
 
 #[test]
-fn workers_know_the_uplinks_own_connection_before_it_is_accepted() {
+fn workers_know_the_collector_before_it_is_dialled() {
     let pki = Pki::new();
     let collector = Collector::new(&pki);
     let uplink = Running::with_default_timing(&pki, &collector);
@@ -583,7 +583,7 @@ fn workers_know_the_uplinks_own_connection_before_it_is_accepted() {
     };
     let own = uplink.status.own.load();
     assert!(own.contains(&tuple) && own.contains(&tuple.reversed()));
-    assert!(!own.contains(&FiveTuple { source_port: tuple.source_port ^ 1, ..tuple }));
+    assert!(!own.contains(&FiveTuple { target_port: tuple.target_port ^ 1, ..tuple }));
     drop(stream);
     uplink.stop(Duration::ZERO);
 }
