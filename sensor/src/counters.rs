@@ -92,6 +92,8 @@ pub struct InterfaceCounters {
     pub exported: Counter,
     /// Wanted by export, but no batch was free.
     pub lost_pool_empty: Counter,
+    /// Wanted by export, but of a conversation that is left out while the collector is slow.
+    pub lost_degraded: Counter,
     /// Analysed, but the worker panicked before export had decided.
     pub lost_worker_panicked: Counter,
     /// What the packets were.
@@ -111,7 +113,13 @@ impl InterfaceCounters {
         ]
         .map(Counter::read);
         self.unread.set(seen.saturating_sub(drops + corrupt + not_wanted + analysed));
-        let decided = [&self.not_selected, &self.own_uplink, &self.exported, &self.lost_pool_empty];
+        let decided = [
+            &self.not_selected,
+            &self.own_uplink,
+            &self.exported,
+            &self.lost_pool_empty,
+            &self.lost_degraded,
+        ];
         let decided: u64 = decided.map(Counter::read).iter().sum();
         self.lost_worker_panicked.set(analysed.saturating_sub(decided));
     }
@@ -167,6 +175,8 @@ pub struct WorkerCounters {
     pub doors_engaged: Counter,
     /// The flows.
     pub flows: WorkerFlows,
+    /// How much is exported, by the number of the [`Level`](crate::export::Level). May fall.
+    pub export_level: Counter,
     /// Passes over the rings, one a tick at most. Whoever watches goes by whether it changes.
     pub heartbeat: Counter,
 }
@@ -337,8 +347,13 @@ impl Counters {
     fn interface_ledger(&self, index: usize, name: &str) -> InterfaceLedger {
         let sum = |of: fn(&InterfaceCounters) -> &Counter| self.interface_sum(index, of);
         let pool_empty = sum(|c| &c.lost_pool_empty);
+        let degraded = sum(|c| &c.lost_degraded);
         let worker_panicked = sum(|c| &c.lost_worker_panicked);
-        let reasons = [("pool_empty", pool_empty), ("worker_panicked", worker_panicked)];
+        let reasons = [
+            ("pool_empty", pool_empty),
+            ("degraded", degraded),
+            ("worker_panicked", worker_panicked),
+        ];
         let counted = reasons.into_iter().filter(|(_, frames)| *frames > 0);
         let lost: LostByReason = counted.map(|(why, frames)| (why.into(), frames)).collect();
         InterfaceLedger {
@@ -365,23 +380,25 @@ mod tests {
         let counters = Counters::new(vec!["a".into(), "b".into()], 2);
         for (index, set) in counters.workers().iter().enumerate() {
             let counted = &set.interfaces[1];
-            counted.kernel_packets.add(17 + index as u64);
+            counted.kernel_packets.add(18 + index as u64);
             counted.kernel_drops.add(3);
             counted.unread.add(2);
             counted.not_wanted.add(5);
-            counted.analysed.add(7 + index as u64);
+            counted.analysed.add(8 + index as u64);
             counted.not_selected.add(4 + index as u64);
             counted.lost_worker_panicked.add(1);
             counted.own_uplink.add(1);
             counted.lost_pool_empty.add(1);
+            counted.lost_degraded.add(1);
         }
         let ledger = counters.ledger();
         assert_eq!(ledger.check(), Ok(()));
-        assert_eq!(ledger.interfaces[1].kernel_packets, 35);
+        assert_eq!(ledger.interfaces[1].kernel_packets, 37);
         assert_eq!(ledger.interfaces[1].not_wanted, 10);
         assert_eq!(ledger.interfaces[1].unread, 4);
         assert_eq!(ledger.interfaces[1].not_selected, 11);
         assert_eq!(ledger.interfaces[1].lost["pool_empty"], 2);
+        assert_eq!(ledger.interfaces[1].lost["degraded"], 2);
         assert_eq!(ledger.interfaces[1].lost["worker_panicked"], 2);
         assert_eq!(ledger.interfaces[0].kernel_packets, 0);
     }

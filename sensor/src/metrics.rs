@@ -179,7 +179,7 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
     ("ringwatch_frames_not_selected", "Frames that export did not want", |c| &c.not_selected),
     (
         "ringwatch_frames_own_uplink",
-        "Frames not exported because they belong to the sensor's own uplink",
+        "Frames not exported because they go to a collector or come from one",
         |c| &c.own_uplink,
     ),
     ("ringwatch_frames_exported", "Frames copied into a batch for the collector", |c| &c.exported),
@@ -187,6 +187,11 @@ const INTERFACE: &[(&str, &str, OfInterface)] = &[
         "ringwatch_frames_lost_pool_empty",
         "Frames that export wanted while no batch was free",
         |c| &c.lost_pool_empty,
+    ),
+    (
+        "ringwatch_frames_lost_degraded",
+        "Frames of conversations that were left out while the collector was slow",
+        |c| &c.lost_degraded,
     ),
     (
         "ringwatch_frames_lost_worker_panicked",
@@ -376,7 +381,14 @@ impl SensorCollector {
                 .map(|(index, set)| (vec![("worker", index.to_string())], of(&set.worker).read()));
             families.counter(name, help, rows)?;
         }
-        Ok(())
+        let sets = self.counters.workers().iter().enumerate();
+        families.gauge(
+            "ringwatch_export_level",
+            "How much is exported: 0 all that is configured, 1 truncated, 2 sampled, 3 headers",
+            sets.map(|(index, set)| {
+                (vec![("worker", index.to_string())], set.worker.export_level.read() as f64)
+            }),
+        )
     }
 }
 

@@ -18,7 +18,7 @@
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
 //!   questions        4                            the API refuses, status 503
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}
-//!   batches          export.pool_mib, all made    the frame is not exported       frames_lost_pool_empty
+//!   batches          export.pool_mib, all made    less, then nothing is exported  frames_lost_degraded, _pool_empty
 //!                    at start
 //! ```
 //!

@@ -65,6 +65,13 @@ impl FrameBatchWriter {
         }
     }
 
+    /// Changes what is told to the reader, and what frames are cut to, as in [`FrameBatchWriter::new`]. For an
+    /// empty batch: of one with frames it would not be true.
+    pub fn set_rate(&mut self, sample_one_in: u32, snaplen: u32) {
+        debug_assert!(self.is_empty(), "the frames in it have another rate");
+        (self.sample_one_in, self.snaplen) = (sample_one_in, snaplen.min(MAX_SNAPLEN));
+    }
+
     /// Appends a frame made of `parts`, cut to the snap length. `wire_len` is the length on the wire
     /// of the frame as it is written here (a VLAN tag put back counts); `interface` is an id of
     /// [`Interfaces`](crate::message::Interfaces).

@@ -405,7 +405,7 @@ impl Worker {
         } else {
             self.counters.worker.ticks_deferred.add(1);
         }
-        self.exporter.flush();
+        self.exporter.tick(until, &self.counters.worker);
         is_told
     }
 

@@ -7,24 +7,47 @@
 //! ```
 //!
 //! The batches are made at start and go round for ever. Both rings hold all batches of the worker, so
-//! neither can be full. When no empty batch is left the uplink is slower than the traffic: the frame
-//! is counted as `pool_empty` and forgotten. The worker never waits.
+//! neither can be full. While few are left, less of each frame is taken, and of fewer conversations: see
+//! [`pressure`]. When no empty batch is left the frame is counted as `pool_empty` and forgotten. The
+//! worker never waits.
+
+mod pressure;
 
 use packet::frame::Frame;
 use packet::{FiveTuple, Packet};
 use wire::frames::FrameBatchWriter;
-use wire::units::WireLen;
+use wire::units::{UnixNanos, WireLen};
 
 use crate::config::{Export, ExportFrames};
-use crate::counters::InterfaceCounters;
+use crate::counters::{InterfaceCounters, WorkerCounters};
 use crate::uplink::BatchRing;
+
+pub use self::pressure::Level;
+use self::pressure::Pressure;
 
 /// A worker's end of the batch cycle.
 pub struct Exporter {
     selection: Selection,
+    /// Bytes of a frame, where there is no pressure.
+    snaplen: u32,
+    /// Batches of the pool.
+    batches: usize,
+    pressure: Pressure,
+    /// Of the current batch.
+    level: Level,
     current: Option<FrameBatchWriter>,
     filled: rtrb::Producer<FrameBatchWriter>,
     empty: rtrb::Consumer<FrameBatchWriter>,
+}
+
+/// What becomes of a frame that is wanted.
+enum Fate {
+    /// It is in a batch.
+    Exported,
+    /// Its conversation is left out while the collector is slow.
+    Degraded,
+    /// There is no batch for it.
+    PoolEmpty,
 }
 
 /// Which frames are wanted.
@@ -56,10 +79,15 @@ impl Selection {
         match self.frames {
             ExportFrames::None => false,
             ExportFrames::All => true,
-            ExportFrames::OneIn(one_in) => {
-                conversation(packet).flow_hash(self.key).is_multiple_of(u64::from(one_in))
-            }
+            ExportFrames::OneIn(one_in) => self.is_one_in(one_in, packet),
         }
+    }
+
+    /// Of so many conversations, is this one of those that are chosen? Those that are chosen of more are among them,
+    /// where `one_in` divides the other number.
+    #[inline]
+    fn is_one_in(&self, one_in: u32, packet: &Packet) -> bool {
+        conversation(packet).flow_hash(self.key).is_multiple_of(u64::from(one_in))
     }
 }
 
@@ -88,7 +116,16 @@ impl Exporter {
             // The ring has room for each of them.
             let _ = empty_in.push(batch);
         }
-        let worker = Self { selection, current: None, filled: filled_in, empty: empty_out };
+        let worker = Self {
+            selection,
+            snaplen: export.snaplen,
+            batches,
+            pressure: Pressure::default(),
+            level: Level::default(),
+            current: None,
+            filled: filled_in,
+            empty: empty_out,
+        };
         (worker, BatchRing { filled: filled_out, empty: empty_in })
     }
 
@@ -110,10 +147,12 @@ impl Exporter {
                 &counters.not_selected
             } else if is_own(&packet.tuple) {
                 &counters.own_uplink
-            } else if self.push(frame) {
-                &counters.exported
             } else {
-                &counters.lost_pool_empty
+                match self.export(frame, packet) {
+                    Fate::Exported => &counters.exported,
+                    Fate::Degraded => &counters.lost_degraded,
+                    Fate::PoolEmpty => &counters.lost_pool_empty,
+                }
             };
             counter.add(1);
         }
@@ -126,19 +165,63 @@ impl Exporter {
         }
     }
 
-    fn push(&mut self, frame: &Frame<'_>) -> bool {
-        // Twice at most: a frame that does not fit into the current batch fits into an empty one.
+    /// Some time has passed. Hands over what lies in a batch that is not full, and decides anew how much is
+    /// exported: where nobody is of a conversation that is left, no batch would ever begin.
+    pub fn tick(&mut self, now: UnixNanos, counters: &WorkerCounters) {
+        self.flush();
+        if let Some(batch) = self.current.take().or_else(|| self.empty.pop().ok()) {
+            self.begin(batch, now);
+        }
+        counters.export_level.set(self.level as u64);
+    }
+
+    /// Makes sure that there is a batch to write to. Its first frame is of the time `now`.
+    #[inline]
+    fn begin_batch(&mut self, now: UnixNanos) -> bool {
+        if self.current.is_some() {
+            return true;
+        }
+        let Ok(batch) = self.empty.pop() else { return false };
+        self.begin(batch, now);
+        true
+    }
+
+    /// Begins with an empty batch.
+    fn begin(&mut self, mut batch: FrameBatchWriter, now: UnixNanos) {
+        self.level = self.pressure.at_batch(self.empty.slots() + 1, self.batches, now);
+        let one_in = self.selection.one_in().saturating_mul(self.level.one_in());
+        batch.set_rate(one_in, self.level.snaplen(self.snaplen));
+        self.current = Some(batch);
+    }
+
+    /// Is this wanted frame of one of the conversations that the level of the current batch leaves?
+    #[inline]
+    fn is_in_level(&self, packet: &Packet) -> bool {
+        let one_in = self.level.one_in();
+        one_in == 1 || {
+            let one_in = self.selection.one_in().saturating_mul(one_in);
+            self.selection.is_one_in(one_in, packet)
+        }
+    }
+
+    /// Copies a frame that is wanted.
+    #[inline]
+    fn export(&mut self, frame: &Frame<'_>, packet: &Packet) -> Fate {
+        // Twice at most: a frame that does not fit into the current batch fits into an empty one, which may be
+        // of another level.
         for _ in 0..2 {
-            if self.current.is_none() {
-                self.current = self.empty.pop().ok();
+            if !self.begin_batch(frame.time) {
+                break;
             }
-            let Some(batch) = &mut self.current else { return false };
-            if write(batch, frame) {
-                return true;
+            if !self.is_in_level(packet) {
+                return Fate::Degraded;
+            }
+            if self.current.as_mut().is_some_and(|batch| write(batch, frame)) {
+                return Fate::Exported;
             }
             self.hand_over();
         }
-        false
+        Fate::PoolEmpty
     }
 
     fn hand_over(&mut self) {
@@ -186,6 +269,7 @@ mod tests {
     use wire::units::{Sequence, UnixNanos};
 
     use super::*;
+    use crate::counters::Counter;
     use packet::frame::{LinkType, VlanTag};
     use packet::{Address, Kind, protocol};
 
@@ -249,6 +333,65 @@ mod tests {
         assert_eq!(sent(&mut cycle).len() as u64, exported);
         exporter.take(&[frame(&bytes, None)], &[packet(1)], &counters, |_| false);
         assert_eq!(counters.exported.read(), exported + 1, "batches go round");
+    }
+
+    #[test]
+    fn a_slow_uplink_gets_less_of_each_frame_then_fewer_conversations_and_each_batch_says_so() {
+        let pool = 40 * FrameBatchWriter::CAPACITY;
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, pool);
+        let bytes = vec![0; 1500];
+        let counters = InterfaceCounters::default();
+        let mut sent = 0;
+        for port in 0..65_535_u16 {
+            exporter.take(&[frame(&bytes, None)], &[packet(port)], &counters, |_| false);
+            sent += 1;
+            if counters.lost_pool_empty.read() > 0 {
+                break;
+            }
+        }
+        let [exported, degraded] = [&counters.exported, &counters.lost_degraded].map(Counter::read);
+        assert_eq!(exported + degraded + counters.lost_pool_empty.read(), sent);
+        let mut rates = Vec::new();
+        let mut kept = 0;
+        while let Ok(mut batch) = cycle.filled.pop() {
+            let bytes = &batch.finish(Sequence(1))[HEADER_LEN..];
+            let parsed = FrameBatch::parse(Sequence(1), bytes).unwrap();
+            assert!(parsed.iter().all(|frame| frame.data.len() as u32 == parsed.snaplen.min(1500)));
+            kept += u64::from(parsed.len());
+            rates.push((parsed.snaplen, parsed.sample_one_in));
+            batch.clear();
+            cycle.empty.push(batch).unwrap();
+        }
+        assert_eq!(kept, exported);
+        rates.dedup();
+        assert_eq!(rates, [(65_535, 1), (256, 1), (256, 8), (128, 8)]);
+        let share = exported as f64 / (exported + degraded) as f64;
+        assert!((0.1..0.5).contains(&share), "{exported} of {sent}");
+    }
+
+    #[test]
+    fn where_no_conversation_is_left_time_alone_brings_all_of_them_back() {
+        let pool = 40 * FrameBatchWriter::CAPACITY;
+        let (mut exporter, mut cycle) = exporter(ExportFrames::All, pool);
+        let bytes = vec![0; 1500];
+        let (counters, worker) = (InterfaceCounters::default(), WorkerCounters::default());
+        // One that is left out when fewer are exported.
+        let left_out = (0..).map(packet).find(|packet| !exporter.selection.is_one_in(8, packet));
+        let left_out = left_out.unwrap();
+        while counters.lost_degraded.read() == 0 {
+            exporter.take(&[frame(&bytes, None)], &[left_out], &counters, |_| false);
+        }
+        while let Ok(mut batch) = cycle.filled.pop() {
+            batch.clear();
+            cycle.empty.push(batch).unwrap();
+        }
+        for second in 1..=4 {
+            exporter.tick(UnixNanos(second * 2_000_000_000), &worker);
+        }
+        assert_eq!(worker.export_level.read(), Level::Whole as u64);
+        let exported = counters.exported.read();
+        exporter.take(&[frame(&bytes, None)], &[left_out], &counters, |_| false);
+        assert_eq!(counters.exported.read(), exported + 1);
     }
 
     #[test]
