@@ -29,6 +29,7 @@ pub const TOOLS: &[Tool] = &[
     tool("iperf3", "iperf3", "makes ordinary bulk traffic"),
     tool("socat", "socat", "makes an interface without link headers"),
     tool("curl", "curl", "makes ordinary web traffic"),
+    tool("promtool", "prometheus", "checks the alert rules that are shipped, and runs their tests"),
     tool("shellcheck", "shellcheck", "checks the scripts for bare metal"),
 ];
 

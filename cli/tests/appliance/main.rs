@@ -13,6 +13,7 @@ mod ending;
 mod faults;
 mod frames;
 mod identity;
+mod monitoring;
 mod operator;
 mod scan;
 mod site;
