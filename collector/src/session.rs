@@ -11,10 +11,11 @@
 //!      ◀───────────────────────────── Goodbye ────     orderly end
 //! ```
 //!
-//! Sequences: what is not beyond the last position taken was stored already (the sensor did not learn
+//! Three streams are numbered, each by itself: alerts and records (by the sensor's spool, over its
+//! restarts), and batches of frames (by its run). What is not beyond the last position taken was stored already (the sensor did not learn
 //! it before its connection broke); it is skipped and acknowledged. A hole is counted and accepted:
-//! the sensor gave up what is missing. What lies before the first batch that is known of a run is no
-//! hole: another collector may have it.
+//! the sensor gave up what is missing; holes of records that it announces by a gap are counted apart.
+//! What lies before the first batch that is known of a stream is no hole: another collector may have it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,12 +27,12 @@ use wire::header::{MINOR, Stream};
 use wire::ledger::Ledger;
 use wire::message::{
     Ack, CollectorHello, Control, Echo, Gap, Goodbye, Heartbeat, Interface, Limits, MAX_INTERFACES,
-    Message, Resume, SensorHello,
+    Message, RecordGap, Resume, SensorHello, UNUSED,
 };
 use wire::records::{RecordBatch, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
-use crate::status::Marks;
+use crate::status::{Marks, OnConnection};
 
 /// Silence after which a sensor is given up.
 pub const SILENCE: Duration = Duration::from_secs(15);
@@ -140,8 +141,15 @@ pub enum Intake<'m> {
     },
     /// The sensor's ledger.
     Ledger(Ledger),
-    /// Frames that the sensor lost.
-    Gap(Gap),
+    /// What the sensor lost.
+    Gap {
+        /// Frames.
+        frames: u64,
+        /// Records; 0 for numbers that no record ever had.
+        records: u64,
+        /// Records before the hole that never came.
+        missing: u64,
+    },
     /// The sensor's clock minus ours, in nanoseconds.
     ClockOffset(i64),
     /// Orderly end.
@@ -151,6 +159,8 @@ pub enum Intake<'m> {
 /// Records that are not stored yet, as lines.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewRecords {
+    /// [`Stream::Records`] or [`Stream::Alerts`].
+    pub stream: Stream,
     /// JSON lines.
     pub lines: Vec<u8>,
     /// How many.
@@ -176,10 +186,12 @@ pub struct Session {
     interfaces: Arc<Vec<Interface>>,
     /// What was taken, stored or still on its way to the disk.
     taken: Marks,
+    /// Holes in the numbers of records that the sensor announced end here.
+    announced: Marks,
     /// What the sensor was told to be stored.
     acknowledged: Marks,
-    /// Records and frames, of this connection, that the sensor was told to be stored.
-    counts: (u64, u64),
+    /// Records and frames of this connection that the sensor was told to be stored.
+    counts: OnConnection,
     last_heard: Instant,
     last_beat: Instant,
     /// The sensor's last heartbeat, to be echoed, and when it came.
@@ -206,8 +218,9 @@ impl Session {
             is_over: false,
             interfaces: Arc::default(),
             taken: Marks::default(),
+            announced: Marks::default(),
             acknowledged: Marks::default(),
-            counts: (0, 0),
+            counts: OnConnection::default(),
             last_heard: now.instant,
             last_beat: now.instant,
             heartbeat: None,
@@ -247,32 +260,27 @@ impl Session {
         }
     }
 
-    /// Says where this run of the sensor stands: `taken` is what reached the committer already, on
-    /// this connection or an earlier one, `stored` what is stored of that.
-    pub const fn resume_after(&mut self, taken: Marks, stored: Marks) {
+    /// Says where this sensor stands: `taken` is what reached the committer already, on this
+    /// connection or an earlier one, `announced` the ends of the holes that were announced, `stored`
+    /// what is stored.
+    pub const fn resume_after(&mut self, taken: Marks, announced: Marks, stored: Marks) {
         self.taken = taken;
+        self.announced = announced;
         self.acknowledged = stored;
     }
 
-    /// Takes note of what is stored, and acknowledges what is new. `records` and `frames` count what
-    /// was stored of this connection.
+    /// Takes note of what is stored, and acknowledges what is new. `counts` is what was stored of this
+    /// connection.
     ///
     /// # Errors
     /// [`SessionError::Encode`].
-    pub fn acknowledge(
-        &mut self,
-        stored: Marks,
-        records: u64,
-        frames: u64,
-    ) -> Result<(), SessionError> {
-        self.counts = (records, frames);
-        if stored.records > self.acknowledged.records {
-            self.acknowledged.records = stored.records;
-            self.send_ack(Stream::Records)?;
-        }
-        if stored.frames > self.acknowledged.frames {
-            self.acknowledged.frames = stored.frames;
-            self.send_ack(Stream::Frames)?;
+    pub fn acknowledge(&mut self, stored: Marks, counts: OnConnection) -> Result<(), SessionError> {
+        self.counts = counts;
+        for stream in [Stream::Alerts, Stream::Records, Stream::Frames] {
+            if stored.of(stream) > self.acknowledged.of(stream) {
+                self.acknowledged.set(stream, stored.of(stream));
+                self.send_ack(stream)?;
+            }
         }
         Ok(())
     }
@@ -321,6 +329,12 @@ impl Session {
         self.taken
     }
 
+    /// Where the last announced hole of each stream ends.
+    #[must_use]
+    pub const fn announced(&self) -> Marks {
+        self.announced
+    }
+
     /// Whether the sensor said goodbye.
     #[must_use]
     pub const fn is_over(&self) -> bool {
@@ -356,13 +370,14 @@ impl Session {
     }
 
     fn take_records<'m>(&mut self, batch: &RecordBatch<'_>) -> Result<Intake<'m>, SessionError> {
-        let last = batch.last();
-        if last <= self.taken.records {
-            self.repeat_ack(Stream::Records, last)?;
+        let (stream, last) = (batch.stream, batch.last());
+        let taken = self.taken.of(stream);
+        if last <= taken {
+            self.repeat_ack(stream, last)?;
             return Ok(Intake::Duplicate { count: u64::from(batch.len()) });
         }
-        let expected = self.taken.records.next();
-        let missing = missing_before(self.taken.records, batch.first);
+        let expected = taken.next();
+        let missing = missing_before(taken.max(self.announced.of(stream)), batch.first);
         let (mut lines, mut count, mut alerts) = (Vec::new(), 0, 0);
         for record in batch.iter().filter(|record| record.sequence >= expected) {
             self.check_event(record.sequence, record.json)?;
@@ -371,9 +386,30 @@ impl Session {
             count += 1;
             alerts += u64::from(record.kind == RecordKind::Alert);
         }
-        self.taken.records = last;
+        self.taken.set(stream, last);
         let duplicates = u64::from(batch.len()) - count;
-        Ok(Intake::Records(NewRecords { lines, count, alerts, last, missing, duplicates }))
+        Ok(Intake::Records(NewRecords { stream, lines, count, alerts, last, missing, duplicates }))
+    }
+
+    /// A hole that the sensor announces. It may say so again, on the next connection.
+    fn take_gap<'m>(&mut self, gap: &Gap) -> Intake<'m> {
+        let (mut records, mut missing) = (0, 0);
+        if let Some(RecordGap {
+            stream: stream @ (Stream::Records | Stream::Alerts),
+            first,
+            last,
+        }) = gap.records
+        {
+            let known = self.taken.of(stream).max(self.announced.of(stream));
+            let begin = first.max(Sequence(known.0.saturating_add(1)));
+            if last >= begin {
+                records = (last.0 - begin.0).saturating_add(1);
+                missing = missing_before(known, begin);
+                self.announced.set(stream, last);
+            }
+        }
+        let records = if gap.reason == UNUSED { 0 } else { records };
+        Intake::Gap { frames: gap.frames, records, missing }
     }
 
     /// A record must be a JSON object, and must not claim to be another sensor's.
@@ -408,7 +444,7 @@ impl Session {
             }
             Control::Heartbeat(heartbeat) => self.take_heartbeat(heartbeat, now),
             Control::LedgerReport(ledger) => Ok(Intake::Ledger(ledger)),
-            Control::Gap(gap) => Ok(Intake::Gap(gap)),
+            Control::Gap(gap) => Ok(self.take_gap(&gap)),
             Control::Goodbye(goodbye) => {
                 self.is_over = true;
                 Ok(Intake::Goodbye(goodbye))
@@ -464,18 +500,11 @@ impl Session {
 
     /// Says again that something is stored, unless it is only on its way there.
     fn repeat_ack(&mut self, stream: Stream, sequence: Sequence) -> Result<(), SessionError> {
-        let stored = match stream {
-            Stream::Frames => self.acknowledged.frames,
-            _ => self.acknowledged.records,
-        };
-        if sequence <= stored { self.send_ack(stream) } else { Ok(()) }
+        if sequence <= self.acknowledged.of(stream) { self.send_ack(stream) } else { Ok(()) }
     }
 
     fn send_ack(&mut self, stream: Stream) -> Result<(), SessionError> {
-        let (sequence, count) = match stream {
-            Stream::Frames => (self.acknowledged.frames, self.counts.1),
-            _ => (self.acknowledged.records, self.counts.0),
-        };
+        let (sequence, count) = (self.acknowledged.of(stream), self.counts.of(stream));
         self.send(Control::Ack(Ack { stream, sequence, count }))
     }
 
@@ -494,7 +523,7 @@ fn is_declared(interfaces: &[Interface], id: u32) -> bool {
         || interfaces.iter().any(|interface| interface.id == id)
 }
 
-/// Positions between the last one taken, 0 if none is known of this run, and the next one.
+/// Positions between the last one known, 0 if none is known of this stream, and the next one.
 const fn missing_before(taken: Sequence, next: Sequence) -> u64 {
     if taken.0 == 0 { 0 } else { next.0.saturating_sub(taken.0).saturating_sub(1) }
 }
@@ -565,7 +594,36 @@ mod tests {
         }
 
         fn records(&mut self, first: u64, records: &[&str]) -> Result<Intake<'_>, SessionError> {
-            let mut batch = RecordBatchWriter::new();
+            self.batch(RecordBatchWriter::new(), first, records)
+        }
+
+        fn alerts(&mut self, first: u64, records: &[&str]) -> Result<Intake<'_>, SessionError> {
+            self.batch(RecordBatchWriter::of_alerts(), first, records)
+        }
+
+        /// Announces a hole; gives the records in it that count.
+        fn gap(&mut self, reason: &str, stream: Stream, first: u64, last: u64) -> u64 {
+            let gap = Gap {
+                stage: "spool".into(),
+                reason: reason.into(),
+                frames: 0,
+                bytes: 0,
+                from: WALL,
+                to: WALL,
+                records: Some(RecordGap { stream, first: Sequence(first), last: Sequence(last) }),
+            };
+            match self.control(Control::Gap(gap)).unwrap() {
+                Intake::Gap { frames: 0, records, missing: 0 } => records,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn batch(
+            &mut self,
+            mut batch: RecordBatchWriter,
+            first: u64,
+            records: &[&str],
+        ) -> Result<Intake<'_>, SessionError> {
             for json in records {
                 batch.try_push(RecordKind::Flow, json.as_bytes()).unwrap();
             }
@@ -619,13 +677,18 @@ mod tests {
             minor: 0,
             sensor: name.into(),
             boot_epoch: 5,
+            spool_epoch: 0,
             host: String::new(),
             version: String::new(),
         }
     }
 
     fn marks(records: u64, frames: u64) -> Marks {
-        Marks { records: Sequence(records), frames: Sequence(frames) }
+        Marks { records: Sequence(records), frames: Sequence(frames), alerts: Sequence(0) }
+    }
+
+    fn counts(records: u64, frames: u64) -> OnConnection {
+        OnConnection { records, frames, ..OnConnection::default() }
     }
 
     fn ack(stream: Stream, sequence: u64, count: u64) -> Control {
@@ -658,7 +721,13 @@ mod tests {
 
     #[test]
     fn the_first_word_is_the_collectors_and_says_where_to_go_on() {
-        let resume = Resume { boot_epoch: 5, records: Sequence(3), frames: Sequence(4) };
+        let resume = Resume {
+            boot_epoch: 5,
+            records: Sequence(3),
+            frames: Sequence(4),
+            spool_epoch: 6,
+            alerts: Sequence(2),
+        };
         let mut link = Link::new(Some(resume));
         let sent = link.sent();
         let [Control::CollectorHello(hello)] = sent.as_slice() else { panic!("{sent:?}") };
@@ -680,7 +749,7 @@ mod tests {
         link.records(1, &["{}"]).unwrap();
         link.records(1, &["{}"]).unwrap();
         assert_eq!(link.sent(), []);
-        link.session.acknowledge(marks(1, 0), 1, 0).unwrap();
+        link.session.acknowledge(marks(1, 0), counts(1, 0)).unwrap();
         assert_eq!(link.sent(), [ack(Stream::Records, 1, 1)]);
         link.records(1, &["{}"]).unwrap();
         assert_eq!(link.sent(), [ack(Stream::Records, 1, 1)]);
@@ -689,18 +758,18 @@ mod tests {
     #[test]
     fn each_stream_is_acknowledged_when_it_has_moved() {
         let mut link = Link::greeted();
-        link.session.acknowledge(marks(3, 0), 3, 0).unwrap();
+        link.session.acknowledge(marks(3, 0), counts(3, 0)).unwrap();
         assert_eq!(link.sent(), [ack(Stream::Records, 3, 3)]);
-        link.session.acknowledge(marks(3, 2), 3, 20).unwrap();
+        link.session.acknowledge(marks(3, 2), counts(3, 20)).unwrap();
         assert_eq!(link.sent(), [ack(Stream::Frames, 2, 20)]);
-        link.session.acknowledge(marks(3, 2), 3, 20).unwrap();
+        link.session.acknowledge(marks(3, 2), counts(3, 20)).unwrap();
         assert_eq!(link.sent(), []);
     }
 
     #[test]
     fn what_an_earlier_connection_handed_over_is_not_taken_again() {
         let mut link = Link::greeted();
-        link.session.resume_after(marks(10, 4), marks(8, 4));
+        link.session.resume_after(marks(10, 4), Marks::default(), marks(8, 4));
         assert!(matches!(link.records(9, &["{}", "{}"]).unwrap(), Intake::Duplicate { count: 2 }));
         assert!(matches!(link.frames(4, 1).unwrap(), Intake::Duplicate { .. }));
         assert_eq!(link.sent(), [ack(Stream::Frames, 4, 0)]);
@@ -713,6 +782,54 @@ mod tests {
         check_records(&link.records(u64::MAX - 9, &["{}"]).unwrap(), "{}\n", 0, 0);
         assert!(matches!(link.frames(1000, 1).unwrap(), Intake::Frames { missing: 0, .. }));
         assert!(matches!(link.frames(1003, 1).unwrap(), Intake::Frames { missing: 2, .. }));
+    }
+
+    #[test]
+    fn alerts_and_records_are_numbered_acknowledged_and_missed_each_by_themselves() {
+        let mut link = Link::greeted();
+        check_records(&link.alerts(1, &["{}", "{ }"]).unwrap(), "{}\n{ }\n", 0, 0);
+        check_records(&link.records(1, &["{}"]).unwrap(), "{}\n", 0, 0);
+        check_records(&link.alerts(5, &["{}"]).unwrap(), "{}\n", 2, 0);
+        check_records(&link.records(3, &["{}"]).unwrap(), "{}\n", 1, 0);
+        assert!(matches!(link.alerts(4, &["{}", "{}"]).unwrap(), Intake::Duplicate { count: 2 }));
+        check_records(&link.records(2, &["{}", "{}", "{\"n\":4}"]).unwrap(), "{\"n\":4}\n", 0, 2);
+        let stored = Marks { alerts: Sequence(5), records: Sequence(3), frames: Sequence(0) };
+        let counts = OnConnection { alerts: 3, records: 2, ..OnConnection::default() };
+        link.session.acknowledge(stored, counts).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Alerts, 5, 3), ack(Stream::Records, 3, 2)]);
+        link.alerts(5, &["{}"]).unwrap();
+        assert_eq!(link.sent(), [ack(Stream::Alerts, 5, 3)]);
+    }
+
+    #[test]
+    fn a_hole_that_was_announced_is_counted_once_and_not_as_missing() {
+        let mut link = Link::greeted();
+        link.records(1, &["{}"]).unwrap();
+        assert_eq!(link.gap("spool_full", Stream::Records, 2, 4), 3);
+        assert_eq!(link.gap("spool_full", Stream::Records, 2, 4), 0, "said again");
+        assert_eq!(link.gap("spool_full", Stream::Records, 3, 6), 2, "two of it are new");
+        check_records(&link.records(8, &["{}"]).unwrap(), "{}\n", 1, 0);
+        assert_eq!(link.gap("spool_full", Stream::Records, 5, 8), 0, "taken meanwhile");
+        assert_eq!(link.gap(UNUSED, Stream::Records, 9, 1 << 40), 0, "nothing was lost");
+        check_records(&link.records((1 << 40) + 1, &["{}"]).unwrap(), "{}\n", 0, 0);
+        // The other stream has its own holes.
+        link.alerts(1, &["{}"]).unwrap();
+        check_records(&link.alerts(4, &["{}"]).unwrap(), "{}\n", 2, 0);
+        assert_eq!(link.gap("spool_full", Stream::Frames, 1, 9), 0, "frames are not numbered so");
+        assert_eq!(link.gap("spool_full", Stream::Alerts, 0, u64::MAX), u64::MAX - 4);
+    }
+
+    #[test]
+    fn what_lies_before_an_announced_hole_and_never_came_is_missing() {
+        let mut link = Link::greeted();
+        link.records(1, &["{}"]).unwrap();
+        let records =
+            Some(RecordGap { stream: Stream::Records, first: Sequence(5), last: Sequence(6) });
+        let (stage, reason) = ("spool".into(), "spool_aged".into());
+        let gap = Gap { stage, reason, frames: 0, bytes: 0, from: WALL, to: WALL, records };
+        let intake = link.control(Control::Gap(gap)).unwrap();
+        assert!(matches!(intake, Intake::Gap { records: 2, missing: 3, .. }), "{intake:?}");
+        check_records(&link.records(7, &["{}"]).unwrap(), "{}\n", 0, 0);
     }
 
     #[test]

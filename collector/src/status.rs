@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use wire::header::Stream;
 use wire::ledger::Ledger;
 use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
@@ -117,8 +118,11 @@ pub struct SensorState {
     pub since: UnixNanos,
     /// It said goodbye on its last connection: everything that it had to say came before.
     pub has_ended: bool,
-    /// Its run; all sequences belong to it.
+    /// Its run; the sequence of frames belongs to it.
     pub boot_epoch: u64,
+    /// Its spool; the sequences of records belong to it. A sensor of minor version 0 has none, and its
+    /// run stands here.
+    pub spool_epoch: u64,
     /// Its host name.
     pub host: String,
     /// Its version.
@@ -135,6 +139,8 @@ pub struct SensorState {
     pub missing: u64,
     /// Frames that the sensor itself reported as missing.
     pub gap_frames: u64,
+    /// Records that the sensor itself reported as missing.
+    pub gap_records: u64,
     /// The sensor's clock minus ours, in nanoseconds.
     pub clock_offset: Option<i64>,
     /// Its last ledger.
@@ -167,13 +173,38 @@ pub struct Stored {
     pub last_record: Option<UnixNanos>,
 }
 
-/// Positions in the streams of one run of a sensor; 0 is none.
+/// Positions in the streams of a sensor, of records in its spool, of frames in its run; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Last record.
+    /// Last record of [`Stream::Records`].
     pub records: Sequence,
+    /// Last record of [`Stream::Alerts`].
+    pub alerts: Sequence,
     /// Last frame batch.
     pub frames: Sequence,
+}
+
+impl Marks {
+    /// The position in one stream. [`Stream::Control`] has none: 0.
+    #[must_use]
+    pub const fn of(&self, stream: Stream) -> Sequence {
+        match stream {
+            Stream::Records => self.records,
+            Stream::Alerts => self.alerts,
+            Stream::Frames => self.frames,
+            Stream::Control => Sequence(0),
+        }
+    }
+
+    /// Sets the position in one stream; nothing for [`Stream::Control`].
+    pub const fn set(&mut self, stream: Stream, position: Sequence) {
+        match stream {
+            Stream::Records => self.records = position,
+            Stream::Alerts => self.alerts = position,
+            Stream::Frames => self.frames = position,
+            Stream::Control => {}
+        }
+    }
 }
 
 /// What was stored of one connection.
@@ -181,10 +212,25 @@ pub struct Marks {
 pub struct OnConnection {
     /// The connection.
     pub id: u64,
-    /// Records on the disk.
+    /// Records of [`Stream::Records`] on the disk.
     pub records: u64,
+    /// Records of [`Stream::Alerts`] on the disk.
+    pub alerts: u64,
     /// Frames written.
     pub frames: u64,
+}
+
+impl OnConnection {
+    /// What was stored of one stream: records, or frames (not batches).
+    #[must_use]
+    pub const fn of(&self, stream: Stream) -> u64 {
+        match stream {
+            Stream::Records => self.records,
+            Stream::Alerts => self.alerts,
+            Stream::Frames => self.frames,
+            Stream::Control => 0,
+        }
+    }
 }
 
 impl Shared {
@@ -271,12 +317,17 @@ impl Sensor {
 }
 
 impl SensorState {
-    /// Takes note of the sensor's hello. A new run begins its sequences anew.
+    /// Takes note of the sensor's hello. A new run begins the sequence of frames anew, a new spool those
+    /// of records.
     pub fn greet(&mut self, hello: &SensorHello) {
         if self.boot_epoch != hello.boot_epoch {
             self.boot_epoch = hello.boot_epoch;
-            self.marks = Marks::default();
+            self.marks.frames = Sequence(0);
             self.ledger = None;
+        }
+        if self.spool_epoch != hello.record_epoch() {
+            self.spool_epoch = hello.record_epoch();
+            (self.marks.records, self.marks.alerts) = (Sequence(0), Sequence(0));
         }
         self.host.clone_from(&hello.host);
         self.version.clone_from(&hello.version);
@@ -285,7 +336,9 @@ impl SensorState {
     /// Takes over what an earlier run of the collector stored.
     pub const fn restore(&mut self, resume: &Resume) {
         self.boot_epoch = resume.boot_epoch;
-        self.marks = Marks { records: resume.records, frames: resume.frames };
+        self.spool_epoch = resume.record_epoch();
+        let Resume { records, alerts, frames, .. } = *resume;
+        self.marks = Marks { records, alerts, frames };
     }
 
     /// What was stored of this connection; begins at zero with each new one.
@@ -299,9 +352,10 @@ impl SensorState {
     /// What a sensor is told to go on from; `None` if nothing is stored of it.
     #[must_use]
     pub fn resume(&self) -> Option<Resume> {
-        let Marks { records, frames } = self.marks;
-        let is_known = self.boot_epoch != 0;
-        is_known.then_some(Resume { boot_epoch: self.boot_epoch, records, frames })
+        let Marks { records, alerts, frames } = self.marks;
+        let Self { boot_epoch, spool_epoch, .. } = *self;
+        let is_known = boot_epoch != 0;
+        is_known.then_some(Resume { boot_epoch, records, frames, spool_epoch, alerts })
     }
 }
 

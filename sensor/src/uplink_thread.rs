@@ -127,6 +127,7 @@ fn hello(about: &About<'_>) -> SensorHello {
         minor: wire::header::MINOR,
         sensor: about.sensor.to_owned(),
         boot_epoch: about.boot_epoch,
+        spool_epoch: about.boot_epoch,
         host: host::name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

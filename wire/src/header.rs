@@ -19,7 +19,11 @@ pub const MAGIC: [u8; 4] = *b"RWF1";
 /// Major version. A receiver refuses any other; minor versions are exchanged in the hellos.
 pub const VERSION: u8 = 1;
 /// Minor version of this build. A higher minor version only adds kinds and fields.
-pub const MINOR: u16 = 0;
+///
+/// 0 had one stream of records, numbered anew with each run of the sensor. 1 adds
+/// [`Kind::Alerts`] on a stream of its own, records numbered by the sensor's spool, and what gaps say
+/// of records.
+pub const MINOR: u16 = 1;
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 32;
 /// Longest payload of any message, in bytes as sent.
@@ -62,6 +66,8 @@ pub enum Kind {
     LedgerReport = 9,
     /// Last message of an orderly end.
     Goodbye = 10,
+    /// A batch of records that come before others: alerts, anomalies, audit. Since minor version 1.
+    Alerts = 11,
 }
 
 impl Kind {
@@ -79,6 +85,7 @@ impl Kind {
             8 => Self::Gap,
             9 => Self::LedgerReport,
             10 => Self::Goodbye,
+            11 => Self::Alerts,
             _ => return None,
         })
     }
@@ -89,6 +96,7 @@ impl Kind {
         match self {
             Self::Records => Stream::Records,
             Self::Frames => Stream::Frames,
+            Self::Alerts => Stream::Alerts,
             _ => Stream::Control,
         }
     }
@@ -97,7 +105,7 @@ impl Kind {
     #[must_use]
     pub const fn max_payload(self) -> usize {
         match self {
-            Self::Records => MAX_PAYLOAD,
+            Self::Records | Self::Alerts => MAX_PAYLOAD,
             Self::Frames => MAX_FRAME_BATCH,
             _ => MAX_CONTROL,
         }
@@ -115,6 +123,8 @@ pub enum Stream {
     Records = 1,
     /// Captured frames; one number per batch.
     Frames = 2,
+    /// Records that come before others; one number per record. Since minor version 1.
+    Alerts = 3,
 }
 
 /// How a payload is packed: bits of the header's `flags`.
@@ -315,6 +325,7 @@ mod tests {
         for (kind, limit) in [
             (Kind::Frames as u8, MAX_FRAME_BATCH),
             (Kind::Records as u8, MAX_PAYLOAD),
+            (Kind::Alerts as u8, MAX_PAYLOAD),
             (Kind::Ack as u8, MAX_CONTROL),
             (200, MAX_PAYLOAD),
         ] {

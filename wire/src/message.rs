@@ -15,7 +15,7 @@ use crate::units::{Sequence, UnixNanos};
 pub enum Message<'a> {
     /// Anything but data.
     Control(Control),
-    /// Event records.
+    /// Event records, of either stream.
     Records(RecordBatch<'a>),
     /// Captured frames.
     Frames(FrameBatch<'a>),
@@ -79,15 +79,30 @@ impl Default for Limits {
     }
 }
 
-/// What the collector stored last, of one run of the sensor.
+/// What the collector stored last, of one run of the sensor and of one spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// The run of the sensor that the positions belong to.
+    /// The run of the sensor that the position of frames belongs to.
     pub boot_epoch: u64,
-    /// Last record stored; 0 for none.
+    /// Last record stored on stream [`Stream::Records`]; 0 for none.
     pub records: Sequence,
     /// Last frame batch stored; 0 for none.
     pub frames: Sequence,
+    /// The spool that the positions of records belong to. 0 from minor version 0: see
+    /// [`Resume::record_epoch`].
+    #[serde(default)]
+    pub spool_epoch: u64,
+    /// Last record stored on stream [`Stream::Alerts`]; 0 for none.
+    #[serde(default)]
+    pub alerts: Sequence,
+}
+
+impl Resume {
+    /// What the positions of records belong to: the spool, or with minor version 0 the run.
+    #[must_use]
+    pub const fn record_epoch(&self) -> u64 {
+        record_epoch(self.spool_epoch, self.boot_epoch)
+    }
 }
 
 /// The sensor's answer to the collector's hello.
@@ -97,15 +112,32 @@ pub struct SensorHello {
     pub minor: u16,
     /// Name of the sensor; must be the one in its certificate.
     pub sensor: String,
-    /// Identifies this run of the sensor: its start in nanoseconds since 1970. All sequences start
-    /// anew with it.
+    /// Identifies this run of the sensor: its start in nanoseconds since 1970. The sequence of frames
+    /// starts anew with it.
     pub boot_epoch: u64,
+    /// Identifies the spool that numbers the records, over all runs for as long as it exists; the
+    /// `boot_epoch` of a sensor that keeps none. 0 from minor version 0: see
+    /// [`SensorHello::record_epoch`].
+    #[serde(default)]
+    pub spool_epoch: u64,
     /// Host name, for people.
     #[serde(default)]
     pub host: String,
     /// Version of the program, for people.
     #[serde(default)]
     pub version: String,
+}
+
+impl SensorHello {
+    /// What the sequences of records belong to: the spool, or with minor version 0 the run.
+    #[must_use]
+    pub const fn record_epoch(&self) -> u64 {
+        record_epoch(self.spool_epoch, self.boot_epoch)
+    }
+}
+
+const fn record_epoch(spool_epoch: u64, boot_epoch: u64) -> u64 {
+    if spool_epoch == 0 { boot_epoch } else { spool_epoch }
 }
 
 /// Most interfaces that a sensor declares on one connection: a host with this many is far beyond what
@@ -166,10 +198,10 @@ pub struct Echo {
     pub held_for: u64,
 }
 
-/// Frames that are missing, so that a reader sees the hole.
+/// Frames or records that are missing, so that a reader sees the hole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// Where: `kernel`, `export`, `uplink`.
+    /// Where: `kernel`, `export`, `uplink`, `spool`.
     pub stage: String,
     /// Why: the reason in the ledger.
     pub reason: String,
@@ -181,6 +213,23 @@ pub struct Gap {
     pub from: UnixNanos,
     /// Last time of the hole.
     pub to: UnixNanos,
+    /// The records that will not come, if it is about records. Since minor version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<RecordGap>,
+}
+
+/// The [`Gap::reason`] of numbers that no record ever had, or that no collector needs: nothing is lost.
+pub const UNUSED: &str = "unused";
+
+/// A hole in the numbers of records. It is said before the record behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordGap {
+    /// Which stream.
+    pub stream: Stream,
+    /// First number of the hole.
+    pub first: Sequence,
+    /// Last number of the hole.
+    pub last: Sequence,
 }
 
 /// Why the sender ends the connection.
@@ -258,7 +307,8 @@ impl<'a> Message<'a> {
     ) -> Result<Self, DecodeError> {
         let malformed = |detail: String| DecodeError::Malformed { kind, detail };
         let json = |error: serde_json::Error| malformed(error.to_string());
-        let known_flags = if kind == Kind::Records { header::flags::LZ4 } else { 0 };
+        let is_packable = matches!(kind, Kind::Records | Kind::Alerts);
+        let known_flags = if is_packable { header::flags::LZ4 } else { 0 };
         if header.flags & !known_flags != 0 {
             return Err(malformed(format!("unknown flags {:#04x}", header.flags)));
         }
@@ -266,9 +316,9 @@ impl<'a> Message<'a> {
             return Err(malformed(format!("stream {} is not its own", header.stream)));
         }
         Ok(Self::Control(match kind {
-            Kind::Records => {
+            Kind::Records | Kind::Alerts => {
                 let raw = crate::records::unpack(header, payload, scratch).map_err(malformed)?;
-                return RecordBatch::parse(header.sequence, raw)
+                return RecordBatch::parse(kind.stream(), header.sequence, raw)
                     .map(Self::Records)
                     .map_err(|fault| malformed(fault.to_owned()));
             }

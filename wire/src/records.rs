@@ -3,7 +3,7 @@
 //! Record batches are numbered by record: the header has the sequence of the first, the others
 //! follow one by one. So a batch may be cut differently when it is sent again.
 
-use crate::header::{HEADER_LEN, Header, Kind, MAX_PAYLOAD, MAX_RAW, flags, seal};
+use crate::header::{HEADER_LEN, Header, Kind, MAX_PAYLOAD, MAX_RAW, Stream, flags, seal};
 use crate::units::Sequence;
 
 /// Longest record, in bytes of JSON.
@@ -83,17 +83,30 @@ pub enum PushError {
 }
 
 /// Collects records and packs them into one message. Keeps its buffers from batch to batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RecordBatchWriter {
+    kind: Kind,
     raw: Vec<u8>,
     records: u32,
 }
 
+impl Default for RecordBatchWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl RecordBatchWriter {
-    /// An empty batch.
+    /// An empty batch of stream [`Stream::Records`].
     #[must_use]
     pub const fn new() -> Self {
-        Self { raw: Vec::new(), records: 0 }
+        Self { kind: Kind::Records, raw: Vec::new(), records: 0 }
+    }
+
+    /// An empty batch of stream [`Stream::Alerts`].
+    #[must_use]
+    pub const fn of_alerts() -> Self {
+        Self { kind: Kind::Alerts, raw: Vec::new(), records: 0 }
     }
 
     /// Appends a record: one JSON object, UTF-8, without a line break.
@@ -144,7 +157,7 @@ impl RecordBatchWriter {
             flags: if packed.is_some() { flags::LZ4 } else { 0 },
             // At most MAX_PAYLOAD, as is `wire_len`.
             raw_len: self.raw.len() as u32,
-            ..Header::plain(Kind::Records, first, wire_len as u32)
+            ..Header::plain(self.kind, first, wire_len as u32)
         };
         let (header_space, payload) = out[start..].split_at_mut(HEADER_LEN);
         header_space.copy_from_slice(&seal(header, payload));
@@ -176,6 +189,8 @@ pub(crate) fn unpack<'a>(
 /// A batch of records, checked once, borrowed from where it lies.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordBatch<'a> {
+    /// [`Stream::Records`] or [`Stream::Alerts`].
+    pub stream: Stream,
     /// Sequence of the first record.
     pub first: Sequence,
     count: u32,
@@ -185,7 +200,7 @@ pub struct RecordBatch<'a> {
 /// One record of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its position in the stream of records.
+    /// Its position in its stream.
     pub sequence: Sequence,
     /// What it tells.
     pub kind: RecordKind,
@@ -199,7 +214,7 @@ impl<'a> RecordBatch<'a> {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(first: Sequence, raw: &'a [u8]) -> Result<Self, &'static str> {
+    pub fn parse(stream: Stream, first: Sequence, raw: &'a [u8]) -> Result<Self, &'static str> {
         let mut rest = raw;
         let mut count = 0;
         while !rest.is_empty() {
@@ -221,7 +236,7 @@ impl<'a> RecordBatch<'a> {
         if first.0 == 0 || first.0.checked_add(u64::from(count)).is_none() {
             return Err("sequence out of range");
         }
-        Ok(Self { first, count, entries: raw })
+        Ok(Self { stream, first, count, entries: raw })
     }
 
     /// Number of records; at least one.

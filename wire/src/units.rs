@@ -52,7 +52,7 @@ pub struct CapturedLen(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WireLen(pub u32);
 
-/// Position in a stream of one sensor run: starts at 1, grows by one, never repeats.
+/// Position in a stream of one sensor run, or of one spool: starts at 1, grows, never repeats.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

@@ -7,7 +7,7 @@ use wire::frames::{BatchFull, FrameBatchWriter, MAX_SNAPLEN};
 use wire::header::{HEADER_LEN, Header, Kind, MAX_PAYLOAD, Stream, flags};
 use wire::message::{
     Ack, CollectorHello, Control, Echo, Gap, Goodbye, Heartbeat, Interface, Interfaces, Limits,
-    Message, Resume, SensorHello,
+    Message, RecordGap, Resume, SensorHello,
 };
 use wire::records::{MAX_RECORD, PushError, RecordBatchWriter, RecordKind};
 use wire::units::{Sequence, UnixNanos, WireLen};
@@ -16,7 +16,7 @@ use wire::units::{Sequence, UnixNanos, WireLen};
 #[derive(Clone, Debug, PartialEq)]
 enum Owned {
     Control(Control),
-    Records { first: u64, records: Vec<(RecordKind, String)> },
+    Records { stream: Stream, first: u64, records: Vec<(RecordKind, String)> },
     Frames { sequence: u64, sample_one_in: u32, frames: Vec<OwnedFrame> },
 }
 
@@ -36,7 +36,7 @@ impl Owned {
                 assert_eq!(batch.iter().count(), batch.len() as usize);
                 assert_eq!(batch.iter().last().unwrap().sequence, batch.last());
                 let records = batch.iter().map(|it| (it.kind, it.json.to_owned())).collect();
-                Self::Records { first: batch.first.0, records }
+                Self::Records { stream: batch.stream, first: batch.first.0, records }
             }
             Message::Frames(batch) => {
                 assert_eq!(batch.iter().count(), batch.len() as usize);
@@ -58,8 +58,11 @@ impl Owned {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Control(control) => control.encode(out).unwrap(),
-            Self::Records { first, records } => {
-                let mut writer = RecordBatchWriter::new();
+            Self::Records { stream, first, records } => {
+                let mut writer = match stream {
+                    Stream::Alerts => RecordBatchWriter::of_alerts(),
+                    _ => RecordBatchWriter::new(),
+                };
                 for (kind, json) in records {
                     writer.try_push(*kind, json.as_bytes()).unwrap();
                 }
@@ -122,8 +125,18 @@ fn word() -> impl Strategy<Value = String> {
 fn control() -> impl Strategy<Value = Control> {
     let sequence = || any::<u64>().prop_map(Sequence);
     let time = || any::<u64>().prop_map(UnixNanos);
-    let resume = (any::<u64>(), sequence(), sequence())
-        .prop_map(|(boot_epoch, records, frames)| Resume { boot_epoch, records, frames });
+    let resume = (any::<u64>(), sequence(), sequence(), any::<u64>(), sequence()).prop_map(
+        |(boot_epoch, records, frames, spool_epoch, alerts)| Resume {
+            boot_epoch,
+            records,
+            frames,
+            spool_epoch,
+            alerts,
+        },
+    );
+    let stream = || prop_oneof![Just(Stream::Records), Just(Stream::Frames), Just(Stream::Alerts)];
+    let record_gap = (stream(), sequence(), sequence())
+        .prop_map(|(stream, first, last)| RecordGap { stream, first, last });
     let interface = (any::<u32>(), word(), any::<u16>(), any::<u32>())
         .prop_map(|(id, name, linktype, snaplen)| Interface { id, name, linktype, snaplen });
     prop_oneof![
@@ -135,34 +148,30 @@ fn control() -> impl Strategy<Value = Control> {
                 resume,
             })
         ),
-        (any::<u16>(), word(), any::<u64>(), word(), word()).prop_map(
-            |(minor, sensor, boot_epoch, host, version)| Control::SensorHello(SensorHello {
-                minor,
-                sensor,
-                boot_epoch,
-                host,
-                version,
-            })
+        (any::<u16>(), word(), any::<u64>(), any::<u64>(), word(), word()).prop_map(
+            |(minor, sensor, boot_epoch, spool_epoch, host, version)| Control::SensorHello(
+                SensorHello { minor, sensor, boot_epoch, spool_epoch, host, version }
+            )
         ),
         vec(interface, 0..4).prop_map(|interfaces| Control::Interfaces(Interfaces { interfaces })),
-        (any::<bool>(), sequence(), any::<u64>()).prop_map(|(is_frames, sequence, count)| {
-            let stream = if is_frames { Stream::Frames } else { Stream::Records };
-            Control::Ack(Ack { stream, sequence, count })
-        }),
+        (stream(), sequence(), any::<u64>())
+            .prop_map(|(stream, sequence, count)| Control::Ack(Ack { stream, sequence, count })),
         (time(), proptest::option::of((time(), any::<u64>()))).prop_map(|(sent_at, echo)| {
             let echo = echo.map(|(sent_at, held_for)| Echo { sent_at, held_for });
             Control::Heartbeat(Heartbeat { sent_at, echo })
         }),
-        (word(), word(), any::<u64>(), any::<u64>(), time(), time()).prop_map(
-            |(stage, reason, frames, bytes, from, to)| Control::Gap(Gap {
-                stage,
-                reason,
-                frames,
-                bytes,
-                from,
-                to
-            })
-        ),
+        (
+            word(),
+            word(),
+            any::<u64>(),
+            any::<u64>(),
+            time(),
+            time(),
+            proptest::option::of(record_gap)
+        )
+            .prop_map(|(stage, reason, frames, bytes, from, to, records)| Control::Gap(
+                Gap { stage, reason, frames, bytes, from, to, records }
+            )),
         word().prop_map(|reason| Control::Goodbye(Goodbye { reason })),
     ]
 }
@@ -180,8 +189,12 @@ fn message() -> impl Strategy<Value = Owned> {
     );
     prop_oneof![
         control().prop_map(Owned::Control),
-        (1..u64::MAX >> 1, vec(record, 1..20))
-            .prop_map(|(first, records)| Owned::Records { first, records }),
+        (any::<bool>(), 1..u64::MAX >> 1, vec(record, 1..20)).prop_map(
+            |(is_alerts, first, records)| {
+                let stream = if is_alerts { Stream::Alerts } else { Stream::Records };
+                Owned::Records { stream, first, records }
+            }
+        ),
         (1..u64::MAX, any::<u32>(), vec(frame, 0..20)).prop_map(
             |(sequence, sample_one_in, frames)| Owned::Frames { sequence, sample_one_in, frames }
         ),
@@ -210,10 +223,10 @@ proptest! {
     /// Random bytes seldom look like a header; these always do, with a right checksum.
     #[test]
     fn any_payload_behind_a_valid_header_is_decoded_or_refused(
-        kind in 0u8..=12,
+        kind in 0u8..=13,
         is_packed in any::<bool>(),
         raw_len in 0u32..100_000,
-        stream in 0u8..=3,
+        stream in 0u8..=4,
         sequence in any::<u64>(),
         payload in vec(any::<u8>(), 0..2000),
     ) {
@@ -336,7 +349,7 @@ fn kinds_of_later_versions_are_skipped_by_their_length() {
 fn a_message_longer_than_the_read_buffer_is_decoded() {
     let records: Vec<_> =
         (0..3u8).map(|n| (RecordKind::Flow, noise(120_000 + usize::from(n)))).collect();
-    let message = Owned::Records { first: 1, records };
+    let message = Owned::Records { stream: Stream::Records, first: 1, records };
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
     assert!(bytes.len() > wire::codec::READ_BUFFER, "{}", bytes.len());
@@ -376,7 +389,7 @@ fn contradictions_inside_a_payload_are_named() {
 fn a_batch_that_unpacks_to_another_length_is_refused() {
     let mut bytes = Vec::new();
     let records = vec![(RecordKind::Alert, "a".repeat(5000))];
-    Owned::Records { first: 1, records }.encode(&mut bytes);
+    Owned::Records { stream: Stream::Records, first: 1, records }.encode(&mut bytes);
     let header = Header::from_bytes(bytes.first_chunk().unwrap()).unwrap();
     assert_eq!(header.flags, flags::LZ4);
     for raw_len in [header.raw_len - 1, header.raw_len + 1] {

@@ -56,6 +56,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
     });
     register("missing", "Records and frame batches that never came", |state| state.missing);
     register("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames);
+    register("gap_records", "Records that the sensor reported as lost", |state| state.gap_records);
     let connected = Family::<BySensor, Gauge>::default();
     for sensor in &sensors {
         let labels = BySensor { sensor: sensor.name().to_owned() };

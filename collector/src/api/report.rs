@@ -60,6 +60,7 @@ struct SensorReport {
     duplicates: u64,
     missing: u64,
     gap_frames: u64,
+    gap_records: u64,
     clock_offset_ms: Option<f64>,
     ledger: Option<Ledger>,
 }
@@ -125,6 +126,7 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
         duplicates: state.duplicates,
         missing: state.missing,
         gap_frames: state.gap_frames,
+        gap_records: state.gap_records,
         clock_offset_ms: clock_offset.map(|nanos| nanos as f64 / 1e6),
         ledger,
     }

@@ -25,13 +25,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use wire::header::Stream;
 use wire::message::Interface;
-use wire::units::{Sequence, UnixNanos};
+use wire::units::UnixNanos;
 
 use crate::session::{NewRecords, Now};
-use crate::status::{Sensor, Shared, add};
+use crate::status::{Marks, OnConnection, Sensor, Shared, add};
 use crate::store::catalog::Sealed;
-use crate::store::marks::Marks;
+use crate::store::marks::Marks as AllMarks;
 use crate::store::retention::{self, Limits};
 use crate::store::segment::{self, Group, Segment};
 use crate::store::{self, Store, pcapng};
@@ -47,7 +48,7 @@ pub struct Committer {
     shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
     /// Marks as they go into the file.
-    marks: Marks,
+    marks: AllMarks,
     /// Sensors of which something is stored that the event loop does not know yet.
     changed: BTreeMap<usize, Arc<Sensor>>,
     /// Appended records that are not on the disk yet, by number of the sensor.
@@ -67,9 +68,12 @@ pub struct Committer {
 struct Uncommitted {
     sensor: Arc<Sensor>,
     connection: u64,
-    boot_epoch: u64,
-    last: Sequence,
-    count: u64,
+    spool_epoch: u64,
+    /// Last record of each stream; 0 for a stream without any.
+    last: Marks,
+    /// Records by stream.
+    counts: OnConnection,
+    /// How many of them are alerts.
     alerts: u64,
 }
 
@@ -148,10 +152,10 @@ impl Committer {
             self.given_up += 1;
             return;
         }
-        let Command { sensor, connection, boot_epoch, body } = command;
+        let Command { sensor, connection, boot_epoch, spool_epoch, body } = command;
         match body {
             Body::Frames(frames) => self.take_frames(sensor, connection, boot_epoch, frames),
-            Body::Records(records) => self.take_records(sensor, connection, boot_epoch, &records),
+            Body::Records(records) => self.take_records(sensor, connection, spool_epoch, &records),
         }
     }
 
@@ -193,7 +197,7 @@ impl Committer {
         &mut self,
         sensor: Arc<Sensor>,
         connection: u64,
-        boot_epoch: u64,
+        spool_epoch: u64,
         records: &NewRecords,
     ) {
         if !self.persist(|store| store.append_events(&records.lines)) {
@@ -201,7 +205,7 @@ impl Committer {
         }
         let number = sensor.number();
         let is_other = |earlier: &Uncommitted| {
-            (earlier.connection, earlier.boot_epoch) != (connection, boot_epoch)
+            (earlier.connection, earlier.spool_epoch) != (connection, spool_epoch)
         };
         if self.uncommitted.get(&number).is_some_and(is_other) {
             self.commit();
@@ -209,13 +213,16 @@ impl Committer {
         let entry = self.uncommitted.entry(number).or_insert_with(|| Uncommitted {
             sensor,
             connection,
-            boot_epoch,
-            last: Sequence(0),
-            count: 0,
+            spool_epoch,
+            last: Marks::default(),
+            counts: OnConnection::default(),
             alerts: 0,
         });
-        entry.last = records.last;
-        entry.count += records.count;
+        entry.last.set(records.stream, records.last);
+        match records.stream {
+            Stream::Alerts => entry.counts.alerts += records.count,
+            _ => entry.counts.records += records.count,
+        }
         entry.alerts += records.alerts;
     }
 
@@ -264,9 +271,10 @@ impl Committer {
         }
         for entry in self.uncommitted.values() {
             if let Some(resume) = marks.get_mut(entry.sensor.name())
-                && resume.boot_epoch == entry.boot_epoch
+                && resume.spool_epoch == entry.spool_epoch
             {
-                resume.records = entry.last;
+                resume.records = resume.records.max(entry.last.records);
+                resume.alerts = resume.alerts.max(entry.last.alerts);
             }
         }
         self.last_commit = Instant::now();
@@ -370,12 +378,15 @@ impl Uncommitted {
     /// Counts the records as stored.
     fn publish(&self) {
         let mut state = self.sensor.state();
-        state.stored.records += self.count;
+        state.stored.records += self.counts.records + self.counts.alerts;
         state.stored.alerts += self.alerts;
         state.stored.last_record = Some(wall_clock());
-        state.on_connection(self.connection).records += self.count;
-        if state.boot_epoch == self.boot_epoch {
-            state.marks.records = self.last;
+        let on_connection = state.on_connection(self.connection);
+        on_connection.records += self.counts.records;
+        on_connection.alerts += self.counts.alerts;
+        if state.spool_epoch == self.spool_epoch {
+            state.marks.records = state.marks.records.max(self.last.records);
+            state.marks.alerts = state.marks.alerts.max(self.last.alerts);
         }
     }
 }

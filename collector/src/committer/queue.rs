@@ -17,8 +17,10 @@ pub struct Command {
     pub sensor: Arc<Sensor>,
     /// The connection that it came on.
     pub connection: u64,
-    /// The run of the sensor that its sequence belongs to.
+    /// The run of the sensor that the sequence of frames belongs to.
     pub boot_epoch: u64,
+    /// The spool that the sequences of records belong to.
+    pub spool_epoch: u64,
     /// What to store.
     pub body: Body,
 }

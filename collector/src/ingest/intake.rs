@@ -17,6 +17,7 @@ pub struct Conversation {
     sensor: Arc<Sensor>,
     connection: u64,
     boot_epoch: u64,
+    spool_epoch: u64,
     decoder: Decoder,
     session: Session,
     /// Decrypted bytes that the decoder had no room for: at most what one read of the socket gave,
@@ -57,6 +58,7 @@ impl Conversation {
             sensor,
             connection: connection.id,
             boot_epoch: 0,
+            spool_epoch: 0,
             decoder: Decoder::new(),
             session,
             overflow: Vec::new(),
@@ -128,12 +130,14 @@ impl Conversation {
                 }
                 other => {
                     note(&self.sensor, other);
+                    taken.announced = self.session.announced();
                     continue;
                 }
             };
             taken.marks = self.session.taken();
             let (sensor, connection) = (Arc::clone(&self.sensor), self.connection);
-            queue.send(Command { sensor, connection, boot_epoch: self.boot_epoch, body });
+            let Self { boot_epoch, spool_epoch, .. } = *self;
+            queue.send(Command { sensor, connection, boot_epoch, spool_epoch, body });
         }
     }
 
@@ -143,12 +147,12 @@ impl Conversation {
     /// See [`Session::acknowledge`].
     pub fn acknowledge(&mut self) -> Result<(), SessionError> {
         let mut state = self.sensor.state();
-        if state.boot_epoch != self.boot_epoch {
+        if (state.boot_epoch, state.spool_epoch) != (self.boot_epoch, self.spool_epoch) {
             return Ok(());
         }
         let (marks, counts) = (state.marks, *state.on_connection(self.connection));
         drop(state);
-        self.session.acknowledge(marks, counts.records, counts.frames)
+        self.session.acknowledge(marks, counts)
     }
 
     /// Takes note that the connection is gone.
@@ -165,15 +169,14 @@ impl Conversation {
         state.greet(hello);
         let stored = state.marks;
         drop(state);
-        self.boot_epoch = hello.boot_epoch;
-        if taken.boot_epoch != hello.boot_epoch {
-            *taken = TakenMarks { boot_epoch: hello.boot_epoch, marks: stored };
-        }
-        self.session.resume_after(taken.marks, stored);
+        (self.boot_epoch, self.spool_epoch) = (hello.boot_epoch, hello.record_epoch());
+        taken.greet(self.boot_epoch, self.spool_epoch, stored);
+        self.session.resume_after(taken.marks, taken.announced, stored);
         tracing::info!(
             sensor = self.sensor.name(),
             host = hello.host,
             version = hello.version,
+            alerts = stored.alerts.0,
             records = stored.records.0,
             frames = stored.frames.0,
             "sensor connected"
@@ -181,20 +184,40 @@ impl Conversation {
     }
 }
 
-/// How far one run of a sensor was taken into the queue, over all its connections.
+/// How far one run and one spool of a sensor were taken into the queue, over all its connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TakenMarks {
     boot_epoch: u64,
+    spool_epoch: u64,
     marks: Marks,
+    /// Ends of the holes that the sensor announced.
+    announced: Marks,
 }
 
 impl TakenMarks {
-    /// Whether all of it is stored, if it is of the run that `state` speaks of.
+    /// Whether all of it is stored, as far as it is of the run and the spool that `state` speaks of.
     #[must_use]
     pub fn is_stored(&self, state: &SensorState) -> bool {
-        self.boot_epoch != state.boot_epoch
+        let are_frames =
+            self.boot_epoch != state.boot_epoch || self.marks.frames <= state.marks.frames;
+        let are_records = self.spool_epoch != state.spool_epoch
             || (self.marks.records <= state.marks.records
-                && self.marks.frames <= state.marks.frames)
+                && self.marks.alerts <= state.marks.alerts);
+        are_frames && are_records
+    }
+
+    /// Begins with what is stored where run or spool are others than before.
+    fn greet(&mut self, boot_epoch: u64, spool_epoch: u64, stored: Marks) {
+        if self.boot_epoch != boot_epoch {
+            self.boot_epoch = boot_epoch;
+            self.marks.frames = stored.frames;
+        }
+        if self.spool_epoch != spool_epoch {
+            self.spool_epoch = spool_epoch;
+            self.marks.records = stored.records;
+            self.marks.alerts = stored.alerts;
+            self.announced = Marks::default();
+        }
     }
 }
 
@@ -218,7 +241,11 @@ fn note(sensor: &Sensor, intake: Intake<'_>) {
         Intake::Duplicate { count } => state.duplicates += count,
         Intake::Ledger(ledger) => state.ledger = Some(ledger),
         Intake::ClockOffset(offset) => state.clock_offset = Some(offset),
-        Intake::Gap(gap) => state.gap_frames = state.gap_frames.saturating_add(gap.frames),
+        Intake::Gap { frames, records, missing } => {
+            state.missing = state.missing.saturating_add(missing);
+            state.gap_frames = state.gap_frames.saturating_add(frames);
+            state.gap_records = state.gap_records.saturating_add(records);
+        }
         Intake::Nothing
         | Intake::Hello(_)
         | Intake::Frames { .. }

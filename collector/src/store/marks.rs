@@ -116,10 +116,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = MarksFile::new(folder.path());
         assert_eq!(file.read().unwrap(), Marks::new());
-        let resume = Resume { boot_epoch: 7, records: Sequence(8), frames: Sequence(9) };
+        let resume = Resume {
+            boot_epoch: 7,
+            records: Sequence(8),
+            frames: Sequence(9),
+            spool_epoch: 5,
+            alerts: Sequence(3),
+        };
         let marks = Marks::from([("a".to_owned(), resume)]);
         file.write(&marks).unwrap();
         assert_eq!(file.read().unwrap(), marks);
+    }
+
+    #[test]
+    fn marks_of_a_collector_that_knew_one_stream_of_records_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"version":1,"sensors":{"a":{"boot_epoch":7,"records":8,"frames":9}}}"#;
+        std::fs::write(folder.path().join("marks.json"), text).unwrap();
+        let marks = MarksFile::new(folder.path()).read().unwrap();
+        assert_eq!(
+            (marks["a"].record_epoch(), marks["a"].records.0, marks["a"].alerts.0),
+            (7, 8, 0)
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Sensor {
     pub hello: CollectorHello,
     /// Last acknowledged record and batch.
     pub acknowledged: (u64, u64),
+    /// Last acknowledged record of the stream of alerts.
+    pub acknowledged_alerts: u64,
     /// Counts in the last acknowledgements.
     pub counts: (u64, u64),
     pub heartbeats: Vec<Heartbeat>,
@@ -77,6 +79,7 @@ impl Sensor {
                 resume: None,
             },
             acknowledged: (0, 0),
+            acknowledged_alerts: 0,
             counts: (0, 0),
             heartbeats: Vec::new(),
             goodbye: None,
@@ -89,8 +92,13 @@ impl Sensor {
 
     /// Connects and introduces itself, with one interface, number 7, called `eth0`.
     pub fn join(address: &str, authority: &str, own: &Issued, name: &str, boot_epoch: u64) -> Self {
+        Self::introduce(address, authority, own, hello(name, boot_epoch))
+    }
+
+    /// The same, with a hello of its own.
+    pub fn introduce(address: &str, authority: &str, own: &Issued, hello: SensorHello) -> Self {
         let mut sensor = Self::connect(address, authority, own).unwrap();
-        sensor.send(&Control::SensorHello(hello(name, boot_epoch)));
+        sensor.send(&Control::SensorHello(hello));
         sensor.send(&Control::Interfaces(Interfaces {
             interfaces: vec![Interface { id: 7, name: "eth0".into(), linktype: 1, snaplen: 65535 }],
         }));
@@ -116,6 +124,19 @@ impl Sensor {
     pub fn send_records(&mut self, first: u64, records: &[(RecordKind, &str)]) {
         let bytes = record_batch(first, records);
         self.send_bytes(&bytes);
+    }
+
+    /// Sends records on the stream of alerts, numbered from `first`.
+    pub fn send_alerts(&mut self, first: u64, records: &[(RecordKind, &str)]) {
+        let bytes = pack(RecordBatchWriter::of_alerts(), first, records);
+        self.send_bytes(&bytes);
+    }
+
+    /// Waits until this alert is acknowledged.
+    pub fn wait_for_alert(&mut self, sequence: u64) {
+        while self.acknowledged_alerts < sequence {
+            self.receive().unwrap();
+        }
     }
 
     /// Waits until this record and this batch are acknowledged.
@@ -147,6 +168,7 @@ impl Sensor {
                     Stream::Frames => {
                         (self.acknowledged.1, self.counts.1) = (ack.sequence.0, ack.count);
                     }
+                    Stream::Alerts => self.acknowledged_alerts = ack.sequence.0,
                     _ => (self.acknowledged.0, self.counts.0) = (ack.sequence.0, ack.count),
                 },
                 Message::Control(Control::Heartbeat(beat)) => self.heartbeats.push(beat),
@@ -163,6 +185,7 @@ pub fn hello(name: &str, boot_epoch: u64) -> SensorHello {
         minor: 0,
         sensor: name.to_owned(),
         boot_epoch,
+        spool_epoch: 0,
         host: "host".into(),
         version: "0.1.0".into(),
     }
@@ -180,7 +203,10 @@ pub fn frame_batch(sequence: u64, frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 pub fn record_batch(first: u64, records: &[(RecordKind, &str)]) -> Vec<u8> {
-    let mut batch = RecordBatchWriter::new();
+    pack(RecordBatchWriter::new(), first, records)
+}
+
+fn pack(mut batch: RecordBatchWriter, first: u64, records: &[(RecordKind, &str)]) -> Vec<u8> {
     for (kind, json) in records {
         batch.try_push(*kind, json.as_bytes()).unwrap();
     }

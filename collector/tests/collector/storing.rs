@@ -5,8 +5,9 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
+use wire::header::Stream;
 use wire::ledger::{InterfaceLedger, Ledger};
-use wire::message::{Control, Interface, Interfaces};
+use wire::message::{Control, Gap, Interface, Interfaces, RecordGap, SensorHello};
 use wire::records::RecordKind;
 use wire::units::{Sequence, UnixNanos, WireLen};
 
@@ -375,6 +376,57 @@ fn a_new_run_of_a_sensor_begins_its_sequences_anew() {
     }
     assert_eq!(lab.events(), format!("{}\n{}\n", event("a", 5), event("a", 6)));
     assert_eq!(collector.status()["sensors"][0]["duplicates"], 0);
+}
+
+#[test]
+fn the_records_of_a_spool_are_stored_once_over_restarts_of_both_ends() {
+    let lab = Lab::new();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let run = |boot_epoch| SensorHello {
+        minor: 1,
+        spool_epoch: 77,
+        ..crate::sensor::hello("a", boot_epoch)
+    };
+    let collector = lab.start();
+    let mut sensor = Sensor::introduce(&collector.sensors, &ca, &own, run(5));
+    sensor.send_alerts(1, &[(RecordKind::Alert, &event("a", 1))]);
+    sensor.send_records(1, &[(RecordKind::Flow, &event("a", 2))]);
+    sensor.send_frames(9, &frames(1));
+    sensor.wait_for_alert(1);
+    sensor.wait_for_ack(1, 9);
+    collector.kill();
+    drop(sensor);
+
+    let collector = lab.start();
+    let mut sensor = Sensor::introduce(&collector.sensors, &ca, &own, run(6));
+    let resume = sensor.hello.resume.unwrap();
+    assert_eq!((sensor.hello.minor, resume.boot_epoch, resume.spool_epoch), (1, 5, 77));
+    assert_eq!((resume.records.0, resume.alerts.0), (1, 1));
+    // It had not heard of either acknowledgement.
+    let again = [1, 3].map(|number| event("a", number));
+    let alerts: Vec<_> = again.iter().map(|json| (RecordKind::Alert, json.as_str())).collect();
+    sensor.send_alerts(1, &alerts);
+    sensor.send_records(1, &[(RecordKind::Flow, &event("a", 2))]);
+    // Another run begins its frames anew.
+    sensor.send_frames(1, &frames(1));
+    sensor.send(&Control::Gap(Gap {
+        stage: "spool".into(),
+        reason: "spool_full".into(),
+        frames: 0,
+        bytes: 0,
+        from: UnixNanos(1),
+        to: UnixNanos(2),
+        records: Some(RecordGap { stream: Stream::Records, first: Sequence(2), last: Sequence(4) }),
+    }));
+    sensor.send_records(5, &[(RecordKind::Flow, &event("a", 4))]);
+    sensor.wait_for_alert(2);
+    sensor.wait_for_ack(5, 1);
+    let sensors = &collector.status()["sensors"][0];
+    assert_eq!((&sensors["duplicates"], &sensors["missing"]), (&2.into(), &0.into()));
+    assert_eq!(sensors["gap_records"], 3);
+    collector.stop();
+    let expected: String = (1..=4).map(|number| event("a", number) + "\n").collect();
+    assert_eq!(lab.events(), expected);
 }
 
 #[test]

@@ -370,7 +370,7 @@ impl Session {
     /// Settles what was in flight when the connection before broke.
     fn resume(&mut self, resume: Option<Resume>) -> Result<(), SessionError> {
         let stored = resume.filter(|resume| resume.boot_epoch == self.hello.boot_epoch);
-        if let Some(Resume { boot_epoch: _, records, frames }) = stored {
+        if let Some(Resume { records, frames, .. }) = stored {
             for (stream, sequence) in [(Stream::Records, records), (Stream::Frames, frames)] {
                 self.acknowledge(Ack { stream, sequence, count: 0 })?;
             }
@@ -384,7 +384,7 @@ impl Session {
         let is_possible = match stream {
             Stream::Records => self.records.acknowledge(sequence),
             Stream::Frames => self.batches.acknowledge(sequence),
-            Stream::Control => false,
+            Stream::Control | Stream::Alerts => false,
         };
         if is_possible { Ok(()) } else { Err(SessionError::ImpossibleAck { stream, sequence }) }
     }

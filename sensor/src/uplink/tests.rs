@@ -231,6 +231,7 @@ impl Running {
                 minor: 0,
                 sensor: "edge".into(),
                 boot_epoch: EPOCH,
+                spool_epoch: EPOCH,
                 host: "host".into(),
                 version: "0".into(),
             },
@@ -340,7 +341,13 @@ fn after_a_cut_only_what_the_collector_lacks_is_sent_again() {
     drop(peer);
 
     // It had stored the second record and batch as well, and could not say so.
-    let resume = Resume { boot_epoch: EPOCH, records: Sequence(2), frames: Sequence(2) };
+    let resume = Resume {
+        boot_epoch: EPOCH,
+        records: Sequence(2),
+        frames: Sequence(2),
+        spool_epoch: EPOCH,
+        alerts: Sequence(0),
+    };
     let mut peer = collector.meet(Some(resume));
     peer.expect_records(3, &["[2]"]);
     peer.ack(Stream::Records, 3);

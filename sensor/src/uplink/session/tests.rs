@@ -18,6 +18,7 @@ fn session() -> Session {
         minor: 0,
         sensor: "edge".into(),
         boot_epoch: EPOCH,
+        spool_epoch: EPOCH,
         host: "host".into(),
         version: "0".into(),
     };
@@ -56,6 +57,8 @@ impl Collector {
         let last = |key: Option<&u64>| Sequence(key.copied().unwrap_or(0));
         Resume {
             boot_epoch: EPOCH,
+            spool_epoch: EPOCH,
+            alerts: Sequence(0),
             records: last(self.records.keys().next_back()),
             frames: last(self.batches.keys().next_back()),
         }
@@ -312,7 +315,13 @@ fn frames_of_a_broken_connection_are_lost_beyond_the_resume_point_and_acknowledg
         session.disconnected();
         assert_eq!(session.deliveries().frames.in_flight(), 9);
         session.connected(now, NAME.into());
-        let resume = Resume { boot_epoch: resume_epoch, records: Sequence(0), frames: Sequence(2) };
+        let resume = Resume {
+            boot_epoch: resume_epoch,
+            records: Sequence(0),
+            frames: Sequence(2),
+            spool_epoch: resume_epoch,
+            alerts: Sequence(0),
+        };
         let Control::CollectorHello(hello) = Collector::default().hello() else { panic!() };
         let hello = CollectorHello { resume: Some(resume), ..hello };
         tell(&mut session, now, Control::CollectorHello(hello)).unwrap();
