@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use wire::units::UnixNanos;
 
 use crate::counters::Counters;
+use crate::spool::status::SpoolStatus;
 use crate::supervisor::STALL_AFTER;
 
 /// What `/healthz` looks at.
@@ -21,6 +22,8 @@ pub struct Health {
     watch: ArcSwap<Vec<String>>,
     /// When it said so, in nanoseconds since `started`; 0 before it did.
     watched: AtomicU64,
+    /// How the spool is.
+    spool: Arc<SpoolStatus>,
     started: Instant,
 }
 
@@ -42,7 +45,14 @@ impl Health {
     pub fn new(counters: Arc<Counters>) -> Self {
         let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
         let watched = AtomicU64::new(0);
-        Self { counters, links, watch: ArcSwap::default(), watched, started: Instant::now() }
+        let (watch, spool) = (ArcSwap::default(), Arc::default());
+        Self { counters, links, watch, watched, spool, started: Instant::now() }
+    }
+
+    /// Looks at this spool as well.
+    #[must_use]
+    pub fn with_spool(self, spool: &Arc<SpoolStatus>) -> Self {
+        Self { spool: Arc::clone(spool), ..self }
     }
 
     /// Notes the link of an interface; gives what it was if that is another state.
@@ -80,6 +90,7 @@ impl Health {
                 Link::Gone => problems.push(format!("interface {name} was deleted")),
             }
         }
+        problems.extend(self.spool.problems());
         problems.extend(self.watch.load().iter().cloned());
         problems.extend(self.silent_supervisor(self.started.elapsed()));
         problems

@@ -57,7 +57,8 @@ impl LedgerView {
         // handed on that was not handed over.
         let Deliveries { frames, records } = uplink.deliveries();
         let queue_full = self.recorder.uplink_queue_full();
-        let written = self.recorder.written();
+        // What an earlier run left in the spool was not written by this one.
+        let written = self.recorder.written() + uplink.spool.inherited();
         let mut ledger = self.workers();
         let exported: u64 = ledger.interfaces.iter().map(|one| one.exported).sum();
         ledger.frames = frames.to_ledger();

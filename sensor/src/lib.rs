@@ -15,6 +15,7 @@
 //!   watched     supervisor the thread that calls workers to open rings; gathering: how they join
 //!   together    detection  the detector's thread ─▶ detect: evidence merged, scans found
 //!               recording  the recorder's thread ─▶ recorder, event (EVE JSON lines), output
+//!               spool      records on the disk, until a collector has stored them
 //!               uplink     the TLS connection to the collector; uplink_thread starts it
 //!   seen        announce, ledger, metrics, timing, devices, health, api
 //!   advised     hygiene    whether an interface is set up well
@@ -55,6 +56,7 @@ pub mod recording;
 pub mod replay;
 pub mod sandbox;
 pub mod setup;
+pub mod spool;
 pub mod strain;
 pub mod supervisor;
 pub mod timing;

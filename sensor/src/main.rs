@@ -20,6 +20,8 @@ use sensor::hygiene;
 use sensor::pipeline::{Pipeline, Start, StartError, Stopped};
 use sensor::replay::{self, ReplayError};
 use sensor::setup::{self, Captured, SetupError};
+use sensor::spool::{self, SpoolError};
+use sensor::uplink_thread::UplinkStartError;
 use sensor::worker::WorkerError;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -160,6 +162,9 @@ fn check_config(path: &std::path::Path) -> Result<(), Failure> {
     // Of the interfaces, nothing is known here: the filter for all of them has what that for one has.
     setup::filter_for_all(&config.capture)?;
     setup::sensor_name(&config)?;
+    if let (Some(_), Some(spool)) = (&config.uplink, &config.spool) {
+        spool::check(&spool.path)?;
+    }
     println!("{} is good", path.display());
     Ok(())
 }
@@ -289,6 +294,15 @@ impl From<SetupError> for Failure {
     }
 }
 
+impl From<SpoolError> for Failure {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Unusable { .. } => Self::Usage(Box::new(error)),
+            SpoolError::InUse { .. } | SpoolError::Thread(_) => Self::Running(Box::new(error)),
+        }
+    }
+}
+
 impl From<FilterError> for Failure {
     fn from(error: FilterError) -> Self {
         match error {
@@ -322,6 +336,7 @@ impl From<StartError> for Failure {
             StartError::Worker(WorkerError::Open(error)) | StartError::Reserve(error) => {
                 error.into()
             }
+            StartError::Uplink(UplinkStartError::Spool(error)) => error.into(),
             error => Self::Running(Box::new(error)),
         }
     }

@@ -18,6 +18,8 @@
 //!   news, alerts     1 024                        workers drop, detector waits    (health keeps the state)
 //!   questions        4                            the API refuses, status 503
 //!   records          65 536                       the record is lost              events_lost{uplink_queue}
+//!   spool            spool.max_mib on the disk    oldest events, then alerts go   uplink_records{lost_spool_full}
+//!   spool's jobs     1                            the next one has it all
 //!   batches          export.pool_mib, all made    less, then nothing is exported  frames_lost_degraded, _pool_empty
 //!                    at start
 //! ```
@@ -356,7 +358,7 @@ impl Common {
             start.config.uplink.as_ref().map(|_| Arc::clone(&uplink)),
         );
         Self {
-            health: Arc::new(Health::new(Arc::clone(&counters))),
+            health: Arc::new(Health::new(Arc::clone(&counters)).with_spool(&uplink.spool)),
             counters,
             recorder_counters,
             detection_counters: Arc::default(),
@@ -434,6 +436,7 @@ impl Common {
             snaplen: start.config.export.snaplen,
         };
         let (ledger, status) = (self.ledger.clone(), Arc::clone(&self.uplink));
+        let settings = (settings, start.config.spool.as_ref());
         Ok(Some(UplinkThread::start(settings, &about, batches, ledger, status)?))
     }
 

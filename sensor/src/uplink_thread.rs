@@ -14,6 +14,9 @@ use crate::interfaces::InterfaceNames;
 use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
 use crate::setup;
+use crate::spool::disk::RealDisk;
+use crate::spool::status::{SpoolStatus, read};
+use crate::spool::{Spool, SpoolError, SpoolSettings};
 use crate::uplink::session::Timing;
 use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{
@@ -52,6 +55,9 @@ pub enum UplinkStartError {
         "once it has given up its privileges, the sensor cannot use its certificates; it must own them"
     )]
     Identity(#[from] TlsError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The system has no more threads.
     #[error("cannot start thread uplink")]
     Thread(#[source] std::io::Error),
@@ -63,7 +69,7 @@ impl UplinkThread {
     /// # Errors
     /// See [`UplinkStartError`].
     pub fn start(
-        settings: &Uplink,
+        (settings, spool): (&Uplink, Option<&SpoolSettings>),
         about: &About<'_>,
         batches: Vec<BatchRing>,
         ledger: LedgerView,
@@ -80,9 +86,10 @@ impl UplinkThread {
             interfaces: Arc::clone(&about.interfaces),
             snaplen: about.snaplen,
             timing: Timing::default(),
-            record_queue_bytes: RECORD_QUEUE_BYTES,
         };
+        let spool = open_spool(spool, about.boot_epoch, &status.spool)?;
         let inputs = UplinkInputs {
+            spool,
             records: records_out,
             batches,
             ledger: Box::new(move || ledger.read()),
@@ -122,11 +129,27 @@ impl UplinkThread {
     }
 }
 
+fn open_spool(
+    settings: Option<&SpoolSettings>,
+    boot_epoch: u64,
+    status: &Arc<SpoolStatus>,
+) -> Result<Spool, SpoolError> {
+    let status = Arc::clone(status);
+    match settings {
+        None => Ok(Spool::in_memory(boot_epoch, RECORD_QUEUE_BYTES, status)),
+        Some(settings) => {
+            let (disk, now) = (Arc::new(RealDisk), uplink::read_clocks());
+            Spool::open(settings.clone(), disk, RECORD_QUEUE_BYTES, now, status)
+        }
+    }
+}
+
 fn hello(about: &About<'_>) -> SensorHello {
     SensorHello {
         minor: wire::header::MINOR,
         sensor: about.sensor.to_owned(),
         boot_epoch: about.boot_epoch,
+        // The session puts the name of its spool here.
         spool_epoch: about.boot_epoch,
         host: host::name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,6 +203,7 @@ impl Source for UplinkMetrics {
             "Times that a copy of the uplink's own traffic was among the frames to be sent",
             [(vec![], metrics.loops_total())],
         )?;
+        write_spool(&self.0.spool, families)?;
         let deliveries = self.0.deliveries();
         for (name, help, delivery) in [
             (
@@ -203,4 +227,64 @@ impl Source for UplinkMetrics {
         }
         Ok(())
     }
+}
+
+/// How the spool is. Without a folder, what waits in memory.
+fn write_spool(status: &SpoolStatus, families: &mut Families<'_>) -> fmt::Result {
+    const LANES: [&str; 2] = ["alerts", "events"];
+    let now = crate::health::now();
+    let by_lane = |value: &dyn Fn(usize) -> f64| {
+        [0, 1].map(|lane| (vec![("lane", LANES[lane].to_owned())], value(lane)))
+    };
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    families.gauge(
+        "ringwatch_spool_bytes",
+        "Bytes of the spool on the disk, by lane",
+        by_lane(&|lane| read(&status.disk_bytes[lane]) as f64),
+    )?;
+    families.gauge(
+        "ringwatch_spool_segments",
+        "Segments of the spool, by lane",
+        by_lane(&|lane| read(&status.segments[lane]) as f64),
+    )?;
+    families.gauge(
+        "ringwatch_spool_records",
+        "Records that wait for an acknowledgement, on the disk or in memory, by lane",
+        by_lane(&|lane| read(&status.records[lane]) as f64),
+    )?;
+    families.gauge(
+        "ringwatch_spool_oldest_age_seconds",
+        "Age of the oldest of them, by lane",
+        by_lane(&|lane| status.oldest_age(lane, now).as_secs_f64()),
+    )?;
+    families.gauge(
+        "ringwatch_spool_waiting_bytes",
+        "Bytes of records that wait in memory",
+        [(vec![], read(&status.waiting_bytes) as f64)],
+    )?;
+    families.gauge(
+        "ringwatch_spool_last_sync_seconds",
+        "How long it last took to bring records to the disk",
+        [(vec![], seconds(read(&status.last_sync_ns)))],
+    )?;
+    families.gauge(
+        "ringwatch_spool_failing",
+        "1 while the disk of the spool fails",
+        [(vec![], f64::from(u8::from(!status.problems().is_empty())))],
+    )?;
+    for (name, help, value) in [
+        ("ringwatch_spool_recovered_records", "Records of an earlier run", &status.recovered),
+        ("ringwatch_spool_torn_bytes", "Unfinished bytes found at the start", &status.torn_bytes),
+        (
+            "ringwatch_spool_set_aside",
+            "Segments set aside as foreign or damaged",
+            &status.set_aside,
+        ),
+        ("ringwatch_spool_write_errors", "Failed attempts to write", &status.write_errors),
+        ("ringwatch_spool_sync_errors", "Failed attempts to sync", &status.sync_errors),
+        ("ringwatch_spool_syncs", "Times that records were brought to the disk", &status.syncs),
+    ] {
+        families.counter(name, help, [(vec![], read(value))])?;
+    }
+    Ok(())
 }

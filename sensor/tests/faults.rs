@@ -124,7 +124,7 @@ fn a_collector_that_is_away_is_said_once_and_dialled_again_while_analysis_goes_o
     }
     // Nobody listens on this port.
     let uplink = format!(
-        "[uplink]\ncollectors = ['127.0.0.1:4750']\nca = '{pki}/ca.pem'\n\
+        "[spool]\npath = ''\n[uplink]\ncollectors = ['127.0.0.1:4750']\nca = '{pki}/ca.pem'\n\
          certificate = '{pki}/web.pem'\nkey = '{pki}/web.key.pem'\n"
     );
     let export = "[export]\nframes = 'all'\npool_mib = 1\n";

@@ -127,11 +127,13 @@ impl Folder {
             "{HEAD}[capture]\ninterface = [{}]\n\n\
              [export]\nframes = {}\nsample_one_in = {SAMPLE_ONE_IN}\n\n\
              [uplink]\ncollectors = [\"127.0.0.1:{}\"]\n{}\n\n\
+             [spool]\npath = {}\n\n\
              [api]\nlisten = \"127.0.0.1:{}\"\n",
             interfaces.join(", "),
             quoted(frames.word()),
             ports.sensors,
             tls(SENSOR)?,
+            quoted_path(&self.root.join("spool"))?,
             ports.sensor_api,
         );
         let collector = format!(

@@ -185,6 +185,7 @@ impl Site {
             "[capture]\ninterface = {interface}\nworkers = 2\nring_mib = 64\nblock_kib = 256\n\
              [export]\n{export}\n\
              [uplink]\ncollectors = [{collector:?}]\n{}\n\
+             [spool]\npath = \"{name}.spool\"\n\
              [events]\nfile = {events:?}\n{more}\n",
             self.tls(name),
         );

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::detect::{Allowed, FloodConfig, Network, NetworkRule, Profile, Thresholds};
 use crate::filter::Expression;
+use crate::spool::SpoolSettings;
 use crate::uplink::CollectorAddress;
 
 mod detect;
@@ -32,6 +33,8 @@ pub struct Config {
     pub export: Export,
     /// Where to; `None`: local analysis only.
     pub uplink: Option<Uplink>,
+    /// Where records wait for the collector; `None`: in memory alone. Used with an uplink.
+    pub spool: Option<SpoolSettings>,
     /// Local output of events.
     pub events: Events,
     /// Address of the local HTTP API; `None`: off.
@@ -229,6 +232,12 @@ const FLOW_TCP_ESTABLISHED: (Duration, Duration, Duration) = flow_timeout(600);
 const FLOW_TCP_CLOSED: (Duration, Duration, Duration) = flow_timeout(10);
 const FLOW_NEW: (Duration, Duration, Duration) = flow_timeout(30);
 const FLOW_ESTABLISHED: (Duration, Duration, Duration) = flow_timeout(300);
+/// The folder that the unit's StateDirectory makes is its parent.
+const SPOOL_PATH: &str = "/var/lib/ringwatch/sensor/spool";
+/// The least holds sixteen segments of the smallest size in each lane.
+const SPOOL_MIB: (u32, u32, u32) = (4, 1024, 1 << 20);
+const SPOOL_AGE: (Duration, Duration, Duration) =
+    (Duration::from_secs(60), Duration::from_secs(7 * 86_400), Duration::from_secs(365 * 86_400));
 const API_LISTEN: &str = "127.0.0.1:8475";
 
 /// Least and most of a rate, with its default.
@@ -291,6 +300,7 @@ mod tests {
         assert_eq!(shipped.detect, defaults.detect);
         assert_eq!(shipped.flow, defaults.flow);
         assert_eq!(shipped.events, defaults.events);
+        assert_eq!(shipped.spool, defaults.spool);
         assert_eq!(shipped.capture.ring_mib, defaults.capture.ring_mib);
         assert_eq!(shipped.capture.block_kib, defaults.capture.block_kib);
         assert_eq!(shipped.capture.retire_ms, defaults.capture.retire_ms);
@@ -433,6 +443,22 @@ mod tests {
         assert_eq!(uplink.ca, Path::new("/etc/ringwatch/pki/ca.pem"));
         assert_eq!(uplink.certificate, Path::new("/b"));
         assert_eq!(config.events.output, EventOutput::File("/etc/ringwatch/eve.json".into()));
+    }
+
+    #[test]
+    fn the_spool_has_a_folder_or_is_memory() {
+        let spool = check("").unwrap().spool.unwrap();
+        assert_eq!(spool.path, Path::new("/var/lib/ringwatch/sensor/spool"));
+        assert_eq!((spool.max_bytes, spool.max_age.as_secs()), (1 << 30, 7 * 86_400));
+        assert_eq!(check("[spool]\npath = ''").unwrap().spool, None);
+        let text = "[spool]\npath = 'spool'\nmax_mib = 8\nmax_age = '2h'";
+        let spool = Config::parse(Path::new("/etc/ringwatch/s.toml"), text).unwrap().spool.unwrap();
+        assert_eq!(spool.path, Path::new("/etc/ringwatch/spool"));
+        assert_eq!((spool.max_bytes, spool.max_age.as_secs()), (8 << 20, 7200));
+        assert_eq!(
+            check("[spool]\nmax_mib = 3").unwrap_err(),
+            "sensor.toml:2: spool.max_mib = 3 is out of range: 4 to 1048576 MiB"
+        );
     }
 
     #[test]

@@ -18,8 +18,10 @@ use super::{
     API_LISTEN, BLOCK_KIB, BUSY_POLL_US, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
     ConfigError, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED, FLOW_NEW,
     FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FanoutMode, Flow,
-    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN, Uplink, WORKERS,
+    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN, SPOOL_AGE, SPOOL_MIB,
+    SPOOL_PATH, Uplink, WORKERS,
 };
+use crate::spool::SpoolSettings;
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,6 +32,7 @@ pub(super) struct RawConfig {
     flow: RawFlow,
     export: RawExport,
     uplink: RawUplink,
+    spool: RawSpool,
     events: RawEvents,
     api: RawApi,
 }
@@ -104,6 +107,14 @@ struct RawUplink {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawSpool {
+    path: Option<String>,
+    max_mib: Option<Spanned<u32>>,
+    max_age: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawEvents {
     file: Option<String>,
     new_connections: Option<bool>,
@@ -121,7 +132,7 @@ struct RawApi {
 /// Checks every value and fills in the defaults.
 pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, ConfigError> {
     let checker = Checker { path, text };
-    let RawConfig { sensor, capture, detect, flow, export, uplink, events, api } = raw;
+    let RawConfig { sensor, capture, detect, flow, export, uplink, spool, events, api } = raw;
     Ok(Config {
         sensor_name: checker.sensor_name(sensor)?,
         capture: checker.capture(capture)?,
@@ -129,6 +140,7 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, C
         flow: checker.flow(flow)?,
         export: checker.export(export, uplink.collectors.is_some())?,
         uplink: checker.uplink(uplink)?,
+        spool: checker.spool(spool)?,
         events: checker.events(events)?,
         api_listen: checker.api(api)?,
     })
@@ -303,6 +315,15 @@ impl Checker<'_> {
             key: needed(key, "uplink.key")?,
             collectors: addresses,
         }))
+    }
+
+    fn spool(&self, raw: RawSpool) -> Result<Option<SpoolSettings>, ConfigError> {
+        let RawSpool { path, max_mib, max_age } = raw;
+        let max_bytes = u64::from(self.number("spool.max_mib", max_mib, SPOOL_MIB, "MiB")?) << 20;
+        let max_age = self.duration("spool.max_age", max_age, SPOOL_AGE)?;
+        let path = path.as_deref().unwrap_or(SPOOL_PATH);
+        let settings = SpoolSettings { path: self.located(path.into()), max_bytes, max_age };
+        Ok((!path.is_empty()).then_some(settings))
     }
 
     fn events(&self, raw: RawEvents) -> Result<Events, ConfigError> {

@@ -269,7 +269,7 @@ impl Connection {
         let mut failed: Result<(), ConnectionError> = Ok(());
         while filled < FILL {
             self.out.clear();
-            if session.next_output(&mut self.out) {
+            if session.next_output(&mut self.out)? {
                 filled += self.out.len();
                 self.tls.writer().write_all(&self.out).map_err(ConnectionError::Io)?;
                 continue;

@@ -6,7 +6,8 @@ use wire::ledger::DeliveryLedger;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum LossReason {
-    /// The record queue was full, and this was the oldest of the least value.
+    /// The queue in memory was full, and this was the oldest of the least value. Where there is a spool, see
+    /// [`LossReason::SpoolFailed`].
     QueueFull,
     /// A record longer than the wire format allows.
     TooLong,
@@ -14,20 +15,33 @@ pub enum LossReason {
     NotConnected,
     /// Frames sent on a connection that broke before they were stored.
     Disconnected,
-    /// Not acknowledged when the sensor stopped.
+    /// Not acknowledged when the sensor stopped, and not on the disk.
     Shutdown,
     /// Frames in a batch with a copy of the uplink's own traffic, and those of the minute after it.
     OwnTraffic,
+    /// The spool had all the bytes that it may take, and this was the oldest of the least value.
+    SpoolFull,
+    /// The record was older than the spool may keep it.
+    SpoolAged,
+    /// The record was damaged on the disk.
+    SpoolCorrupt,
+    /// The disk of the spool failed, and memory could not hold what waited for it; or what was on it is
+    /// gone.
+    SpoolFailed,
 }
 
 impl LossReason {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 10] = [
         Self::QueueFull,
         Self::TooLong,
         Self::NotConnected,
         Self::Disconnected,
         Self::Shutdown,
         Self::OwnTraffic,
+        Self::SpoolFull,
+        Self::SpoolAged,
+        Self::SpoolCorrupt,
+        Self::SpoolFailed,
     ];
 
     /// The word in the ledger and in metrics.
@@ -40,6 +54,10 @@ impl LossReason {
             Self::Disconnected => "disconnected",
             Self::Shutdown => "shutdown",
             Self::OwnTraffic => "own_traffic",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolAged => "spool_aged",
+            Self::SpoolCorrupt => "spool_corrupt",
+            Self::SpoolFailed => "spool_failed",
         }
     }
 }
@@ -54,15 +72,15 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(super) const fn produce(&mut self, count: u64) {
+    pub(crate) const fn produce(&mut self, count: u64) {
         self.produced += count;
     }
 
-    pub(super) const fn acknowledge(&mut self, count: u64) {
+    pub(crate) const fn acknowledge(&mut self, count: u64) {
         self.acknowledged += count;
     }
 
-    pub(super) const fn lose(&mut self, count: u64, reason: LossReason) {
+    pub(crate) const fn lose(&mut self, count: u64, reason: LossReason) {
         self.lost[reason as usize] += count;
     }
 

@@ -7,10 +7,10 @@
 //!   worker 1 ── …                                └──────────────┘
 //! ```
 //!
-//! `session` is the protocol without I/O, `connection` one TCP and TLS connection, `queue` and
-//! `delivery` keep what is under way and count what became of it, `own` tells the workers which
-//! packets are the uplink's. While the collector is away, records wait in a bounded queue and
-//! batches go back to their workers at once; both are counted.
+//! `session` is the protocol without I/O, `connection` one TCP and TLS connection, `queue`,
+//! `delivery` and `gaps` keep what is under way, count what became of it and tell the collector, `own`
+//! tells the workers which packets are the uplink's. While the collector is away, records wait in the
+//! spool ([`crate::spool`]) and batches go back to their workers at once; both are counted.
 //!
 //! The thread looks at its rings and channels every [`TICK`] and whenever the socket is ready.
 //! Nobody wakes it: a worker would have to make a system call for that, which costs it more than
@@ -21,6 +21,7 @@ mod backoff;
 mod batches;
 mod connection;
 mod delivery;
+mod gaps;
 mod guard;
 mod metrics;
 mod own;
@@ -51,6 +52,8 @@ use self::own::OwnRegister;
 use self::session::{Now, Session, Timing};
 
 use crate::interfaces::InterfaceNames;
+use crate::spool::Spool;
+use crate::spool::status::SpoolStatus;
 
 pub use self::batches::BatchRing;
 pub use self::delivery::{Deliveries, Delivery, LossReason};
@@ -60,8 +63,9 @@ pub use self::target::{AddressError, CollectorAddress};
 
 /// Longest time between two looks at the inputs.
 pub const TICK: Duration = Duration::from_millis(10);
-/// Bytes of records that wait while the collector is away or slow. When they are more, the oldest
-/// that are no alerts are given up, and counted as `lost{queue_full}`.
+/// Bytes of records that wait in memory: without a spool while the collector is away or slow, with one
+/// while its disk fails. When they are more, the oldest events are given up before any alert, and
+/// counted as `lost{queue_full}` or `lost{spool_failed}`.
 pub const RECORD_QUEUE_BYTES: usize = 64 << 20;
 /// How long a stop waits for acknowledgements, unless it is told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -80,6 +84,8 @@ pub struct UplinkStatus {
     pub own: Arc<OwnConnections>,
     /// Counters.
     pub metrics: Metrics,
+    /// How the spool is.
+    pub spool: Arc<SpoolStatus>,
     deliveries: Mutex<Deliveries>,
 }
 
@@ -107,8 +113,6 @@ pub struct UplinkConfig {
     pub snaplen: u32,
     /// How long it waits for the peer.
     pub timing: Timing,
-    /// Bound of the records that wait, normally [`RECORD_QUEUE_BYTES`].
-    pub record_queue_bytes: usize,
 }
 
 /// An event on its way to the collector.
@@ -122,6 +126,8 @@ pub struct OutgoingRecord {
 
 /// What the uplink takes in.
 pub struct UplinkInputs {
+    /// Where records wait until a collector has them.
+    pub spool: Spool,
     /// Events. The recorder must not wait when the channel is full.
     pub records: Receiver<OutgoingRecord>,
     /// One for each worker.
@@ -208,7 +214,7 @@ impl Uplink {
             config.hello.clone(),
             (Arc::clone(&config.interfaces), config.snaplen),
             config.timing,
-            config.record_queue_bytes,
+            inputs.spool,
         );
         let now = Instant::now();
         Ok(Self {
@@ -241,7 +247,7 @@ impl Uplink {
     fn turn(&mut self) -> bool {
         let now = read_clocks();
         self.take_stop(now);
-        self.take_records();
+        self.take_records(now);
         self.own.refresh(now.monotonic, &self.config.collectors);
         self.drive_link(now);
         if !self.session.is_open() {
@@ -266,11 +272,11 @@ impl Uplink {
         }
     }
 
-    fn take_records(&mut self) {
-        for _ in 0..RECORDS_PER_TURN {
-            let Ok(OutgoingRecord { kind, json }) = self.records.try_recv() else { return };
-            self.session.push_record(kind, json);
+    fn take_records(&mut self, now: Now) {
+        for OutgoingRecord { kind, json } in self.records.try_iter().take(RECORDS_PER_TURN) {
+            self.session.push_record(now, kind, json);
         }
+        self.session.keep_records(now);
     }
 
     fn is_done(&self, now: Now) -> bool {
@@ -371,7 +377,7 @@ impl Uplink {
         self.has_more = written == Written::More;
         if now.monotonic >= self.ledger_due {
             self.ledger_due = now.monotonic + LEDGER_INTERVAL;
-            self.session.report_ledger((self.ledger)())?;
+            self.session.report_ledger(now, (self.ledger)())?;
         }
         Ok(())
     }
@@ -443,13 +449,14 @@ impl Uplink {
 
     /// Says goodbye if somebody listens, and counts what was not delivered.
     fn finish(mut self) -> Deliveries {
+        let now = read_clocks();
         while let Ok(OutgoingRecord { kind, json }) = self.records.try_recv() {
-            self.session.push_record(kind, json);
+            self.session.push_record(now, kind, json);
         }
         while self.batches.serve_one(|batch| self.session.lose_frames(batch, LossReason::Shutdown))
         {
         }
-        self.session.abandon();
+        self.session.abandon(now);
         self.publish();
         let now = read_clocks();
         if self.session.is_open() && self.say_goodbye(now).is_err() {
@@ -464,7 +471,7 @@ impl Uplink {
     /// Sends the last ledger, a goodbye and TLS's close_notify, and waits shortly for the peer to
     /// close, so that the kernel does not throw away what is on its way.
     fn say_goodbye(&mut self, now: Now) -> Result<(), ConnectionError> {
-        self.session.report_ledger((self.ledger)())?;
+        self.session.report_ledger(now, (self.ledger)())?;
         self.session.say_goodbye()?;
         let until = now.monotonic + GOODBYE;
         let mut is_notified = false;
@@ -492,7 +499,9 @@ impl Uplink {
     }
 }
 
-fn read_clocks() -> Now {
+/// The time by both clocks.
+#[must_use]
+pub fn read_clocks() -> Now {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Now { monotonic: Instant::now(), unix: UnixNanos(0).plus(unix) }
 }

@@ -3,31 +3,34 @@
 //! ```text
 //!            connected            CollectorHello
 //!   Away ───────────────▶ Greeting ─────────────▶ Open ──┐
-//!    ▲                       │                     │     │ records, then frames; acknowledgements;
+//!    ▲                       │                     │     │ alerts, records, frames; acknowledgements;
 //!    └──── disconnected ─────┴─────────────────────┘◀────┘ heartbeats every 5 s
 //! ```
 //!
-//! Nothing is sent before the collector's hello. Records go before frames and are kept until they
-//! are acknowledged, over any number of connections. Frames are sent once. Every record and frame
-//! that was ever handed in is acknowledged, in flight or lost for a reason, at any time.
+//! Nothing is sent before the collector's hello. Alerts go before other records, records before frames.
+//! Records are kept in the [`Spool`] until they are acknowledged, over any number of connections. Frames
+//! are sent once. Every record and frame that was ever handed in is acknowledged, in flight or lost for
+//! a reason, at any time; what is lost is told to the collector in gaps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::codec::EncodeError;
 use wire::frames::FrameBatchWriter;
-use wire::header::{Kind, MAX_FRAME_BATCH, MAX_PAYLOAD, Stream};
+use wire::header::{Kind, MAX_FRAME_BATCH, MAX_PAYLOAD, MINOR, Stream};
 use wire::ledger::Ledger;
 use wire::message::{
-    Ack, CollectorHello, Control, Echo, Goodbye, Heartbeat, Interfaces, Limits, Message, Resume,
-    SensorHello,
+    Ack, CollectorHello, Control, Echo, Gap, Goodbye, Heartbeat, Interfaces, Limits, Message,
+    RecordGap, Resume, SensorHello,
 };
-use wire::records::{RecordBatchWriter, RecordKind};
+use wire::records::RecordKind;
 use wire::units::{Sequence, UnixNanos};
 
 use super::delivery::{Deliveries, LossReason};
-use super::queue::{BatchesInFlight, RecordQueue};
+use super::gaps::FrameGaps;
+use super::queue::BatchesInFlight;
 use crate::interfaces::InterfaceNames;
+use crate::spool::{Hole, Spool};
 
 /// Interfaces of one message: at 15 bytes a name, each of which JSON may write as six, they stay far
 /// below the longest message.
@@ -80,6 +83,15 @@ pub enum SessionError {
         /// What it accepts.
         limits: Limits,
     },
+    /// The collector does not know the stream of alerts, and would skip them.
+    #[error(
+        "collector speaks version 1.{minor} of the wire format, this sensor 1.{MINOR}; upgrade it first \
+         (records wait until then)"
+    )]
+    TooOld {
+        /// Minor version that the collector speaks.
+        minor: u16,
+    },
     /// A message that does not belong here.
     #[error("unexpected {kind:?}")]
     Unexpected {
@@ -106,7 +118,6 @@ pub enum SessionError {
 }
 
 /// One sensor's side of all its connections, one after the other.
-#[derive(Debug)]
 pub struct Session {
     hello: SensorHello,
     interfaces: Arc<InterfaceNames>,
@@ -115,8 +126,12 @@ pub struct Session {
     declared: usize,
     timing: Timing,
     link: Link,
-    records: RecordQueue,
-    writer: RecordBatchWriter,
+    spool: Spool,
+    gaps: FrameGaps,
+    /// A goodbye was said on this connection: nothing follows it.
+    is_leaving: bool,
+    /// The time, when it was told last.
+    now: Option<Now>,
     batches: BatchesInFlight,
     /// Control messages that wait to be sent, in bytes. Bounded: heartbeats and ledgers are added
     /// only when it is empty.
@@ -141,23 +156,25 @@ struct Open {
 
 impl Session {
     /// A session without a connection. Frames refer to these interfaces and have so many bytes at most;
-    /// `record_queue_bytes` bounds the records that wait.
+    /// records wait in `spool`, whose name goes into the hello.
     #[must_use]
     pub fn new(
         hello: SensorHello,
         (interfaces, snaplen): (Arc<InterfaceNames>, u32),
         timing: Timing,
-        record_queue_bytes: usize,
+        spool: Spool,
     ) -> Self {
         Self {
-            hello,
+            hello: SensorHello { spool_epoch: spool.epoch(), ..hello },
             interfaces,
             snaplen,
             declared: 0,
             timing,
             link: Link::Away,
-            records: RecordQueue::new(record_queue_bytes),
-            writer: RecordBatchWriter::new(),
+            spool,
+            gaps: FrameGaps::default(),
+            is_leaving: false,
+            now: None,
             batches: BatchesInFlight::new(),
             control: Vec::new(),
         }
@@ -166,6 +183,7 @@ impl Session {
     /// A connection is up to a collector whose certificate has this name.
     pub fn connected(&mut self, now: Now, collector: String) {
         self.link = Link::Greeting { collector, since: now.monotonic };
+        (self.is_leaving, self.now) = (false, Some(now));
     }
 
     /// The connection is gone. What was sent and not acknowledged stays in flight until the next
@@ -173,7 +191,7 @@ impl Session {
     pub fn disconnected(&mut self) {
         self.link = Link::Away;
         self.control.clear();
-        self.records.rewind();
+        self.spool.rewind();
     }
 
     /// Takes a message of the collector.
@@ -227,16 +245,26 @@ impl Session {
     }
 
     /// Takes a record, to be kept until a collector has it.
-    pub fn push_record(&mut self, kind: RecordKind, json: Vec<u8>) {
-        self.records.push(kind, json);
+    pub fn push_record(&mut self, now: Now, kind: RecordKind, json: Vec<u8>) {
+        self.spool.push(kind, json, now.unix);
     }
 
-    /// Sends the sensor's ledger, if a collector listens and the last one has left.
+    /// Does what is due in the spool. To be called in each turn, after the records that came in it.
+    pub fn keep_records(&mut self, now: Now) {
+        self.now = Some(now);
+        self.spool.work(now);
+    }
+
+    /// Sends the sensor's ledger, and what it shows of lost frames since the last one, if a collector
+    /// listens and the last one has left.
     ///
     /// # Errors
     /// [`SessionError::Encode`]; the connection has to be closed.
-    pub fn report_ledger(&mut self, ledger: Ledger) -> Result<(), SessionError> {
+    pub fn report_ledger(&mut self, now: Now, ledger: Ledger) -> Result<(), SessionError> {
         if self.is_open() && self.control.is_empty() {
+            for gap in self.gaps.since_last(&ledger, now.unix) {
+                Control::Gap(gap).encode(&mut self.control)?;
+            }
             Control::LedgerReport(ledger).encode(&mut self.control)?;
         }
         Ok(())
@@ -250,21 +278,31 @@ impl Session {
         if self.is_open() {
             let goodbye = Goodbye { reason: "shutdown".to_owned() };
             Control::Goodbye(goodbye).encode(&mut self.control)?;
+            self.is_leaving = true;
         }
         Ok(())
     }
 
     /// Appends what has to be sent next to `out`: waiting control messages, else one batch of
-    /// records. False if there is nothing.
-    pub fn next_output(&mut self, out: &mut Vec<u8>) -> bool {
+    /// records, and before it the holes in their numbers. False if there is nothing.
+    ///
+    /// # Errors
+    /// [`SessionError::Encode`]; the connection has to be closed.
+    pub fn next_output(&mut self, out: &mut Vec<u8>) -> Result<bool, SessionError> {
         if !self.is_open() {
-            return false;
+            return Ok(false);
         }
         if !self.control.is_empty() {
             out.append(&mut self.control);
-            return true;
+            return Ok(true);
         }
-        self.records.send(&mut self.writer, out)
+        let Some(now) = self.now.filter(|_| !self.is_leaving) else { return Ok(false) };
+        let Some(batch) = self.spool.next_batch(now.monotonic) else { return Ok(false) };
+        for hole in &batch.holes {
+            Control::Gap(gap(batch.stream, hole, now)).encode(out)?;
+        }
+        self.spool.finish_batch(&batch, out);
+        Ok(true)
     }
 
     /// May a frame batch be sent now? Only on an open connection, after all records, and while the
@@ -272,8 +310,9 @@ impl Session {
     #[must_use]
     pub fn can_send_frames(&self) -> bool {
         self.is_open()
+            && !self.is_leaving
             && self.control.is_empty()
-            && !self.records.has_unsent()
+            && !self.spool.has_unsent()
             && !self.batches.is_full()
     }
 
@@ -306,9 +345,10 @@ impl Session {
         self.batches.lose(batch.frames(), reason);
     }
 
-    /// Gives up everything that is not acknowledged: the sensor stops.
-    pub fn abandon(&mut self) {
-        self.records.abandon(LossReason::Shutdown);
+    /// The sensor stops: gives up everything that is not acknowledged, but for the records that are on the
+    /// disk.
+    pub fn abandon(&mut self, now: Now) {
+        self.spool.close(now);
         self.batches.abandon(LossReason::Shutdown);
     }
 
@@ -321,7 +361,7 @@ impl Session {
     /// Is everything sent, and acknowledged?
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.control.is_empty() && self.records.is_empty() && self.batches.is_empty()
+        self.control.is_empty() && self.spool.is_empty() && self.batches.is_empty()
     }
 
     /// Time from a heartbeat to its echo on this connection, without what the collector held it.
@@ -336,7 +376,7 @@ impl Session {
     /// What became of everything that was handed in.
     #[must_use]
     pub const fn deliveries(&self) -> Deliveries {
-        Deliveries { frames: self.batches.delivery(), records: self.records.delivery() }
+        Deliveries { frames: self.batches.delivery(), records: self.spool.delivery() }
     }
 
     fn greet(&mut self, now: Now, hello: &CollectorHello) -> Result<(), SessionError> {
@@ -347,6 +387,9 @@ impl Session {
                 said: hello.collector.clone(),
                 certified: collector.clone(),
             });
+        }
+        if hello.minor < MINOR {
+            return Err(SessionError::TooOld { minor: hello.minor });
         }
         let Limits { max_payload, max_raw, max_frame_batch } = hello.limits;
         if max_payload < MAX_PAYLOAD || max_raw < MAX_PAYLOAD || max_frame_batch < MAX_FRAME_BATCH {
@@ -369,11 +412,21 @@ impl Session {
 
     /// Settles what was in flight when the connection before broke.
     fn resume(&mut self, resume: Option<Resume>) -> Result<(), SessionError> {
-        let stored = resume.filter(|resume| resume.boot_epoch == self.hello.boot_epoch);
-        if let Some(Resume { records, frames, .. }) = stored {
-            for (stream, sequence) in [(Stream::Records, records), (Stream::Frames, frames)] {
-                self.acknowledge(Ack { stream, sequence, count: 0 })?;
+        let stored = resume.filter(|resume| resume.record_epoch() == self.spool.epoch());
+        if let Some(Resume { records, alerts, .. }) = stored {
+            for (stream, sequence) in [(Stream::Alerts, alerts), (Stream::Records, records)] {
+                let is_known = self.spool.acknowledge(stream, sequence)
+                    || (self.spool.skip_beyond(stream, sequence)
+                        && self.spool.acknowledge(stream, sequence));
+                if !is_known {
+                    return Err(SessionError::ImpossibleAck { stream, sequence });
+                }
             }
+        }
+        if let Some(Resume { frames: sequence, .. }) =
+            resume.filter(|resume| resume.boot_epoch == self.hello.boot_epoch)
+        {
+            self.acknowledge(Ack { stream: Stream::Frames, sequence, count: 0 })?;
         }
         self.batches.abandon(LossReason::Disconnected);
         Ok(())
@@ -382,11 +435,25 @@ impl Session {
     fn acknowledge(&mut self, ack: Ack) -> Result<(), SessionError> {
         let Ack { stream, sequence, count: _ } = ack;
         let is_possible = match stream {
-            Stream::Records => self.records.acknowledge(sequence),
+            Stream::Records | Stream::Alerts => self.spool.acknowledge(stream, sequence),
             Stream::Frames => self.batches.acknowledge(sequence),
-            Stream::Control | Stream::Alerts => false,
+            Stream::Control => false,
         };
         if is_possible { Ok(()) } else { Err(SessionError::ImpossibleAck { stream, sequence }) }
+    }
+}
+
+/// What the collector is told of a hole in the numbers of records.
+fn gap(stream: Stream, hole: &Hole, now: Now) -> Gap {
+    let Hole { first, last, reason } = *hole;
+    Gap {
+        stage: "spool".to_owned(),
+        reason: reason.to_owned(),
+        frames: 0,
+        bytes: 0,
+        from: now.unix,
+        to: now.unix,
+        records: Some(RecordGap { stream, first, last }),
     }
 }
 

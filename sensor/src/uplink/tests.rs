@@ -161,7 +161,7 @@ impl Peer {
 
     fn greet(&mut self, resume: Option<Resume>) {
         self.say(&Control::CollectorHello(CollectorHello {
-            minor: 0,
+            minor: 1,
             collector: "ids".into(),
             limits: Limits::default(),
             resume,
@@ -228,7 +228,7 @@ impl Running {
             collectors: collectors.iter().map(|text| text.parse().unwrap()).collect(),
             tls: pki.files(),
             hello: SensorHello {
-                minor: 0,
+                minor: 1,
                 sensor: "edge".into(),
                 boot_epoch: EPOCH,
                 spool_epoch: EPOCH,
@@ -238,7 +238,6 @@ impl Running {
             interfaces,
             snaplen: 65535,
             timing,
-            record_queue_bytes: RECORD_QUEUE_BYTES,
         };
         let status = Arc::new(UplinkStatus::default());
         let (records, records_in) = bounded(1024);
@@ -250,6 +249,7 @@ impl Running {
         }
         let in_ledger = status.clone();
         let inputs = UplinkInputs {
+            spool: Spool::in_memory(EPOCH, RECORD_QUEUE_BYTES, Arc::default()),
             records: records_in,
             batches: vec![BatchRing { filled: filled_in, empty: empty_out }],
             ledger: Box::new(move || {

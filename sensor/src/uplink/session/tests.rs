@@ -15,7 +15,7 @@ const NAME: &str = "ids";
 
 fn session() -> Session {
     let hello = SensorHello {
-        minor: 0,
+        minor: MINOR,
         sensor: "edge".into(),
         boot_epoch: EPOCH,
         spool_epoch: EPOCH,
@@ -23,7 +23,8 @@ fn session() -> Session {
         version: "0".into(),
     };
     let interfaces = Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)]));
-    Session::new(hello, (interfaces, 65535), Timing::default(), 1 << 20)
+    let spool = Spool::in_memory(EPOCH, 1 << 20, Arc::default());
+    Session::new(hello, (interfaces, 65535), Timing::default(), spool)
 }
 
 struct Clock {
@@ -45,7 +46,10 @@ impl Clock {
 /// Stores what a sensor sends, as a collector must.
 #[derive(Default)]
 struct Collector {
-    records: BTreeMap<u64, String>,
+    /// By stream and number.
+    records: BTreeMap<(bool, u64), String>,
+    /// Numbers of records that it was told not to wait for.
+    holes: Vec<(Stream, u64, u64)>,
     duplicates: u64,
     batches: BTreeMap<u64, u32>,
     heard: Vec<Kind>,
@@ -55,27 +59,31 @@ struct Collector {
 impl Collector {
     fn resume(&self) -> Resume {
         let last = |key: Option<&u64>| Sequence(key.copied().unwrap_or(0));
+        let record = |is_alert| {
+            let range = (is_alert, 0)..=(is_alert, u64::MAX);
+            last(self.records.range(range).next_back().map(|((_, number), _)| number))
+        };
         Resume {
             boot_epoch: EPOCH,
             spool_epoch: EPOCH,
-            alerts: Sequence(0),
-            records: last(self.records.keys().next_back()),
+            alerts: record(true),
+            records: record(false),
             frames: last(self.batches.keys().next_back()),
         }
     }
 
     fn hello(&self) -> Control {
         Control::CollectorHello(CollectorHello {
-            minor: 0,
+            minor: MINOR,
             collector: NAME.into(),
             limits: Limits::default(),
             resume: Some(self.resume()),
         })
     }
 
-    fn acks(&self) -> [Control; 2] {
-        let Resume { records, frames, .. } = self.resume();
-        [(Stream::Records, records), (Stream::Frames, frames)]
+    fn acks(&self) -> [Control; 3] {
+        let Resume { records, frames, alerts, .. } = self.resume();
+        [(Stream::Alerts, alerts), (Stream::Records, records), (Stream::Frames, frames)]
             .map(|(stream, sequence)| Control::Ack(Ack { stream, sequence, count: 0 }))
     }
 
@@ -88,14 +96,20 @@ impl Collector {
             match message {
                 Message::Control(control) => {
                     self.heard.push(control.kind());
-                    if let Control::Heartbeat(heartbeat) = control {
-                        self.heartbeat = Some(heartbeat);
+                    match control {
+                        Control::Heartbeat(heartbeat) => self.heartbeat = Some(heartbeat),
+                        Control::Gap(Gap { records: Some(gap), .. }) => {
+                            self.holes.push((gap.stream, gap.first.0, gap.last.0));
+                        }
+                        _ => {}
                     }
                 }
                 Message::Records(batch) => {
-                    self.heard.push(Kind::Records);
+                    let is_alert = batch.stream == Stream::Alerts;
+                    self.heard.push(if is_alert { Kind::Alerts } else { Kind::Records });
                     for record in &batch {
-                        let before = self.records.insert(record.sequence.0, record.json.into());
+                        let number = (is_alert, record.sequence.0);
+                        let before = self.records.insert(number, record.json.into());
                         self.duplicates += u64::from(before.is_some());
                     }
                 }
@@ -115,7 +129,7 @@ fn tell(session: &mut Session, now: Now, control: Control) -> Result<(), Session
 /// Everything that the session has to say, decoded.
 fn drain(session: &mut Session, collector: &mut Collector) {
     let mut out = Vec::new();
-    while session.next_output(&mut out) {}
+    while session.next_output(&mut out).unwrap() {}
     let mut decoder = Decoder::new();
     assert_eq!(decoder.push(&out), out.len());
     collector.take(&mut decoder);
@@ -132,29 +146,31 @@ fn batch(frames: u32) -> FrameBatchWriter {
 #[test]
 fn nothing_is_said_before_the_collector_is_heard() {
     let (mut session, mut clock) = (session(), Clock::new());
-    session.push_record(RecordKind::Alert, b"{}".to_vec());
     let now = clock.advance(Duration::ZERO);
+    session.push_record(now, RecordKind::Alert, b"{}".to_vec());
     session.connected(now, NAME.into());
     session.tick(clock.advance(Duration::from_secs(14))).unwrap();
-    session.report_ledger(Ledger::default()).unwrap();
+    session.report_ledger(now, Ledger::default()).unwrap();
     session.say_goodbye().unwrap();
-    assert!(!session.next_output(&mut Vec::new()));
+    assert!(!session.next_output(&mut Vec::new()).unwrap());
     assert!(!session.can_send_frames());
 }
 
 #[test]
-fn hello_and_interfaces_come_first_then_records_then_frames() {
+fn hello_and_interfaces_come_first_then_alerts_then_records_then_frames() {
     let (mut session, mut clock) = (session(), Clock::new());
     let mut collector = Collector::default();
-    session.push_record(RecordKind::Flow, b"{}".to_vec());
     let now = clock.advance(Duration::ZERO);
+    session.push_record(now, RecordKind::Flow, b"{}".to_vec());
+    session.push_record(now, RecordKind::Alert, b"{}".to_vec());
     session.connected(now, NAME.into());
     tell(&mut session, now, collector.hello()).unwrap();
     assert!(!session.can_send_frames(), "hello and a record wait");
     drain(&mut session, &mut collector);
-    assert_eq!(collector.heard, [Kind::SensorHello, Kind::Interfaces, Kind::Records]);
+    let expected = [Kind::SensorHello, Kind::Interfaces, Kind::Alerts, Kind::Records];
+    assert_eq!(collector.heard, expected);
     assert!(session.can_send_frames());
-    session.push_record(RecordKind::Alert, b"{}".to_vec());
+    session.push_record(now, RecordKind::Alert, b"{}".to_vec());
     assert!(!session.can_send_frames(), "a record waits");
 }
 
@@ -181,7 +197,7 @@ fn interfaces_that_came_later_are_declared_once_before_the_next_batch_and_all_at
         session.connected(now, NAME.into());
         tell(session, now, Collector::default().hello()).unwrap();
         let mut out = Vec::new();
-        while session.next_output(&mut out) {}
+        while session.next_output(&mut out).unwrap() {}
         declared(&out)
     };
     assert_eq!(connect(&mut session), (1, vec![0]));
@@ -224,7 +240,7 @@ fn an_acknowledgement_or_a_heartbeat_proves_life() {
     let now = clock.advance(Duration::ZERO);
     session.connected(now, NAME.into());
     tell(&mut session, now, collector.hello()).unwrap();
-    let [ack, _] = collector.acks();
+    let [ack, ..] = collector.acks();
     let heartbeat = Control::Heartbeat(Heartbeat { sent_at: UnixNanos(1), echo: None });
     for control in [ack.clone(), heartbeat, ack] {
         let now = clock.advance(Duration::from_secs(14));
@@ -277,6 +293,7 @@ fn what_a_collector_must_not_say_ends_the_connection() {
     check(Control::Goodbye(Goodbye { reason: "x".into() }), "collector says goodbye: \"x\"");
     let ack = |stream| Control::Ack(Ack { stream, sequence: Sequence(1), count: 0 });
     check(ack(Stream::Records), "collector acknowledges Records up to 1, which was never sent");
+    check(ack(Stream::Alerts), "collector acknowledges Alerts up to 1, which was never sent");
     check(ack(Stream::Frames), "collector acknowledges Frames up to 1, which was never sent");
     check(ack(Stream::Control), "collector acknowledges Control up to 1, which was never sent");
 }
@@ -299,7 +316,11 @@ fn a_hello_that_does_not_fit_is_refused() {
     let limits = Limits { max_frame_batch: 1000, ..Limits::default() };
     check(CollectorHello { limits, ..hello.clone() }, "collector accepts too little");
     let resume = Resume { records: Sequence(5), ..hello.resume.unwrap() };
-    check(CollectorHello { resume: Some(resume), ..hello }, "which was never sent");
+    check(CollectorHello { resume: Some(resume), ..hello.clone() }, "which was never sent");
+    check(
+        CollectorHello { minor: 0, ..hello },
+        "collector speaks version 1.0 of the wire format, this sensor 1.1; upgrade it first",
+    );
 }
 
 #[test]
@@ -414,7 +435,8 @@ impl World {
         for _ in 0..self.dice.roll(4) {
             self.pushed_records += 1;
             let kind = RecordKind::from_u8(1 + self.dice.roll(6) as u8);
-            self.session.push_record(kind, self.pushed_records.to_string().into_bytes());
+            let text = self.pushed_records.to_string().into_bytes();
+            self.session.push_record(self.clock.advance(Duration::ZERO), kind, text);
         }
         for _ in 0..self.dice.roll(3) {
             let frames = 1 + self.dice.roll(20) as u32;
@@ -432,7 +454,7 @@ impl World {
 
     fn send_all_but_frames(&mut self) {
         let mut out = Vec::new();
-        while self.session.next_output(&mut out) {}
+        while self.session.next_output(&mut out).unwrap() {}
         self.to_collector.extend(out);
     }
 
@@ -523,9 +545,16 @@ fn over_a_link_that_cuts_every_record_is_stored_and_every_frame_accounted_for() 
         world.settle();
         let Deliveries { frames, records } = world.session.deliveries();
         assert_eq!(records.to_ledger().acknowledged, world.pushed_records, "seed {seed}");
-        for number in 1..=world.pushed_records {
-            assert_eq!(world.collector.records[&number], number.to_string(), "seed {seed}");
+        let mut stored: Vec<u64> =
+            world.collector.records.values().map(|text| text.parse().unwrap()).collect();
+        for lane in [true, false] {
+            let range = world.collector.records.range((lane, 0)..=(lane, u64::MAX));
+            let order: Vec<u64> = range.map(|(_, text)| text.parse().unwrap()).collect();
+            assert!(order.is_sorted(), "seed {seed}: order within a stream");
         }
+        stored.sort_unstable();
+        assert!(stored.iter().copied().eq(1..=world.pushed_records), "seed {seed}");
+        assert_eq!(world.collector.holes, [], "seed {seed}");
         assert_eq!(world.collector.duplicates, 0, "seed {seed}: the resume point prevents them");
         assert_eq!(frames.to_ledger().acknowledged, world.collector.frames(), "seed {seed}");
         cuts += world.cuts;

@@ -1,0 +1,566 @@
+//! The spool: records on their way to a collector, kept on the disk until one has stored them.
+//!
+//! ```text
+//!   PATH/lock                          held while a sensor runs
+//!   PATH/position                      which spool this is, what is acknowledged, numbers in use
+//!   PATH/alerts/NUMBER.seg             alert, anomaly, audit: sent first
+//!   PATH/events/NUMBER.seg             flow, dns, stats, other
+//!   PATH/*/NUMBER.aside                segments that were foreign or damaged
+//!
+//!                     uplink's thread                         spool-sync
+//!   recorder ─push─▶ memory ─flush, each turn─▶ segments ──▶ fdatasync, about once a second
+//!                                                  │
+//!   collector ◀────────────── fill ────────────────┘          acknowledge ─▶ whole segments removed
+//! ```
+//!
+//! Each lane numbers its records by itself, over all runs, for as long as the spool exists
+//! (`spool_epoch`); a run begins behind every number that an earlier one may have used. So a
+//! collector knows a record that it has when it comes again, and never mistakes a new one for an old
+//! one.
+//!
+//! When the bytes or the age of the whole are over their limits, the oldest segment of events goes, and
+//! an alert only when there are no events left. When the disk fails (full, read-only, gone), records
+//! wait in bounded memory, the oldest events go first, and writing is tried again every second. All that
+//! is given up is counted by reason, and told to the collector as a hole. Capture and detection never
+//! learn of it.
+//!
+//! The logic knows the disk by [`disk::Disk`] alone.
+
+pub mod disk;
+mod format;
+mod lane;
+mod position;
+mod recover;
+mod runs;
+pub mod status;
+mod store;
+mod syncer;
+
+use std::hash::BuildHasher;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use wire::header::Stream;
+use wire::records::{MAX_RECORD, RecordBatchWriter, RecordKind};
+use wire::units::{Sequence, UnixNanos};
+
+use self::disk::{Disk, RealDisk};
+use self::format::LaneName;
+use self::lane::{Filled, Lane};
+use self::position::Position;
+use self::recover::{Found, Times};
+pub use self::runs::Hole;
+use self::status::{SpoolStatus, add, set};
+use self::store::Store;
+use self::syncer::Syncer;
+use crate::uplink::session::Now;
+use crate::uplink::{Delivery, LossReason};
+
+/// What the spool may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Bytes of all segments.
+    pub max_bytes: u64,
+    /// Older records are given up.
+    pub max_age: Duration,
+}
+
+/// One in so many bytes is for alerts alone.
+const RESERVED_SHARE: u64 = 8;
+/// Numbers that a run may use before the position is written anew.
+const RESERVED_NUMBERS: u64 = 1 << 24;
+/// Between two attempts to write to a disk that fails, and between two syncs.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Failed attempts to read before a segment is given up.
+const READ_ATTEMPTS: u32 = 10;
+
+/// Why the spool cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another sensor has it.
+    #[error("another sensor uses the spool {}; give each its own spool.path", path.display())]
+    InUse {
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// The folder is not for this user, or is no folder.
+    #[error(
+        "cannot use the spool {}; make the folder for the sensor's user, or set spool.path (\"\" keeps \
+         records in memory)",
+        path.display()
+    )]
+    Unusable {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system has no more threads.
+    #[error("cannot start thread spool-sync")]
+    Thread(#[source] io::Error),
+}
+
+impl SpoolError {
+    /// A disk that is full or failing may recover; what only a human can mend is an error.
+    fn unless_disk_fails(path: &Path, error: io::Error) -> Result<io::Error, Self> {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidFilename => {
+                Err(Self::Unusable { path: path.to_owned(), source: error })
+            }
+            _ => Ok(error),
+        }
+    }
+}
+
+/// Can this process keep a spool in this folder, or make the folder? Nothing is left behind, not even the
+/// folder: whoever checks may be another user than the sensor. Whether another sensor uses it is not
+/// asked: that one may be about to be restarted.
+///
+/// # Errors
+/// [`SpoolError::Unusable`].
+pub fn check(folder: &Path) -> Result<(), SpoolError> {
+    let there = folder.ancestors().find(|above| above.exists()).unwrap_or(folder);
+    let probe = there.join(".ringwatch-check");
+    let tried = RealDisk.create(&probe).and_then(|_| RealDisk.remove(&probe));
+    // That a disk is full now does not stand against a start.
+    tried.or_else(|error| SpoolError::unless_disk_fails(folder, error).map(|_| ()))
+}
+
+/// See the module.
+pub struct Spool {
+    epoch: u64,
+    /// By [`LaneName`].
+    lanes: [Lane; 2],
+    batches: [RecordBatchWriter; 2],
+    /// Records in memory are given up above so many bytes.
+    memory_bytes: usize,
+    /// Where records are kept; none: in memory alone.
+    store: Option<Store>,
+    delivery: Delivery,
+    status: Arc<SpoolStatus>,
+}
+
+/// A message of records that is ready to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The stream of its records.
+    pub stream: Stream,
+    /// What the collector is to be told before it.
+    pub holes: Vec<Hole>,
+    /// The number of its first record.
+    first: Sequence,
+    lane: LaneName,
+}
+
+impl Spool {
+    /// A spool in memory, which ends with this run. `epoch` names it.
+    #[must_use]
+    pub fn in_memory(epoch: u64, memory_bytes: usize, status: Arc<SpoolStatus>) -> Self {
+        let lanes = LaneName::ALL.map(|name| Lane::new(name, Sequence(1)));
+        Self::with(epoch, lanes, memory_bytes, None, status)
+    }
+
+    /// Opens the spool of this folder, and takes over what an earlier run left in it.
+    ///
+    /// # Errors
+    /// See [`SpoolError`]. A disk that fails is no error: records wait in memory until it recovers.
+    pub fn open(
+        settings: SpoolSettings,
+        disk: Arc<dyn Disk>,
+        memory_bytes: usize,
+        now: Now,
+        status: Arc<SpoolStatus>,
+    ) -> Result<Self, SpoolError> {
+        let mut spool =
+            Self::open_without_thread(settings, Arc::clone(&disk), memory_bytes, now, status)?;
+        let syncer = Syncer::start(disk, Arc::clone(&spool.status)).map_err(SpoolError::Thread)?;
+        if let Some(store) = &mut spool.store {
+            store.syncer = Some(syncer);
+        }
+        Ok(spool)
+    }
+
+    /// The same, where each sync is made at once.
+    fn open_without_thread(
+        settings: SpoolSettings,
+        disk: Arc<dyn Disk>,
+        memory_bytes: usize,
+        now: Now,
+        status: Arc<SpoolStatus>,
+    ) -> Result<Self, SpoolError> {
+        let (mut store, failure) = Store::open(settings, disk, now)?;
+        let times = Times { now: now.monotonic, wall: now.unix, max_age: store.settings.max_age };
+        let is_new = store.position.spool_epoch == 0;
+        if is_new {
+            store.position.spool_epoch = new_epoch(now.unix);
+        }
+        let epoch = store.position.spool_epoch;
+        let mut found: [Found; 2] = Default::default();
+        for (name, found) in LaneName::ALL.into_iter().zip(&mut found) {
+            let (folder, acked) =
+                (&store.folders[name as usize], store.position.acked[name as usize]);
+            let read =
+                recover::lane(store.disk.as_ref(), (name, folder), (epoch, acked), &times, &status);
+            match read {
+                Ok(lane) => *found = lane,
+                Err(error) if failure.is_none() => {
+                    tracing::warn!(path = %folder.display(), %error, "cannot read the spool");
+                }
+                Err(_) => {}
+            }
+        }
+        let [alerts, events] = found;
+        let corrupt = alerts.corrupt + events.corrupt;
+        let lanes =
+            [(LaneName::Alerts, alerts), (LaneName::Events, events)].map(|(name, found)| {
+                let next = store.next_number(name, &found, is_new, now.unix);
+                store.position.bound[name as usize] = Sequence(next.0 + RESERVED_NUMBERS);
+                found.into_lane(name, store.position.acked[name as usize], next)
+            });
+        let failure = failure.or_else(|| store.save_position(now.unix).err());
+        let mut spool = Self::with(epoch, lanes, memory_bytes, Some(store), status);
+        spool.begin(corrupt);
+        if let Some(error) = failure {
+            spool.disk_failed(now.monotonic, &error);
+        }
+        Ok(spool)
+    }
+
+    fn with(
+        epoch: u64,
+        lanes: [Lane; 2],
+        memory_bytes: usize,
+        store: Option<Store>,
+        status: Arc<SpoolStatus>,
+    ) -> Self {
+        let batches = [RecordBatchWriter::of_alerts(), RecordBatchWriter::new()];
+        let delivery = Delivery::default();
+        Self { epoch, lanes, batches, memory_bytes, store, delivery, status }
+    }
+
+    /// Counts what an earlier run left.
+    fn begin(&mut self, corrupt: u64) {
+        let found = self.pending();
+        self.delivery.produce(found + corrupt);
+        self.delivery.lose(corrupt, LossReason::SpoolCorrupt);
+        add(&self.status.recovered, found);
+        add(&self.status.damaged, corrupt);
+        self.enforce_limits(None);
+        self.publish();
+        if found + corrupt > 0 {
+            tracing::info!(records = found, damaged = corrupt, "records of an earlier run found");
+        }
+    }
+
+    /// Names the spool.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes a record.
+    pub fn push(&mut self, kind: RecordKind, json: Vec<u8>, now: UnixNanos) {
+        self.delivery.produce(1);
+        if json.len() > MAX_RECORD {
+            self.delivery.lose(1, LossReason::TooLong);
+            return;
+        }
+        self.lanes[LaneName::of(kind) as usize].push(kind, json, now);
+        self.bound_memory();
+    }
+
+    /// Records beyond what memory holds are given up: the oldest events, then the oldest alerts.
+    fn bound_memory(&mut self) {
+        let [alerts, events] = &mut self.lanes;
+        if alerts.waiting_bytes() + events.waiting_bytes() <= self.memory_bytes {
+            return;
+        }
+        let reason =
+            if self.store.is_none() { LossReason::QueueFull } else { LossReason::SpoolFailed };
+        let left_for_events = self.memory_bytes.saturating_sub(alerts.waiting_bytes());
+        let lost = events.give_up_waiting(left_for_events, reason)
+            + alerts.give_up_waiting(self.memory_bytes, reason);
+        self.delivery.lose(lost, reason);
+    }
+
+    /// Does what is due: writes what waits, keeps to the limits, and has data brought to the disk. To be
+    /// called in each turn, after the records that came in it.
+    pub fn work(&mut self, now: Now) {
+        self.flush(now);
+        self.look(now);
+        self.publish();
+    }
+
+    fn flush(&mut self, now: Now) {
+        let Some(store) = &mut self.store else { return };
+        if !self.lanes.iter().any(Lane::has_waiting)
+            || store.retry_at.is_some_and(|due| now.monotonic < due)
+        {
+            return;
+        }
+        match store.write(&mut self.lanes, now.monotonic) {
+            Ok(()) => {
+                self.disk_recovered();
+                self.enforce_limits(Some(now.monotonic));
+            }
+            Err(error) => self.disk_failed(now.monotonic, &error),
+        }
+    }
+
+    /// Once a second: is the folder still there, is something too old, what is to be synced.
+    fn look(&mut self, now: Now) {
+        let Some(store) = &mut self.store else { return };
+        if now.monotonic < store.next_look {
+            return;
+        }
+        store.next_look = now.monotonic + INTERVAL;
+        if store.is_gone() {
+            let lost: u64 =
+                self.lanes.iter_mut().map(|lane| lane.forget_missing(store.disk.as_ref())).sum();
+            self.delivery.lose(lost, LossReason::SpoolFailed);
+            match store.make() {
+                Ok(()) => {
+                    tracing::warn!(
+                        path = %store.settings.path.display(), lost,
+                        "the folder of the spool was gone, and was made again"
+                    );
+                    self.disk_recovered();
+                }
+                Err(error) => return self.disk_failed(now.monotonic, &error),
+            }
+        } else if store.retry_at.is_some() && !self.lanes.iter().any(Lane::has_waiting) {
+            // Nothing waits that would show whether the disk is well again.
+            match store.save_position(now.unix) {
+                Ok(()) => self.disk_recovered(),
+                Err(error) => return self.disk_failed(now.monotonic, &error),
+            }
+        }
+        self.enforce_limits(Some(now.monotonic));
+        self.sync(now.unix);
+    }
+
+    /// Gives up what is beyond the limits: events before alerts. Without a time, only by bytes.
+    fn enforce_limits(&mut self, now: Option<Instant>) {
+        let Some(store) = &mut self.store else { return };
+        let (disk, max) = (store.disk.as_ref(), store.settings.max_bytes);
+        let [alerts, events] = &mut self.lanes;
+        let mut lose = |lane: &mut Lane, reason| {
+            let lost = lane.drop_oldest(disk, reason)?;
+            store.has_new_names = true;
+            self.delivery.lose(lost, reason);
+            Some(())
+        };
+        loop {
+            let is_over = alerts.disk_bytes() + events.disk_bytes() > max
+                || events.disk_bytes() > max - max / RESERVED_SHARE;
+            if !is_over
+                || (lose(events, LossReason::SpoolFull).is_none()
+                    && lose(alerts, LossReason::SpoolFull).is_none())
+            {
+                break;
+            }
+        }
+        for lane in [alerts, events] {
+            while let Some(now) = now
+                && lane.oldest_segment().is_some_and(|it| it.bytes > 0 && it.expires <= now)
+                && lose(lane, LossReason::SpoolAged).is_some()
+            {}
+        }
+    }
+
+    fn sync(&mut self, now: UnixNanos) {
+        let Some(store) = &mut self.store else { return };
+        let errors = self.status.sync_errors.load(Ordering::Relaxed);
+        if errors != store.seen_sync_errors {
+            store.seen_sync_errors = errors;
+            // The kernel says a failed write-back once and forgets the pages: what follows goes into
+            // other files.
+            self.lanes.iter_mut().for_each(Lane::end_segment);
+            (store.has_new_names, store.synced) = (true, Position::default());
+        }
+        store.sync(&mut self.lanes, &self.status, now);
+    }
+
+    fn disk_failed(&mut self, now: Instant, error: &io::Error) {
+        let Some(store) = &mut self.store else { return };
+        add(&self.status.write_errors, 1);
+        let path = store.settings.path.display();
+        if store.retry_at.is_none() {
+            tracing::error!(%path, %error, "cannot write to the spool; records wait in memory");
+        }
+        store.retry_at = Some(now + INTERVAL);
+        let problem = format!("spool {path}: {error}; records wait in memory");
+        self.status.set_write_problem(Some(problem));
+    }
+
+    fn disk_recovered(&mut self) {
+        if let Some(store) = &mut self.store
+            && store.retry_at.take().is_some()
+        {
+            let path = store.settings.path.display();
+            tracing::info!(%path, "the spool takes records again");
+            self.status.set_write_problem(None);
+        }
+    }
+
+    /// The records that are to be sent next: alerts, then others. `None` if there are none, or they
+    /// cannot be read now.
+    pub fn next_batch(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.store.as_ref().and_then(|it| it.read_at).is_some_and(|due| now < due) {
+            return None;
+        }
+        LaneName::ALL.into_iter().find_map(|name| {
+            let lane = &mut self.lanes[name as usize];
+            if !lane.has_unsent() {
+                return None;
+            }
+            let disk = self.store.as_ref().map(|store| store.disk.as_ref());
+            let (filled, damaged) = lane.fill(disk, &mut self.batches[name as usize]);
+            self.delivery.lose(damaged, LossReason::SpoolCorrupt);
+            match filled {
+                Ok(filled) => {
+                    let Filled { first, holes } = filled?;
+                    let stream = match name {
+                        LaneName::Alerts => Stream::Alerts,
+                        LaneName::Events => Stream::Records,
+                    };
+                    Some(Outgoing { stream, holes, first, lane: name })
+                }
+                Err(error) => {
+                    self.read_failed(name, now, &error);
+                    None
+                }
+            }
+        })
+    }
+
+    /// Appends the message itself to `out`. `batch` is what [`Spool::next_batch`] gave last.
+    pub fn finish_batch(&mut self, batch: &Outgoing, out: &mut Vec<u8>) {
+        if let Some(store) = &mut self.store {
+            (store.read_failures, store.read_at) = (0, None);
+        }
+        self.batches[batch.lane as usize].finish(batch.first, out);
+    }
+
+    /// A segment that cannot be read time and again must not hold up all that is behind it.
+    fn read_failed(&mut self, name: LaneName, now: Instant, error: &io::Error) {
+        let Some(store) = &mut self.store else { return };
+        store.read_failures += 1;
+        store.read_at = Some(now + INTERVAL);
+        let is_gone = error.kind() == io::ErrorKind::NotFound;
+        if store.read_failures < READ_ATTEMPTS && !is_gone {
+            return;
+        }
+        (store.read_failures, store.read_at) = (0, None);
+        let lane = &mut self.lanes[name as usize];
+        let lost = lane.drop_unreadable(store.disk.as_ref(), LossReason::SpoolFailed);
+        self.delivery.lose(lost, LossReason::SpoolFailed);
+        let lane = name.name();
+        tracing::error!(lane, lost, %error, "a segment of the spool cannot be read and is given up");
+    }
+
+    /// Is there something to send?
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.lanes.iter().any(Lane::has_unsent)
+    }
+
+    /// Is everything acknowledged or lost?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending() == 0
+    }
+
+    /// Everything of a stream up to `through` is stored by a collector. False if so much was never sent.
+    pub fn acknowledge(&mut self, stream: Stream, through: Sequence) -> bool {
+        let lane = match stream {
+            Stream::Alerts => LaneName::Alerts,
+            Stream::Records => LaneName::Events,
+            Stream::Control | Stream::Frames => return false,
+        };
+        let disk = self.store.as_ref().map(|store| store.disk.as_ref());
+        let settled = self.lanes[lane as usize].acknowledge(through, disk);
+        self.delivery.acknowledge(settled.unwrap_or(0));
+        settled.is_some()
+    }
+
+    /// A collector has already what this spool, as it is, never sent: the folder was put back from a copy.
+    /// New records get numbers beyond it. Without a disk that cannot be, and false is said.
+    pub fn skip_beyond(&mut self, stream: Stream, number: Sequence) -> bool {
+        let lane = match stream {
+            Stream::Alerts => LaneName::Alerts,
+            _ => LaneName::Events,
+        };
+        if self.store.is_none() || number.0 >= u64::MAX >> 2 {
+            return false;
+        }
+        let path = self.store.as_ref().map(|store| store.settings.path.display().to_string());
+        tracing::warn!(path, "the spool is older than what the collector has: was it restored?");
+        self.lanes[lane as usize].skip_beyond(number);
+        true
+    }
+
+    /// Everything that is not acknowledged has to be sent (again).
+    pub fn rewind(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::rewind);
+    }
+
+    /// The sensor stops: what is on the disk stays there for the next run, what is not is given up.
+    pub fn close(&mut self, now: Now) {
+        if let Some(store) = &mut self.store {
+            store.retry_at = None;
+        }
+        self.flush(now);
+        for lane in &mut self.lanes {
+            let lost = lane.give_up_waiting(0, LossReason::Shutdown);
+            self.delivery.lose(lost, LossReason::Shutdown);
+        }
+        if let Some(store) = &mut self.store {
+            store.close(&mut self.lanes, &self.status, now.unix);
+        }
+        self.publish();
+    }
+
+    /// What became of all records.
+    #[must_use]
+    pub const fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
+    fn pending(&self) -> u64 {
+        self.lanes.iter().map(Lane::pending).sum()
+    }
+
+    fn publish(&self) {
+        let status = &self.status;
+        for (at, lane) in self.lanes.iter().enumerate() {
+            set(&status.disk_bytes[at], lane.disk_bytes());
+            set(&status.segments[at], lane.segments() as u64);
+            set(&status.records[at], lane.pending());
+            set(&status.oldest[at], lane.oldest().map_or(0, |oldest| oldest.0));
+        }
+        let waiting: usize = self.lanes.iter().map(Lane::waiting_bytes).sum();
+        set(&status.waiting_bytes, waiting as u64);
+    }
+}
+
+/// A name for a new spool: random, so that two spools of one sensor never have the same.
+fn new_epoch(now: UnixNanos) -> u64 {
+    // The standard library seeds this hasher from the system's random numbers.
+    let random = std::hash::RandomState::new().hash_one(now.0);
+    // Some readers of JSON keep 53 bits of a number.
+    (random >> 11).max(1)
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What an earlier run left behind: read once, at the start, a buffer at a time.
+//!
+//! Nothing found here stops the sensor. A segment that ends in the middle of a record is cut off there; a
+//! record whose checksum does not fit is passed over and counted; a segment that is damaged at its
+//! beginning, or of another spool, is set aside under another name with one log line.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use wire::message::UNUSED;
+use wire::units::{Sequence, UnixNanos};
+
+use super::disk::{Disk, DiskFile};
+use super::format::{
+    HeaderError, LaneName, RECORD_HEADER, Records, SEGMENT_HEADER, SegmentHeader, Step,
+};
+use super::lane::{Lane, Segment};
+use super::runs::{Hole, Runs};
+use super::status::{SpoolStatus, add};
+use crate::uplink::LossReason;
+
+/// What is added to the name of a segment that is set aside.
+const ASIDE: &str = "aside";
+/// Segments of a lane that are kept aside; beyond them the oldest are removed.
+const MOST_ASIDE: usize = 8;
+/// The reason of holes that an earlier run left, and counted in its ledger.
+const EARLIER_RUN: &str = "earlier_run";
+
+/// Both clocks, and how old a record may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The clock that is never set.
+    pub now: Instant,
+    /// The other one.
+    pub wall: UnixNanos,
+    /// When a record is too old.
+    pub max_age: Duration,
+}
+
+/// What was found of a lane.
+#[derive(Debug, Default)]
+pub struct Found {
+    segments: VecDeque<Segment>,
+    pending: Runs,
+    holes: Vec<Hole>,
+    /// Records that were there once and are damaged.
+    pub corrupt: u64,
+    /// The last record of all.
+    pub last: Sequence,
+}
+
+impl Found {
+    /// The lane that goes on from here. Its next record has the number `next`.
+    pub fn into_lane(self, name: LaneName, acked: Sequence, next: Sequence) -> Lane {
+        let mut lane = Lane::new(name, next);
+        lane.restore(acked, self.segments, self.pending);
+        self.holes.into_iter().for_each(|hole| lane.note_hole(hole));
+        let (first, last) = (self.last.max(acked).next(), Sequence(next.0 - 1));
+        if first <= last && first > Sequence(1) {
+            lane.note_hole(Hole { first, last, reason: UNUSED });
+        }
+        lane
+    }
+}
+
+/// The spool that the segments in these folders are of, if there is one and no position says it: that of
+/// the segment made last.
+pub fn epoch_of_segments(disk: &dyn Disk, folders: [&Path; 2]) -> Option<u64> {
+    let headers = folders.into_iter().flat_map(|folder| {
+        let paths = segments_in(disk, folder).unwrap_or_default();
+        paths.into_iter().filter_map(|path| read_header(disk.open(&path).ok()?.as_ref()).ok()?.ok())
+    });
+    headers.max_by_key(|header| header.made_at).map(|header| header.spool_epoch)
+}
+
+/// Reads a lane. What is acknowledged is removed.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn lane(
+    disk: &dyn Disk,
+    (name, folder): (LaneName, &Path),
+    (spool_epoch, acked): (u64, Sequence),
+    times: &Times,
+    status: &SpoolStatus,
+) -> io::Result<Found> {
+    let mut found = Found::default();
+    for path in segments_in(disk, folder)? {
+        // What cannot be written can still be delivered.
+        let opened = disk.open_to_write(&path).or_else(|_| disk.open(&path));
+        let outcome = opened.and_then(|file| {
+            let header = read_header(file.as_ref())?;
+            let header = match header {
+                Ok(header) if (header.spool_epoch, header.lane) == (spool_epoch, name) => header,
+                Ok(_) => return Ok(Some("it is of another spool or lane".to_owned())),
+                // Nothing was ever in it.
+                Err(HeaderError::Short) => {
+                    add(&status.torn_bytes, file.size()?);
+                    disk.remove(&path)?;
+                    return Ok(None);
+                }
+                Err(error) => return Ok(Some(error.to_string())),
+            };
+            let segment = found.read(file.as_ref(), (&path, header), acked, times, status)?;
+            if segment.last <= acked || segment.last < segment.first {
+                disk.remove(&path)?;
+            } else {
+                found.segments.push_back(segment);
+            }
+            Ok(None)
+        });
+        let fault = match outcome {
+            Ok(None) => continue,
+            Ok(Some(fault)) => fault,
+            Err(error) => error.to_string(),
+        };
+        set_aside(disk, &path, &fault, status);
+    }
+    remove_old_asides(disk, folder);
+    Ok(found)
+}
+
+impl Found {
+    /// Reads a segment to its end and cuts off what is unfinished.
+    fn read(
+        &mut self,
+        file: &dyn DiskFile,
+        (path, header): (&Path, SegmentHeader),
+        acked: Sequence,
+        times: &Times,
+        status: &SpoolStatus,
+    ) -> io::Result<Segment> {
+        let before = self.last.max(Sequence(header.first.0.saturating_sub(1)));
+        let mut records = Records::new(SEGMENT_HEADER as u64, file.size()?, before);
+        let mut segment = Segment {
+            path: path.to_owned(),
+            first: header.first,
+            last: Sequence(header.first.0.saturating_sub(1)),
+            bytes: 0,
+            oldest: header.made_at,
+            expires: times.now,
+        };
+        let mut newest = header.made_at;
+        let tail = loop {
+            match records.next(file)? {
+                Step::Record { record, damaged } => {
+                    self.take(record.sequence, damaged, acked);
+                    (segment.last, newest) = (record.sequence, record.taken_at);
+                }
+                Step::End(tail) => break tail,
+            }
+        };
+        segment.bytes = tail.good_end;
+        let age = times.wall.since(newest).min(times.max_age);
+        segment.expires = times.now + (times.max_age - age);
+        if tail.torn > 0 {
+            add(&status.torn_bytes, tail.torn);
+            self.corrupt += u64::from(tail.has_record);
+            // On a disk that takes nothing, it is passed over again at the next start.
+            let _ = file.set_len(tail.good_end);
+        }
+        Ok(segment)
+    }
+
+    /// A whole record, and what lies before it.
+    fn take(&mut self, sequence: Sequence, damaged: u64, acked: Sequence) {
+        let (first, last) = (self.last.max(acked).next(), Sequence(sequence.0 - 1));
+        let missing = if self.last.0 == 0 { 0 } else { (last.0 + 1).saturating_sub(first.0) };
+        if damaged > 0 && sequence > acked {
+            // The numbers say how many there were, but never more than had room.
+            self.corrupt += missing.clamp(1, (damaged / RECORD_HEADER as u64).max(1));
+        }
+        if missing > 0 {
+            let reason = if damaged > 0 { LossReason::SpoolCorrupt.name() } else { EARLIER_RUN };
+            self.holes.push(Hole { first, last, reason });
+        }
+        self.last = sequence;
+        if sequence > acked {
+            self.pending.push(sequence);
+        }
+    }
+}
+
+/// The files of a folder that have the name of a segment, oldest first.
+fn segments_in(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = disk.list(folder)?;
+    names.retain(|name| {
+        let number = name.strip_suffix(".seg");
+        number.is_some_and(|it| it.len() == 20 && it.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    names.sort_unstable();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn read_header(file: &dyn DiskFile) -> io::Result<Result<SegmentHeader, HeaderError>> {
+    let mut bytes = [0; SEGMENT_HEADER];
+    let mut have = 0;
+    while have < SEGMENT_HEADER {
+        match file.read_at(&mut bytes[have..], have as u64)? {
+            0 => break,
+            read => have += read,
+        }
+    }
+    Ok(SegmentHeader::from_bytes(&bytes[..have]))
+}
+
+fn set_aside(disk: &dyn Disk, path: &Path, fault: &str, status: &SpoolStatus) {
+    add(&status.set_aside, 1);
+    let aside = path.with_extension(ASIDE);
+    let renamed = disk.rename(path, &aside);
+    let error = renamed.err().map(|error| error.to_string());
+    tracing::warn!(segment = %path.display(), fault, error, "segment of the spool set aside");
+}
+
+fn remove_old_asides(disk: &dyn Disk, folder: &Path) {
+    let mut names = disk.list(folder).unwrap_or_default();
+    names.retain(|name| name.ends_with(".aside"));
+    names.sort_unstable();
+    for name in names.iter().rev().skip(MOST_ASIDE) {
+        // Tried again at the next start.
+        let _ = disk.remove(&folder.join(name));
+    }
+}
