@@ -18,4 +18,5 @@ mod operator;
 mod scan;
 mod site;
 mod soak;
+mod spool;
 mod traffic;

@@ -52,6 +52,8 @@ pub struct Settings {
     pub name: String,
     /// Interfaces, as TOML.
     pub interface: String,
+    /// Section `spool`; empty: a folder of the sensor's own.
+    pub spool: String,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             more: String::new(),
             name: "web-0".to_owned(),
             interface: "\"s0\"".to_owned(),
+            spool: String::new(),
         }
     }
 }
@@ -179,13 +182,15 @@ impl Site {
 
     /// Starts a sensor, which may refuse to run.
     pub fn spawn_sensor(&self, namespace: &Namespace, settings: &Settings) -> Sensor {
-        let Settings { collector, export, more, name, interface } = settings;
+        let Settings { collector, export, more, name, interface, spool } = settings;
         let events = self.path(&format!("{name}.json"));
+        let own_spool = format!("path = \"{name}.spool\"");
+        let spool = if spool.is_empty() { &own_spool } else { spool };
         let text = format!(
             "[capture]\ninterface = {interface}\nworkers = 2\nring_mib = 64\nblock_kib = 256\n\
              [export]\n{export}\n\
              [uplink]\ncollectors = [{collector:?}]\n{}\n\
-             [spool]\npath = \"{name}.spool\"\n\
+             [spool]\n{spool}\n\
              [events]\nfile = {events:?}\n{more}\n",
             self.tls(name),
         );
