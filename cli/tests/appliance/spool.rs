@@ -1,6 +1,5 @@
 //! Records outlast whatever becomes of the sensor and of the disk that they wait on.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,9 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use perf::frames::{self, SYN};
-use serde_json::Value;
 
-use crate::site::{Collector, PATIENCE, Sensor, Settings, Site, Stored, wait_until};
+use crate::site::{Collector, Lanes, PATIENCE, Sensor, Settings, Site, Stored, lanes, wait_until};
 use crate::traffic::Load;
 
 /// How long things take that end by themselves.
@@ -26,21 +24,6 @@ fn connections(net: u8) -> Vec<Vec<u8>> {
         frames::tcp(client, SocketAddr::from(([203, 0, 113, 5], 443)), SYN, b"")
     });
     made.collect()
-}
-
-/// Lines of one run and one lane in their order: alerts, anomalies and audit, or all else.
-type Lanes = BTreeMap<(String, bool), Vec<String>>;
-
-fn lanes<'l>(lines: impl IntoIterator<Item = &'l str>) -> Lanes {
-    let mut lanes = Lanes::new();
-    for line in lines {
-        let event: Value = serde_json::from_str(line).unwrap();
-        let id = event["ringwatch"]["event_id"].as_str().unwrap();
-        let run = id.rsplit_once('-').unwrap().0.to_owned();
-        let is_alert = matches!(event["event_type"].as_str(), Some("alert" | "anomaly"));
-        lanes.entry((run, is_alert)).or_default().push(line.to_owned());
-    }
-    lanes
 }
 
 /// Whole lines of a file that a killed process may have left torn.

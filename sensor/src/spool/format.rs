@@ -35,7 +35,7 @@ pub const SEGMENT_HEADER: usize = 64;
 /// Length of a record without its JSON, in bytes.
 pub const RECORD_HEADER: usize = 32;
 /// No record has this number or a higher one: it leaves room for all that is added to numbers.
-const LAST_NUMBER: u64 = 1 << 62;
+pub const LAST_NUMBER: Sequence = Sequence(1 << 62);
 /// What is read at once, in bytes. The longest record fits.
 const READ: usize = 1 << 20;
 const _: () = assert!(READ >= RECORD_HEADER + MAX_RECORD);
@@ -357,7 +357,7 @@ impl Records {
 fn plausible_len(header: &[u8]) -> Option<usize> {
     let has_padding = header.get(9..16)?.iter().all(|byte| *byte == 0);
     let len = u64_at(header, 4) as u32 as usize;
-    let has_number = (1..LAST_NUMBER).contains(&u64_at(header, 16));
+    let has_number = (1..LAST_NUMBER.0).contains(&u64_at(header, 16));
     (has_padding && has_number && len <= MAX_RECORD).then_some(len)
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wire::message::UNUSED;
 use wire::records::{PushError, RecordBatchWriter, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
@@ -279,7 +280,10 @@ impl Lane {
             self.fill_from_memory(batch, &mut taken);
         }
         let Some(Taken { first, last }) = taken else { return (read.map(|()| None), damaged) };
-        let holes = self.holes.between(self.told, first).copied().collect();
+        let (begin, end) = (self.told.next(), self.acked);
+        let elsewhere = (begin <= end).then_some(Hole { first: begin, last: end, reason: UNUSED });
+        let holes = self.holes.between(self.told.max(end), first).copied();
+        let holes = elsewhere.into_iter().chain(holes).collect();
         self.sent = self.sent.max(last);
         self.told = last;
         // What failed is tried again at the next call.
@@ -390,6 +394,12 @@ impl Lane {
             self.remove_oldest(disk);
         }
         Some(settled)
+    }
+
+    /// A collector that has everything up to `mark` of this spool is connected. What another one has beyond
+    /// that it will not get, and is not to miss.
+    pub fn meet(&mut self, mark: Sequence) {
+        self.told = mark.min(self.acked);
     }
 
     /// Everything that is not acknowledged has to be sent (again).

@@ -48,7 +48,7 @@ use wire::records::{MAX_RECORD, RecordBatchWriter, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
 use self::disk::{Disk, RealDisk};
-use self::format::LaneName;
+use self::format::{LAST_NUMBER, LaneName};
 use self::lane::{Filled, Lane};
 use self::position::Position;
 use self::recover::{Found, Times};
@@ -479,31 +479,36 @@ impl Spool {
         self.pending() == 0
     }
 
+    /// A collector is connected that has everything of a stream of this spool up to `mark`. False if so much
+    /// was never sent.
+    ///
+    /// Where the folder was put back from a copy, that may be: new records then get numbers beyond it.
+    pub fn meet(&mut self, stream: Stream, mark: Sequence) -> bool {
+        let is_known = self.acknowledge(stream, mark)
+            || (self.skip_beyond(stream, mark) && self.acknowledge(stream, mark));
+        if let Some(lane) = lane_of(stream) {
+            self.lanes[lane as usize].meet(mark);
+        }
+        is_known
+    }
+
     /// Everything of a stream up to `through` is stored by a collector. False if so much was never sent.
     pub fn acknowledge(&mut self, stream: Stream, through: Sequence) -> bool {
-        let lane = match stream {
-            Stream::Alerts => LaneName::Alerts,
-            Stream::Records => LaneName::Events,
-            Stream::Control | Stream::Frames => return false,
-        };
+        let Some(lane) = lane_of(stream) else { return false };
         let disk = self.store.as_ref().map(|store| store.disk.as_ref());
         let settled = self.lanes[lane as usize].acknowledge(through, disk);
         self.delivery.acknowledge(settled.unwrap_or(0));
         settled.is_some()
     }
 
-    /// A collector has already what this spool, as it is, never sent: the folder was put back from a copy.
-    /// New records get numbers beyond it. Without a disk that cannot be, and false is said.
-    pub fn skip_beyond(&mut self, stream: Stream, number: Sequence) -> bool {
-        let lane = match stream {
-            Stream::Alerts => LaneName::Alerts,
-            _ => LaneName::Events,
-        };
-        if self.store.is_none() || number.0 >= u64::MAX >> 2 {
+    /// Without a disk, or beyond what numbers there are, it cannot be, and false is said.
+    fn skip_beyond(&mut self, stream: Stream, number: Sequence) -> bool {
+        let (Some(lane), Some(store)) = (lane_of(stream), &self.store) else { return false };
+        if number >= LAST_NUMBER {
             return false;
         }
-        let path = self.store.as_ref().map(|store| store.settings.path.display().to_string());
-        tracing::warn!(path, "the spool is older than what the collector has: was it restored?");
+        let path = store.settings.path.display();
+        tracing::warn!(%path, "the spool is older than what the collector has: was it restored?");
         self.lanes[lane as usize].skip_beyond(number);
         true
     }
@@ -549,6 +554,15 @@ impl Spool {
         }
         let waiting: usize = self.lanes.iter().map(Lane::waiting_bytes).sum();
         set(&status.waiting_bytes, waiting as u64);
+    }
+}
+
+/// The lane whose records go on a stream.
+const fn lane_of(stream: Stream) -> Option<LaneName> {
+    match stream {
+        Stream::Alerts => Some(LaneName::Alerts),
+        Stream::Records => Some(LaneName::Events),
+        Stream::Control | Stream::Frames => None,
     }
 }
 

@@ -577,12 +577,29 @@ fn a_spool_put_back_from_a_copy_goes_on_behind_what_the_collector_has() {
     bench.turn();
     let far = Sequence(1 << 61);
     assert!(!bench.spool().acknowledge(Stream::Records, far));
-    assert!(bench.spool().skip_beyond(Stream::Records, far));
-    assert!(bench.spool().acknowledge(Stream::Records, far));
+    assert!(bench.spool().meet(Stream::Records, far));
     bench.push(Flow, 1);
     bench.turn();
     assert_eq!(bench.sent(), [(Stream::Records, far.0 + 1, "1".to_owned())]);
-    assert!(!bench.spool().skip_beyond(Stream::Records, Sequence(u64::MAX)));
+    assert!(!bench.spool().meet(Stream::Records, Sequence(u64::MAX)));
+}
+
+#[test]
+fn what_one_collector_has_another_one_is_not_to_miss() {
+    let mut bench = Bench::new();
+    for number in 0..10 {
+        bench.push(Flow, number);
+    }
+    bench.turn();
+    bench.sent();
+    assert!(bench.spool().acknowledge(Stream::Records, Sequence(7)));
+    // Another one, which had the first three when it was met last.
+    bench.spool().rewind();
+    assert!(bench.spool().meet(Stream::Records, Sequence(3)));
+    assert_eq!(bench.holes(), [(Stream::Records, 4, 7, UNUSED)]);
+    bench.spool().rewind();
+    assert!(bench.spool().meet(Stream::Records, Sequence(7)));
+    assert_eq!(bench.holes(), []);
 }
 
 #[test]

@@ -415,10 +415,7 @@ impl Session {
         let stored = resume.filter(|resume| resume.record_epoch() == self.spool.epoch());
         if let Some(Resume { records, alerts, .. }) = stored {
             for (stream, sequence) in [(Stream::Alerts, alerts), (Stream::Records, records)] {
-                let is_known = self.spool.acknowledge(stream, sequence)
-                    || (self.spool.skip_beyond(stream, sequence)
-                        && self.spool.acknowledge(stream, sequence));
-                if !is_known {
+                if !self.spool.meet(stream, sequence) {
                     return Err(SessionError::ImpossibleAck { stream, sequence });
                 }
             }
