@@ -178,6 +178,11 @@ impl Source for UplinkMetrics {
             "Last round trip to the collector",
             [(vec![], round_trip)],
         )?;
+        families.gauge(
+            "ringwatch_uplink_clock_offset_seconds",
+            "The collector's clock minus the sensor's",
+            [(vec![], metrics.clock_offset_ns() as f64 / 1e9)],
+        )?;
         families.counter(
             "ringwatch_uplink_connects",
             "Connections to a collector",

@@ -29,6 +29,11 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let bound = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
+        self.spread(bound)
+    }
+
+    /// A time drawn evenly from zero up to a bound.
+    pub fn spread(&mut self, bound: Duration) -> Duration {
         // The upper 32 bits as a fraction of one.
         let fraction = (self.next_random() >> 32) as f64 / (1u64 << 32) as f64;
         bound.mul_f64(fraction)
@@ -72,6 +77,18 @@ mod tests {
         assert!((100..150).contains(&mean.as_millis()), "{mean:?}");
         assert!(waits.iter().any(|wait| wait.as_millis() < 10));
         assert!(waits.iter().any(|wait| wait.as_millis() > 240));
+    }
+
+    #[test]
+    fn a_fleet_of_a_thousand_is_spread_over_seconds() {
+        let spread = Duration::from_secs(3);
+        let mut by_second = [0; 3];
+        for sensor in 0..1000 {
+            // They start at different nanoseconds.
+            let first = Backoff::new(1_700_000_000_000_000_000 + sensor * 1_000_003).spread(spread);
+            by_second[first.as_secs() as usize] += 1;
+        }
+        assert!(by_second.iter().all(|count| (280..390).contains(count)), "{by_second:?}");
     }
 
     #[test]

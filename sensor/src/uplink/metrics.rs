@@ -1,6 +1,6 @@
 //! Counters of the uplink. Written by its thread alone, read by anyone.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Why a connection, or an attempt to make one, ended.
@@ -25,11 +25,13 @@ pub enum EndReason {
     Protocol,
     /// The sensor stops.
     Shutdown,
+    /// The preferred collector is there again.
+    Preferred,
 }
 
 impl EndReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Resolve,
         Self::Connect,
         Self::Tls,
@@ -39,6 +41,7 @@ impl EndReason {
         Self::TimedOut,
         Self::Protocol,
         Self::Shutdown,
+        Self::Preferred,
     ];
 
     /// The word in metrics.
@@ -54,6 +57,7 @@ impl EndReason {
             Self::TimedOut => "timed_out",
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",
+            Self::Preferred => "preferred",
         }
     }
 }
@@ -67,6 +71,7 @@ pub struct Metrics {
     disconnects: [AtomicU64; EndReason::ALL.len()],
     bytes_sent: AtomicU64,
     round_trip_ns: AtomicU64,
+    clock_offset_ns: AtomicI64,
     loops: AtomicU64,
 }
 
@@ -139,6 +144,16 @@ impl Metrics {
 
     pub(super) fn bytes_written(&self, count: usize) {
         self.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// The collector's clock minus this one, in nanoseconds, as the last heartbeat had it; 0 before the first.
+    #[must_use]
+    pub fn clock_offset_ns(&self) -> i64 {
+        self.clock_offset_ns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn clock_offset_measured(&self, nanos: i64) {
+        self.clock_offset_ns.store(nanos, Ordering::Relaxed);
     }
 
     pub(super) fn round_trip_measured(&self, round_trip: Duration) {

@@ -23,6 +23,7 @@ mod connection;
 mod delivery;
 mod gaps;
 mod guard;
+mod home;
 mod metrics;
 mod own;
 mod queue;
@@ -48,6 +49,7 @@ use self::backoff::Backoff;
 use self::batches::BatchRings;
 use self::connection::{Connection, ConnectionError, Load, Written};
 use self::guard::LoopGuard;
+use self::home::Home;
 use self::own::OwnRegister;
 use self::session::{Now, Session, Timing};
 
@@ -187,6 +189,11 @@ struct Uplink {
     /// Further addresses of the collector that is dialled, next one last.
     addresses: Vec<SocketAddr>,
     backoff: Backoff,
+    home: Home,
+    /// Where the preferred collector is, while that is asked.
+    home_answer: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
+    /// Set while a connection is wound down for the preferred collector: when it is given up.
+    leave_at: Option<Instant>,
     ledger_due: Instant,
     /// Set once the sensor stops: when to give up.
     deadline: Option<Instant>,
@@ -217,6 +224,9 @@ impl Uplink {
             inputs.spool,
         );
         let now = Instant::now();
+        // Sensors start at different nanoseconds.
+        let mut backoff = Backoff::new(config.hello.boot_epoch);
+        let until = now + backoff.spread(config.timing.spread);
         Ok(Self {
             own: OwnRegister::new(status.own.clone(), now),
             guard: LoopGuard::default(),
@@ -227,12 +237,14 @@ impl Uplink {
             session,
             poll: Poll::new().map_err(UplinkError::Poll)?,
             events: Events::with_capacity(8),
-            link: Link::Waiting { until: now },
+            link: Link::Waiting { until },
             target: 0,
             untried: config.collectors.len(),
             addresses: Vec::new(),
-            // Sensors start at different nanoseconds.
-            backoff: Backoff::new(config.hello.boot_epoch),
+            backoff,
+            home: Home::new(config.timing.preferred),
+            home_answer: None,
+            leave_at: None,
             ledger_due: now,
             deadline: None,
             has_more: false,
@@ -326,8 +338,41 @@ impl Uplink {
             Link::Up(_) => {
                 if let Err(error) = self.drive_connection(now) {
                     self.failed(now, error.reason(), &error);
+                } else if self.session.is_open() && self.target != 0 {
+                    self.look_home(now);
                 }
             }
+        }
+    }
+
+    /// Goes back to the preferred collector when it is there again.
+    fn look_home(&mut self, now: Now) {
+        /// How long acknowledgements of frames are waited for.
+        const WIND_DOWN: Duration = Duration::from_secs(2);
+        let preferred = &self.config.collectors[0];
+        if self.home.is_due(now.monotonic) {
+            self.home_answer = Some(preferred.resolve());
+        }
+        if let Some(answer) = &self.home_answer
+            && let Ok(addresses) = answer.try_recv()
+        {
+            self.home_answer = None;
+            let addresses = addresses.unwrap_or_default();
+            // Before the first packet leaves.
+            self.own.know(now.monotonic, &addresses);
+            self.home.knock(addresses);
+        }
+        if self.home.has_opened(now.monotonic, &mut self.backoff) {
+            tracing::info!(collector = %preferred, "the preferred collector is there again");
+            self.leave_at = Some(now.monotonic + WIND_DOWN);
+        }
+        if let Some(leave_at) = self.leave_at
+            && (self.session.wind_down() || now.monotonic >= leave_at)
+        {
+            self.hang_up(now, EndReason::Preferred);
+            (self.target, self.untried) = (0, self.config.collectors.len());
+            self.addresses.clear();
+            self.link = Link::Waiting { until: now.monotonic };
         }
     }
 
@@ -361,10 +406,14 @@ impl Uplink {
             self.said = 0;
             let collector = &self.config.collectors[self.target];
             tracing::info!(%collector, "collector connected");
+            self.home.connected(now.monotonic, self.target == 0, &mut self.backoff);
         }
         self.session.tick(now)?;
         if let Some(round_trip) = self.session.round_trip() {
             self.status.metrics.round_trip_measured(round_trip);
+        }
+        if let Some(offset) = self.session.clock_offset() {
+            self.status.metrics.clock_offset_measured(offset);
         }
         let written = connection.write(&mut Load {
             now: now.monotonic,
@@ -398,7 +447,10 @@ impl Uplink {
             self.untried = self.untried.saturating_sub(1);
         }
         let is_round_over = was_open || self.untried == 0;
-        let wait = if is_round_over { self.backoff.next_wait() } else { Duration::ZERO };
+        let mut wait = if is_round_over { self.backoff.next_wait() } else { Duration::ZERO };
+        if was_open {
+            wait = wait.max(self.backoff.spread(self.config.timing.spread));
+        }
         if self.untried == 0 {
             self.untried = self.config.collectors.len();
         }
@@ -407,6 +459,7 @@ impl Uplink {
 
     /// Closes the connection, if there is one, and counts its end.
     fn hang_up(&mut self, now: Now, reason: EndReason) {
+        (self.leave_at, self.home_answer) = (None, None);
         let was_open = self.session.is_open();
         let waiting = Link::Waiting { until: now.monotonic };
         if let Link::Up(mut connection) = std::mem::replace(&mut self.link, waiting) {
@@ -430,7 +483,8 @@ impl Uplink {
             | EndReason::Closed
             | EndReason::Goodbye
             | EndReason::TimedOut
-            | EndReason::Shutdown => EndReason::Connect,
+            | EndReason::Shutdown
+            | EndReason::Preferred => EndReason::Connect,
         };
         let bit = 1 << said_for as u32;
         let error = error_chain(error);

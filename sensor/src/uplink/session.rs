@@ -52,11 +52,21 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// A peer that neither acknowledges nor beats for so long is given up.
     pub silence: Duration,
+    /// The first dial, and the one after a connection that was lost, are put off by up to so much, so that
+    /// the sensors of a collector that was restarted do not all come back at once.
+    pub spread: Duration,
+    /// Mean time between two attempts to go back to the preferred collector.
+    pub preferred: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(5), silence: Duration::from_secs(15) }
+        Self {
+            heartbeat: Duration::from_secs(5),
+            silence: Duration::from_secs(15),
+            spread: Duration::from_secs(3),
+            preferred: Duration::from_secs(600),
+        }
     }
 }
 
@@ -152,6 +162,8 @@ struct Open {
     /// The collector's last heartbeat, and when it came.
     heard_beat: Option<(Heartbeat, Instant)>,
     round_trip: Option<Duration>,
+    /// The collector's clock minus ours, in nanoseconds.
+    clock_offset: Option<i64>,
 }
 
 impl Session {
@@ -373,6 +385,22 @@ impl Session {
         }
     }
 
+    /// The collector's clock minus this one, in nanoseconds, if both ways take the same time.
+    #[must_use]
+    pub const fn clock_offset(&self) -> Option<i64> {
+        match &self.link {
+            Link::Open(open) => open.clock_offset,
+            Link::Away | Link::Greeting { .. } => None,
+        }
+    }
+
+    /// Sends no more data on this connection: it is about to be given up for a better one. True once all
+    /// frames that were sent are acknowledged.
+    pub fn wind_down(&mut self) -> bool {
+        self.is_leaving = true;
+        self.batches.is_empty()
+    }
+
     /// What became of everything that was handed in.
     #[must_use]
     pub const fn deliveries(&self) -> Deliveries {
@@ -406,6 +434,7 @@ impl Session {
             last_beat: now.monotonic,
             heard_beat: None,
             round_trip: None,
+            clock_offset: None,
         });
         Ok(())
     }
@@ -454,6 +483,18 @@ fn gap(stream: Stream, hole: &Hole, now: Now) -> Gap {
     }
 }
 
+/// How far the clock of a peer is ahead that wrote `sent_at` into an answer to a heartbeat of ours, which
+/// left at one time and was held for another; the answer came at `now`.
+fn clock_offset(
+    now: UnixNanos,
+    sent_at: UnixNanos,
+    (left_at, held): (UnixNanos, Duration),
+) -> Option<i64> {
+    let nanos = |time: UnixNanos| i128::from(time.0);
+    let both_ways = nanos(now) - nanos(left_at) - i128::try_from(held.as_nanos()).ok()?;
+    i64::try_from(nanos(sent_at) - (nanos(now) - both_ways / 2)).ok()
+}
+
 impl Open {
     fn take_heartbeat(&mut self, now: Now, heartbeat: Heartbeat) {
         self.last_heard = now.monotonic;
@@ -461,6 +502,7 @@ impl Open {
         if let Some(Echo { sent_at, held_for }) = heartbeat.echo {
             let held = Duration::from_nanos(held_for);
             self.round_trip = Some(now.unix.since(sent_at).saturating_sub(held));
+            self.clock_offset = clock_offset(now.unix, heartbeat.sent_at, (sent_at, held));
         }
     }
 

@@ -265,7 +265,7 @@ impl Running {
     }
 
     fn with_default_timing(pki: &Pki, collector: &Collector) -> Self {
-        Self::start(pki, &[collector.address()], Timing::default())
+        Self::start(pki, &[collector.address()], quick())
     }
 
     fn record(&self, kind: RecordKind, json: &str) {
@@ -287,6 +287,11 @@ impl Running {
         self.stop.send(drain).unwrap();
         self.thread.join().unwrap()
     }
+}
+
+/// Without the spread of a fleet.
+fn quick() -> Timing {
+    Timing { spread: Duration::ZERO, ..Timing::default() }
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -402,8 +407,11 @@ fn an_alert_overtakes_the_frames_that_wait() {
 fn a_silent_collector_is_given_up_and_dialled_again() {
     let pki = Pki::new();
     let collector = Collector::new(&pki);
-    let timing =
-        Timing { heartbeat: Duration::from_millis(100), silence: Duration::from_millis(400) };
+    let timing = Timing {
+        heartbeat: Duration::from_millis(100),
+        silence: Duration::from_millis(400),
+        ..quick()
+    };
     let mut uplink = Running::start(&pki, &[collector.address()], timing);
     let mut peer = collector.meet(None);
     // As long as it beats, it is kept, whether there is traffic or not.
@@ -474,11 +482,40 @@ fn the_sensors_own_certificate_must_be_one_of_a_sensor() {
 }
 
 #[test]
+fn the_preferred_collector_is_gone_back_to_once_it_is_there_again() {
+    let pki = Pki::new();
+    let (mut preferred, other) = (Collector::new(&pki), Collector::new(&pki));
+    let address = preferred.address();
+    // Nobody listens there any more.
+    preferred.listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let timing = Timing { preferred: Duration::from_millis(300), ..quick() };
+    let uplink = Running::start(&pki, &[address.clone(), other.address()], timing);
+    uplink.record(RecordKind::Flow, "1");
+    let mut peer = other.meet(None);
+    peer.expect_records(1, &["1"]);
+    peer.ack(Stream::Records, 1);
+    // It knocks in vain some times, and stays where it is.
+    std::thread::sleep(Duration::from_millis(1000));
+    uplink.record(RecordKind::Flow, "2");
+    peer.expect_records(2, &["2"]);
+    assert_eq!(uplink.status.metrics.connects_total(), 1);
+    preferred.listener = TcpListener::bind(&address).unwrap();
+    let (knock, _) = preferred.listener.accept().unwrap();
+    drop(knock);
+    // It has heard of one record: the other one comes again.
+    let mut peer = preferred.meet(None);
+    peer.expect_records(2, &["2"]);
+    peer.ack(Stream::Records, 2);
+    assert_eq!(uplink.status.metrics.disconnects_total(EndReason::Preferred), 1);
+    uplink.stop(PATIENCE);
+}
+
+#[test]
 fn while_the_collector_is_away_records_wait_and_buffers_go_back() {
     let pki = Pki::new();
     let collector = Collector::new(&pki);
     // Nobody listens at the first address; the second is tried next.
-    let mut uplink = Running::start(&pki, &[closed_port(), collector.address()], Timing::default());
+    let mut uplink = Running::start(&pki, &[closed_port(), collector.address()], quick());
     for number in 0..200 {
         uplink.record(RecordKind::Dns, &number.to_string());
         eventually("a buffer comes back", || uplink.frames(1));
@@ -563,7 +600,7 @@ fn what_is_not_acknowledged_when_time_is_up_is_lost_by_shutdown() {
 #[test]
 fn a_stop_without_a_collector_does_not_wait() {
     let pki = Pki::new();
-    let uplink = Running::start(&pki, &[closed_port()], Timing::default());
+    let uplink = Running::start(&pki, &[closed_port()], quick());
     uplink.record(RecordKind::Stats, "{}");
     eventually("an attempt failed", || {
         uplink.status.metrics.failed_dials_total(EndReason::Connect) > 0
@@ -599,7 +636,7 @@ fn workers_know_the_collector_before_it_is_dialled() {
 fn a_server_that_does_not_speak_tls_is_given_up() {
     let pki = Pki::new();
     let collector = Collector::new(&pki);
-    let timing = Timing { silence: Duration::from_millis(300), ..Timing::default() };
+    let timing = Timing { silence: Duration::from_millis(300), ..quick() };
     let uplink = Running::start(&pki, &[collector.address()], timing);
     let (_mute, _) = collector.listener.accept().unwrap();
     let metrics = &uplink.status.metrics;

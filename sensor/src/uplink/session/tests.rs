@@ -272,6 +272,9 @@ fn heartbeats_leave_every_five_seconds_and_echo_the_collectors() {
     let now = clock.advance(Duration::from_millis(40));
     tell(&mut session, now, Control::Heartbeat(answer)).unwrap();
     assert_eq!(session.round_trip(), Some(Duration::from_millis(10)));
+    // Half of the way back, 5 ms, is less than the clocks are apart: its clock began in 1970.
+    let expected = 77 - (i128::from(now.unix.0) - 5_000_000);
+    assert_eq!(i128::from(session.clock_offset().unwrap()), expected);
     session.tick(clock.advance(Duration::from_millis(4_960))).unwrap();
     drain(&mut session, &mut collector);
     let expected = Echo { sent_at: UnixNanos(77), held_for: 4_960_000_000 };
