@@ -17,6 +17,7 @@ pub mod blocks;
 pub mod catalog;
 pub mod events;
 pub mod index;
+pub mod log;
 pub mod marks;
 pub mod pcapng;
 pub mod retention;
