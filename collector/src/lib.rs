@@ -1,8 +1,8 @@
 //! The collector: takes events and frames from sensors over mutual TLS, and stores them.
 //!
 //! ```text
-//!   sensors ═ TLS ═▶ ingest ──queue──▶ committer ──▶ store ── events/eve.json
-//!                      ▲                  │            └──── frames/*.pcapng ◀── sealer
+//!   sensors ═ TLS ═▶ ingest ──queue──▶ committer ──▶ store ─┬─ records/*.log ──▶ following ──▶ eve.json
+//!                      ▲                  │                  └─ frames/*.pcapng ◀── sealer
 //!                      └── mailbox ◀──────┘
 //!                          (stored: acknowledge)     status ◀── all of them
 //!                                                       └────▶ api: /api/v1/… /metrics /healthz
@@ -12,8 +12,9 @@
 //!   tls         our identity, and who a peer is
 //!   session     the conversation with a sensor, without I/O and clock
 //!   ingest      event loop: sockets, TLS, sessions
-//!   committer   the one thread that writes
-//!   store       segments, their indexes and how long they are kept, event log, marks
+//!   committer   the one thread that writes what sensors send
+//!   following   threads that make something else from the record log
+//!   store       record log, event log; segments, their indexes and how long they are kept
 //!   frames      questions for stored frames
 //!   status      counters and what is known about sensors
 //!   limit       one log line per peer and minute
@@ -25,6 +26,7 @@
 pub mod api;
 pub mod committer;
 pub mod config;
+pub mod following;
 pub mod frames;
 pub mod ingest;
 pub mod limit;

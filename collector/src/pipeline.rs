@@ -3,13 +3,15 @@
 //! ```text
 //!   thread      takes from                          gives to
 //!   ingest      sockets, mailbox                    queue (1024 batches, 64 MiB), sockets
-//!   committer   queue                               event log, open segment, mailbox, sealer's queue
+//!   committer   queue                               record log, open segment, mailbox, sealer's queue
+//!   events      record log                          eve.json
 //!   sealer      its queue (4 segments)              the disk; deletes what is not to be kept
 //!   api         HTTP requests                       HTTP answers; frames by threads of their own (4)
 //! ```
 //!
 //! A stop goes the same way: ingest closes the queue, the committer stores what is in it and closes
-//! the sealer's queue, ingest tells the sensors what was stored last, and ends.
+//! the sealer's queue and the record log, ingest tells the sensors what was stored last, and ends;
+//! what follows the record log ends with it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,6 +25,7 @@ use tokio::sync::oneshot;
 use crate::api;
 use crate::committer::{self, Committer, Mailbox};
 use crate::config::Config;
+use crate::following;
 use crate::ingest::{Ingest, WAKER};
 use crate::preflight::Checked;
 use crate::status::Shared;
@@ -64,13 +67,13 @@ pub enum PipelineError {
         /// How many.
         batches: u64,
     },
-    /// The event log did not reach the disk.
+    /// The record log did not reach the disk.
     #[error(
         "cannot bring {} to the disk; records that were not acknowledged are sent again after a restart",
         path.display()
     )]
     NotSynced {
-        /// The event log.
+        /// Folder of the record log.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -85,6 +88,7 @@ pub struct Pipeline {
     ingest: JoinHandle<io::Result<()>>,
     committer: JoinHandle<io::Result<u64>>,
     sealer: JoinHandle<()>,
+    events: JoinHandle<()>,
     api: Option<(JoinHandle<io::Result<()>>, oneshot::Sender<()>)>,
 }
 
@@ -106,6 +110,7 @@ impl Pipeline {
         let shared =
             Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
         let store = Store::open(&config.store, Arc::clone(&shared))?;
+        let events = store.event_log()?;
         announce(&shared, &sensors, api_socket.as_ref());
 
         let poll = mio::Poll::new().map_err(system("create an event loop"))?;
@@ -136,6 +141,8 @@ impl Pipeline {
             Arc::clone(&is_stopping),
         );
         let for_api = Arc::clone(&shared);
+        let for_events = Arc::clone(&shared);
+        let events = spawn("events", move || following::write_events(events, &for_events))?;
         let (for_sealer, limits) = (Arc::clone(&shared), config.store.limits);
         let sealer =
             spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
@@ -148,7 +155,7 @@ impl Pipeline {
                 Some((spawn("api", move || api::serve(socket, for_api, stopped))?, stop))
             }
         };
-        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, api })
+        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, api })
     }
 
     /// Whether a thread has ended that should not.
@@ -156,7 +163,8 @@ impl Pipeline {
     pub fn is_broken(&self) -> bool {
         let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
         let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
-        is_data_gone || self.sealer.is_finished() || is_api_gone
+        let is_output_gone = self.sealer.is_finished() || self.events.is_finished();
+        is_data_gone || is_output_gone || is_api_gone
     }
 
     /// Has the event log opened anew within a second, if it was renamed or removed.
@@ -174,8 +182,11 @@ impl Pipeline {
         self.mailbox.wake();
         let not_stored = join("committer", self.committer);
         self.mailbox.close();
+        // The committer has done so, unless it failed.
+        self.shared.record_log.close();
         let ingest = join("ingest", self.ingest);
         let sealer = join("sealer", self.sealer);
+        let events = join("events", self.events);
         let api = self.api.map(|(thread, stop)| {
             // The thread may have ended already; joining tells why.
             let _ = stop.send(());
@@ -186,8 +197,9 @@ impl Pipeline {
             result?.map_err(system("serve the API"))?;
         }
         sealer?;
-        let not_synced =
-            |source| PipelineError::NotSynced { path: self.shared.events_path.clone(), source };
+        events?;
+        let path = self.shared.store_path.join("records");
+        let not_synced = |source| PipelineError::NotSynced { path, source };
         match not_stored?.map_err(not_synced)? {
             0 => Ok(()),
             batches => Err(PipelineError::NotStored { batches }),

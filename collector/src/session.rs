@@ -33,6 +33,7 @@ use wire::records::{RecordBatch, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
 use crate::status::{Marks, OnConnection};
+use crate::store::log::batch::push_record;
 
 /// Silence after which a sensor is given up.
 pub const SILENCE: Duration = Duration::from_secs(15);
@@ -156,17 +157,19 @@ pub enum Intake<'m> {
     Goodbye(Goodbye),
 }
 
-/// Records that are not stored yet, as lines.
+/// Records that are not stored yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewRecords {
     /// [`Stream::Records`] or [`Stream::Alerts`].
     pub stream: Stream,
-    /// JSON lines.
-    pub lines: Vec<u8>,
+    /// The records, see [`push_record`].
+    pub records: Vec<u8>,
     /// How many.
-    pub count: u64,
+    pub count: u32,
     /// How many of them are alerts.
     pub alerts: u64,
+    /// Position of the first one.
+    pub first: Sequence,
     /// Position of the last one.
     pub last: Sequence,
     /// Records before them that never came.
@@ -378,17 +381,18 @@ impl Session {
         }
         let expected = taken.next();
         let missing = missing_before(taken.max(self.announced.of(stream)), batch.first);
-        let (mut lines, mut count, mut alerts) = (Vec::new(), 0, 0);
+        let (mut records, mut count, mut alerts) = (Vec::new(), 0, 0);
         for record in batch.iter().filter(|record| record.sequence >= expected) {
             self.check_event(record.sequence, record.json)?;
-            lines.extend_from_slice(record.json.as_bytes());
-            lines.push(b'\n');
+            push_record(&mut records, record.kind, record.json);
             count += 1;
             alerts += u64::from(record.kind == RecordKind::Alert);
         }
         self.taken.set(stream, last);
-        let duplicates = u64::from(batch.len()) - count;
-        Ok(Intake::Records(NewRecords { stream, lines, count, alerts, last, missing, duplicates }))
+        let first = batch.first.max(expected);
+        let duplicates = u64::from(batch.len() - count);
+        let new = NewRecords { stream, records, count, alerts, first, last, missing, duplicates };
+        Ok(Intake::Records(new))
     }
 
     /// A hole that the sensor announces. It may say so again, on the next connection.
@@ -697,7 +701,9 @@ mod tests {
 
     fn check_records(intake: &Intake<'_>, lines: &str, missing: u64, duplicates: u64) {
         let Intake::Records(records) = intake else { panic!("{intake:?}") };
-        assert_eq!(String::from_utf8_lossy(&records.lines), lines);
+        let stored = RecordBatch::parse(records.stream, records.first, &records.records).unwrap();
+        let stored: String = stored.iter().map(|record| format!("{}\n", record.json)).collect();
+        assert_eq!(stored, lines);
         assert_eq!((records.missing, records.duplicates), (missing, duplicates));
     }
 

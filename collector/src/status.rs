@@ -13,6 +13,8 @@ use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
 
 use crate::store::catalog::Catalog;
+use crate::store::log::catalog::Catalog as RecordCatalog;
+use crate::store::log::marks::Marks as AllMarks;
 use crate::store::pcapng::KernelStatistics;
 use crate::store::segment::Group;
 
@@ -36,10 +38,16 @@ pub struct Shared {
     pub is_store_failing: AtomicBool,
     /// Too little of the disk is free, and there is no segment left to delete.
     pub is_disk_short: AtomicBool,
-    /// Somebody asked for the event log to be opened anew; the committer takes it back.
+    /// Somebody asked for the event log to be opened anew; the thread that writes it takes it back.
     pub is_reopen_asked: AtomicBool,
     /// Segments that were deleted, by what ended their life.
     pub expired: Reasons,
+    /// What is in the record log.
+    pub record_log: Arc<RecordCatalog>,
+    /// What is stored of all streams of all sensors.
+    marks: Mutex<AllMarks>,
+    /// How far the event log is.
+    pub events: Following,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -66,7 +74,7 @@ pub struct Counters {
     pub frame_questions: AtomicU64,
     /// Frames sent in answers.
     pub frames_answered: AtomicU64,
-    /// Bytes that the repair of segments and event log cut off.
+    /// Bytes that the repair of segments, record log and event log cut off.
     pub torn_bytes: AtomicU64,
     /// Failed operations of the store; each was tried again.
     pub store_errors: AtomicU64,
@@ -74,6 +82,19 @@ pub struct Counters {
     pub store_waits: AtomicU64,
     /// Log lines that were left out because their peer had one within the minute.
     pub suppressed_lines: AtomicU64,
+}
+
+/// How far something is that is made from the record log.
+#[derive(Debug, Default)]
+pub struct Following {
+    /// Number of the first record that is not in it.
+    pub next_number: AtomicU64,
+    /// Failed operations; each was tried again.
+    pub errors: AtomicU64,
+    /// Records that will never be in it: they were gone before.
+    pub lost: AtomicU64,
+    /// It takes nothing at the moment.
+    pub is_failing: AtomicBool,
 }
 
 /// Counts by reason. Reasons are words of a fixed set.
@@ -249,6 +270,9 @@ impl Shared {
             is_disk_short: AtomicBool::new(false),
             is_reopen_asked: AtomicBool::new(false),
             expired: Reasons::new(EXPIRED),
+            record_log: Arc::default(),
+            marks: Mutex::default(),
+            events: Following::default(),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::new(HANDSHAKES),
             sensors: Mutex::default(),
@@ -276,6 +300,12 @@ impl Shared {
     #[must_use]
     pub fn sensors(&self) -> Vec<Arc<Sensor>> {
         locked(&self.sensors).values().cloned().collect()
+    }
+
+    /// What is stored of all streams, for reading and changing. Never locked together with the state
+    /// of a sensor, but by [`SensorState::greet`].
+    pub fn marks(&self) -> MutexGuard<'_, AllMarks> {
+        locked(&self.marks)
     }
 
     /// The hidden files of the open segments, for reading and changing.
@@ -318,27 +348,35 @@ impl Sensor {
 
 impl SensorState {
     /// Takes note of the sensor's hello. A new run begins the sequence of frames anew, a new spool those
-    /// of records.
-    pub fn greet(&mut self, hello: &SensorHello) {
+    /// of records; of a run or spool that was here before, `marks` tell where it was.
+    pub fn greet(&mut self, hello: &SensorHello, marks: &AllMarks) {
+        let last = |stream, epoch| marks.last(&hello.sensor, stream, epoch);
         if self.boot_epoch != hello.boot_epoch {
             self.boot_epoch = hello.boot_epoch;
-            self.marks.frames = Sequence(0);
+            self.marks.frames = last(Stream::Frames, self.boot_epoch);
             self.ledger = None;
         }
         if self.spool_epoch != hello.record_epoch() {
             self.spool_epoch = hello.record_epoch();
-            (self.marks.records, self.marks.alerts) = (Sequence(0), Sequence(0));
+            self.marks.records = last(Stream::Records, self.spool_epoch);
+            self.marks.alerts = last(Stream::Alerts, self.spool_epoch);
         }
         self.host.clone_from(&hello.host);
         self.version.clone_from(&hello.version);
     }
 
-    /// Takes over what an earlier run of the collector stored.
-    pub const fn restore(&mut self, resume: &Resume) {
-        self.boot_epoch = resume.boot_epoch;
-        self.spool_epoch = resume.record_epoch();
-        let Resume { records, alerts, frames, .. } = *resume;
-        self.marks = Marks { records, alerts, frames };
+    /// Takes over what an earlier run of the collector stored of the sensor's latest run and spool. The
+    /// spool of a sensor of minor version 0 is its run; that of another one is not younger than its run.
+    pub fn restore(&mut self, sensor: &str, marks: &AllMarks) {
+        let epoch = |streams: &[Stream]| marks.latest(sensor, streams).map_or(0, |mark| mark.epoch);
+        self.spool_epoch = epoch(&[Stream::Records, Stream::Alerts]);
+        self.boot_epoch = self.spool_epoch.max(epoch(&[Stream::Frames]));
+        let last = |stream, epoch| marks.last(sensor, stream, epoch);
+        self.marks = Marks {
+            records: last(Stream::Records, self.spool_epoch),
+            alerts: last(Stream::Alerts, self.spool_epoch),
+            frames: last(Stream::Frames, self.boot_epoch),
+        };
     }
 
     /// What was stored of this connection; begins at zero with each new one.

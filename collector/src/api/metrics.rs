@@ -68,7 +68,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 12] = [
+    let plain: [(&str, &str, &AtomicU64); 16] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
         (
             "replaced_connections",
@@ -84,6 +84,18 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         ("expired_bytes", "Bytes of segments deleted", &counters.expired_bytes),
         ("frame_questions", "Questions for frames", &counters.frame_questions),
         ("answered_frames", "Frames sent in answers", &counters.frames_answered),
+        (
+            "damaged_bytes",
+            "Bytes of the record log that cannot be read",
+            &shared.record_log.damaged_bytes,
+        ),
+        ("damaged_records", "Records that were in them", &shared.record_log.damaged_records),
+        ("events_errors", "Failed operations of the event log", &shared.events.errors),
+        (
+            "events_lost_records",
+            "Records that were gone before they got into the event log",
+            &shared.events.lost,
+        ),
         ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
     ];
     for (name, help, value) in plain {
@@ -105,9 +117,16 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
     let first = Gauge::<i64>::default();
     first.set(i64::try_from(span.map_or(0, |span| span.first.seconds())).unwrap_or(i64::MAX));
     registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
-    let free = Gauge::<i64>::default();
-    free.set(i64::try_from(free_bytes(shared)).unwrap_or(i64::MAX));
-    registry.register("store_free_bytes", "Bytes free in the store", free);
+    let behind = shared.record_log.behind(read(&shared.events.next_number));
+    for (name, help, value) in [
+        ("store_free_bytes", "Bytes free in the store", free_bytes(shared)),
+        ("record_log_bytes", "Bytes of the record log", shared.record_log.bytes()),
+        ("events_behind_records", "Stored records that are not in the event log yet", behind),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
 }
 
 fn by_reason(reasons: &Reasons) -> Family<ByReason, Counter> {

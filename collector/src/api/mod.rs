@@ -102,6 +102,9 @@ async fn health(State(context): State<Arc<Context>>) -> impl IntoResponse {
     if context.shared.is_disk_short.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "the disk of the store is nearly full\n");
     }
+    if context.shared.events.is_failing.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the event log cannot be written\n");
+    }
     (StatusCode::OK, "ok\n")
 }
 

@@ -27,6 +27,12 @@ pub struct Status {
 struct Store {
     path: String,
     events: String,
+    /// Records that are stored and not in `events` yet.
+    events_behind: u64,
+    /// Bytes of the record log.
+    record_bytes: u64,
+    /// Bytes of it that are damaged.
+    damaged_bytes: u64,
     segments_sealed: u64,
     /// The first of them.
     open_segment: Option<String>,
@@ -80,6 +86,9 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
         store: Store {
             path: shared.store_path.display().to_string(),
             events: shared.events_path.display().to_string(),
+            events_behind: shared.record_log.behind(read(&shared.events.next_number)),
+            record_bytes: shared.record_log.bytes(),
+            damaged_bytes: read(&shared.record_log.damaged_bytes),
             segments_sealed: read(&shared.counters.segments_sealed),
             open_segment: open_segments.first().cloned(),
             open_segments,

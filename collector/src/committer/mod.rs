@@ -2,9 +2,9 @@
 //! and says what is stored.
 //!
 //! ```text
-//!   queue ──▶ frames:  written ─────────────▶ acknowledged
-//!         └─▶ records: appended ──▶ fsync ──▶ acknowledged      one fsync for all of 100 ms
-//!                                    └──▶ marks
+//!   queue ──▶ frames:  written ──────────────────────▶ acknowledged
+//!         └─▶ records: staged ──▶ written ──▶ fsync ──▶ acknowledged     one fsync for all of 100 ms
+//!                                              └──▶ event log, index
 //! ```
 //!
 //! When the disk fails, a batch is tried again until it is written: the queue fills, sensors are no
@@ -27,12 +27,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use wire::header::Stream;
 use wire::message::Interface;
-use wire::units::UnixNanos;
+use wire::units::{Sequence, UnixNanos};
 
 use crate::session::{NewRecords, Now};
 use crate::status::{Marks, OnConnection, Sensor, Shared, add};
 use crate::store::catalog::Sealed;
-use crate::store::marks::Marks as AllMarks;
+use crate::store::log::batch::NewBatch;
 use crate::store::retention::{self, Limits};
 use crate::store::segment::{self, Group, Segment};
 use crate::store::{self, Store, pcapng};
@@ -47,24 +47,26 @@ pub struct Committer {
     sealer: Sender<Segment>,
     shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
-    /// Marks as they go into the file.
-    marks: AllMarks,
     /// Sensors of which something is stored that the event loop does not know yet.
     changed: BTreeMap<usize, Arc<Sensor>>,
-    /// Appended records that are not on the disk yet, by number of the sensor.
+    /// Staged records that are not on the disk yet, by number of the sensor.
     uncommitted: BTreeMap<usize, Uncommitted>,
-    has_new_marks: bool,
+    /// Batches of them.
+    staged: u64,
     last_commit: Instant,
+    /// There are marks of which no copy is on the disk: of frames, or of a segment that was sealed.
+    has_new_marks: bool,
+    last_checkpoint: Instant,
     /// When retrying at a stop ends; set when it begins.
     give_up_at: Option<Instant>,
     /// Batches given up at a stop because the disk failed, and those behind them.
     given_up: u64,
-    /// Why the event log can no longer be trusted; nothing is stored or acknowledged after it.
+    /// Why the record log can no longer be trusted; nothing is stored or acknowledged after it.
     sync_failure: Option<io::Error>,
     last_error_line: Option<Instant>,
 }
 
-/// Records of one sensor that are appended and not yet on the disk.
+/// Records of one sensor that are staged and not yet on the disk.
 struct Uncommitted {
     sensor: Arc<Sensor>,
     connection: u64,
@@ -78,7 +80,7 @@ struct Uncommitted {
 }
 
 impl Committer {
-    /// A committer for `queue`. `marks` are those that the store was opened with.
+    /// A committer for `queue`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -88,10 +90,6 @@ impl Committer {
         shared: Arc<Shared>,
         is_stopping: Arc<AtomicBool>,
     ) -> Self {
-        let marks = store.read_marks();
-        for (name, resume) in &marks {
-            shared.sensor(name).state().restore(resume);
-        }
         Self {
             store,
             queue,
@@ -99,11 +97,12 @@ impl Committer {
             sealer,
             shared,
             is_stopping,
-            marks,
             changed: BTreeMap::new(),
             uncommitted: BTreeMap::new(),
-            has_new_marks: false,
+            staged: 0,
             last_commit: Instant::now(),
+            has_new_marks: false,
+            last_checkpoint: Instant::now(),
             give_up_at: None,
             given_up: 0,
             sync_failure: None,
@@ -115,7 +114,7 @@ impl Committer {
     /// stored before the end; they were not acknowledged.
     ///
     /// # Errors
-    /// The event log could not be brought to the disk. It ends at once, without sealing the open
+    /// The record log could not be brought to the disk. It ends at once, without sealing the open
     /// segment, which the next start does.
     pub fn run(mut self) -> io::Result<u64> {
         let commands = self.queue.commands.clone();
@@ -138,10 +137,12 @@ impl Committer {
         if let Some(error) = self.sync_failure {
             return Err(error);
         }
+        self.store.close_log();
         self.mailbox.post(&mut self.changed, true);
         for group in self.store.groups() {
             self.seal(group);
         }
+        self.checkpoint();
         Ok(self.given_up)
     }
 
@@ -169,10 +170,12 @@ impl Committer {
         let Frames { sequence, interfaces, blocks, count, bytes } = frames;
         for (group, mut blocks) in split(blocks, &sensor, &interfaces) {
             if !self.persist(|store| store.ensure_segment(group, wall_clock(), Instant::now())) {
+                self.given_up += 1;
                 return;
             }
             self.store.stage(group, &sensor, &interfaces, &mut blocks);
             if !self.persist(|store| store.write(group, &blocks)) {
+                self.given_up += 1;
                 return;
             }
             blocks.clear();
@@ -188,6 +191,7 @@ impl Committer {
             state.marks.frames = sequence;
         }
         drop(state);
+        self.shared.marks().advance(sensor.name(), Stream::Frames, boot_epoch, sequence);
         self.has_new_marks = true;
         self.changed.insert(sensor.number(), sensor);
         self.seal_due();
@@ -200,16 +204,26 @@ impl Committer {
         spool_epoch: u64,
         records: &NewRecords,
     ) {
-        if !self.persist(|store| store.append_events(&records.lines)) {
-            return;
-        }
         let number = sensor.number();
         let is_other = |earlier: &Uncommitted| {
             (earlier.connection, earlier.spool_epoch) != (connection, spool_epoch)
         };
-        if self.uncommitted.get(&number).is_some_and(is_other) {
-            self.commit();
+        if self.uncommitted.get(&number).is_some_and(is_other) && !self.commit() {
+            self.given_up += 1;
+            return;
         }
+        let NewRecords { first, last, count, alerts, .. } = *records;
+        let batch = NewBatch {
+            sensor: sensor.name(),
+            stream: records.stream,
+            epoch: spool_epoch,
+            first,
+            last,
+            count,
+            records: &records.records,
+        };
+        self.store.log().stage(&batch, wall_clock());
+        self.staged += 1;
         let entry = self.uncommitted.entry(number).or_insert_with(|| Uncommitted {
             sensor,
             connection,
@@ -218,74 +232,101 @@ impl Committer {
             counts: OnConnection::default(),
             alerts: 0,
         });
-        entry.last.set(records.stream, records.last);
+        entry.last.set(records.stream, last);
         match records.stream {
-            Stream::Alerts => entry.counts.alerts += records.count,
-            _ => entry.counts.records += records.count,
+            Stream::Alerts => entry.counts.alerts += u64::from(count),
+            _ => entry.counts.records += u64::from(count),
         }
-        entry.alerts += records.alerts;
+        entry.alerts += alerts;
+        if self.store.log().pending() >= MOST_PENDING {
+            self.write_staged();
+        }
     }
 
-    /// Commits, seals and reopens what is due.
+    /// Commits and seals what is due.
     fn keep_time(&mut self) {
         let now = Instant::now();
         if self.commit_due().is_some_and(|due| due <= now) {
             self.commit();
         }
+        if self.uncommitted.is_empty() {
+            self.seal_log();
+        }
         self.seal_due();
-        if self.shared.is_reopen_asked.swap(false, Ordering::Relaxed) {
-            self.commit();
-            if self.sync_failure.is_none() {
-                self.persist(Store::reopen_events);
-            }
+        if self.checkpoint_due().is_some_and(|due| due <= now) {
+            self.checkpoint();
         }
     }
 
     fn next_deadline(&self) -> Instant {
-        let due = [self.commit_due(), self.store.segment_due()].into_iter().flatten().min();
+        let due = [self.commit_due(), self.checkpoint_due(), self.store.segment_due()];
         let idle = Instant::now() + IDLE;
-        due.map_or(idle, |due| due.min(idle))
+        due.into_iter().flatten().min().map_or(idle, |due| due.min(idle))
     }
 
     fn commit_due(&self) -> Option<Instant> {
-        if !self.uncommitted.is_empty() {
-            return Some(self.last_commit + COMMIT_INTERVAL);
-        }
-        self.has_new_marks.then(|| self.last_commit + MARKS_INTERVAL)
+        (!self.uncommitted.is_empty()).then(|| self.last_commit + COMMIT_INTERVAL)
     }
 
-    /// Brings all appended records to the disk, then the marks.
-    fn commit(&mut self) {
-        if self.sync_failure.is_some() || self.uncommitted.is_empty() && !self.has_new_marks {
-            return;
+    fn checkpoint_due(&self) -> Option<Instant> {
+        self.has_new_marks.then(|| self.last_checkpoint + CHECKPOINT_INTERVAL)
+    }
+
+    /// Writes what is staged. False if it was given up.
+    fn write_staged(&mut self) -> bool {
+        if self.given_up > 0 {
+            return false;
         }
-        if let Err(error) = self.store.sync_events() {
+        let is_done = self.persist(|store| store.log().write());
+        if !is_done {
+            self.given_up += self.staged;
+        }
+        is_done
+    }
+
+    /// Brings all staged records to the disk. False if that failed for ever.
+    fn commit(&mut self) -> bool {
+        if self.uncommitted.is_empty() {
+            return true;
+        }
+        if self.sync_failure.is_some() || !self.write_staged() {
+            return false;
+        }
+        if let Err(error) = self.store.log().sync() {
             self.sync_failure = Some(error);
-            return;
-        }
-        let mut marks = self.marks.clone();
-        for sensor in self.shared.sensors() {
-            if let Some(resume) = sensor.state().resume() {
-                marks.insert(sensor.name().to_owned(), resume);
-            }
-        }
-        for entry in self.uncommitted.values() {
-            if let Some(resume) = marks.get_mut(entry.sensor.name())
-                && resume.spool_epoch == entry.spool_epoch
-            {
-                resume.records = resume.records.max(entry.last.records);
-                resume.alerts = resume.alerts.max(entry.last.alerts);
-            }
+            return false;
         }
         self.last_commit = Instant::now();
-        if !self.persist(|store| store.write_marks(&marks)) {
-            return;
-        }
-        self.marks = marks;
-        self.has_new_marks = false;
+        self.staged = 0;
         for (number, entry) in std::mem::take(&mut self.uncommitted) {
+            for stream in [Stream::Records, Stream::Alerts] {
+                let (name, last) = (entry.sensor.name(), entry.last.of(stream));
+                if last > Sequence(0) {
+                    self.shared.marks().advance(name, stream, entry.spool_epoch, last);
+                }
+            }
             entry.publish();
             self.changed.insert(number, entry.sensor);
+        }
+        self.seal_log();
+        true
+    }
+
+    /// Seals the open segment of the record log, all of which is on the disk, if it is due.
+    fn seal_log(&mut self) {
+        if self.store.log().is_due(wall_clock()) {
+            self.store.log().seal();
+            self.has_new_marks = true;
+        }
+    }
+
+    /// Keeps a copy of the marks. A disk that refuses it costs nothing but time at the next start.
+    fn checkpoint(&mut self) {
+        self.last_checkpoint = Instant::now();
+        let marks = self.shared.marks().clone();
+        match self.store.log().write_checkpoint(&marks) {
+            Ok(()) => self.has_new_marks = false,
+            Err(error) => self.note_failure(&error),
         }
     }
 
@@ -310,6 +351,7 @@ impl Committer {
             taken = store.take_segment(group, wall_clock())?;
             Ok(())
         });
+        self.given_up += u64::from(!is_done);
         if let Some(segment) = taken.filter(|_| is_done) {
             // Fails only when the sealer is gone; the segment is then repaired at the next start.
             if self.sealer.send(segment).is_err() {
@@ -330,7 +372,6 @@ impl Committer {
             };
             self.note_failure(&error);
             if self.has_given_up() {
-                self.given_up += 1;
                 return false;
             }
             std::thread::sleep(RETRY);
@@ -439,10 +480,12 @@ pub fn wall_clock() -> UnixNanos {
 
 /// Batches taken before sensors are told what is stored.
 const MOST_AT_ONCE: usize = 32;
-/// Time between two fsyncs of the event log.
+/// Time between two fsyncs of the record log.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two writings of the marks while only frames come.
-const MARKS_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of staged records that are written before their time.
+const MOST_PENDING: usize = 1 << 20;
+/// Time between two copies of the marks: where frames come, a killed collector forgets no more.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which the committer looks around although nothing happens.
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two looks at what is to be kept, if no segment is sealed before.

@@ -29,7 +29,7 @@ pub struct Command {
 pub enum Body {
     /// A batch of frames.
     Frames(Frames),
-    /// Records, as lines.
+    /// Records.
     Records(NewRecords),
 }
 
@@ -52,7 +52,7 @@ impl Body {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Frames(frames) => frames.blocks.capacity(),
-            Self::Records(records) => records.lines.capacity(),
+            Self::Records(records) => records.records.capacity(),
         }
     }
 }

@@ -264,7 +264,7 @@ impl Connection {
             Some(taken) => taken,
             None => common.taken.entry(conversation.sensor().name().to_owned()).or_default(),
         };
-        Ok(conversation.digest(&common.queue, taken, now)?)
+        Ok(conversation.digest(&common.queue, &common.shared, taken, now)?)
     }
 
     /// Reads once from the socket. False if there was nothing.

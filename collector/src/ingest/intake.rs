@@ -9,7 +9,7 @@ use wire::units::UnixNanos;
 
 use crate::committer::{Body, Command, Frames, Queue};
 use crate::session::{Intake, Now, Session, SessionError};
-use crate::status::{Connection, Marks, Sensor, SensorState};
+use crate::status::{Connection, Marks, Sensor, SensorState, Shared};
 use crate::store::pcapng;
 
 /// The conversation with an authenticated sensor.
@@ -90,6 +90,7 @@ impl Conversation {
     pub fn digest(
         &mut self,
         queue: &Queue,
+        shared: &Shared,
         taken: &mut TakenMarks,
         now: Now,
     ) -> Result<Progress, SessionError> {
@@ -120,7 +121,7 @@ impl Conversation {
                     Body::Records(records)
                 }
                 Intake::Hello(hello) => {
-                    self.greet(&hello, taken);
+                    self.greet(&hello, taken, shared);
                     continue;
                 }
                 Intake::Goodbye(Goodbye { reason }) => {
@@ -164,9 +165,9 @@ impl Conversation {
         }
     }
 
-    fn greet(&mut self, hello: &SensorHello, taken: &mut TakenMarks) {
+    fn greet(&mut self, hello: &SensorHello, taken: &mut TakenMarks, shared: &Shared) {
         let mut state = self.sensor.state();
-        state.greet(hello);
+        state.greet(hello, &shared.marks());
         let stored = state.marks;
         drop(state);
         (self.boot_epoch, self.spool_epoch) = (hello.boot_epoch, hello.record_epoch());

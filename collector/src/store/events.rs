@@ -1,127 +1,400 @@
-//! The event log: JSON lines, appended, never a torn line.
+//! The event log `eve.json`: every record as a line, made from the record log by a thread that follows
+//! it. Whatever becomes of it, acknowledgements do not wait.
 //!
-//! It may be rotated: when the file was renamed or removed, a new one is made before the next lines
-//! are appended, and on request. A file that was truncated is appended to where it ends then.
+//! Its content is a function of the record log, so that each record is in it once, also over a kill:
+//! the cursor says to which place of the record log a length of the file belongs, and what the file has
+//! beyond that length is compared with what should be there. The follower goes on behind it, in the
+//! middle of a line if need be.
+//!
+//! It may be rotated: when the file was renamed or removed, a new one is made before the next lines are
+//! written, and on request. A file that was truncated is written on where it ends then; the place that
+//! belongs to that is only known with the next cursor, so that after a kill within a second of the
+//! truncation some lines may be written again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::log::batch::Batch;
+use super::log::catalog::Catalog;
+use super::log::disk::Disk;
+use super::log::marks::Position;
+use super::log::reader::{Next, Reader};
 
 /// Owner may write, group may read.
 const MODE: u32 = 0o640;
-/// How much is read at once while looking for the end of the last line.
-const STEP: u64 = 64 << 10;
+/// Time between two cursors while something is written.
+const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
+/// How much of the file is compared at once.
+const STEP: usize = 256 << 10;
+/// Version of the cursor's layout.
+const VERSION: u32 = 1;
 
-/// The open event log.
-#[derive(Debug)]
+/// The event log, following the record log.
 pub struct EventLog {
     path: PathBuf,
+    reader: Reader,
+    scratch: Vec<u8>,
     file: File,
-    /// Bytes at the start of the file that are whole lines.
+    /// Device and number of the file.
+    identity: (u64, u64),
+    /// Bytes in the file, as far as we know.
     length: u64,
-    /// Something may lie behind them that a failed write left and that could not be cut off.
-    is_torn: bool,
-    /// Something was appended that is not surely on the disk.
-    is_dirty: bool,
+    /// Lines of the last batch that was read, and how much of them is written.
+    lines: Vec<u8>,
+    written: usize,
+    /// Cursor on the disk.
+    saved: Cursor,
+    saved_at: Instant,
+}
+
+/// Which length of the file belongs to which place of the record log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    version: u32,
+    position: Position,
+    device: u64,
+    file: u64,
+    length: u64,
+}
+
+/// What one turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A batch was written. So many records before it are gone from the record log.
+    Written {
+        /// Records that are missing in the event log for ever.
+        gone: u64,
+    },
+    /// All is written that is stored.
+    Idle,
+    /// All is written, and nothing follows.
+    End,
 }
 
 impl EventLog {
-    /// Opens or creates the log, and cuts off a last line that a crash left torn. Says how many
-    /// bytes that were.
+    /// Opens or creates the file and finds out how far it got. Says how many bytes of it were not what
+    /// should be there, and were cut off.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn open(path: &Path) -> io::Result<(Self, u64)> {
-        let is_new = !path.exists();
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).mode(MODE).open(path)?;
+    /// What the system says; the same call may be made again.
+    pub fn open(
+        path: &Path,
+        disk: Arc<dyn Disk>,
+        catalog: Arc<Catalog>,
+    ) -> io::Result<(Self, u64)> {
+        let cursor = read_cursor(path)?;
+        let (file, is_new) = open_file(path)?;
+        let metadata = file.metadata()?;
+        let position = match &cursor {
+            Some(cursor) => cursor.position,
+            // To be written anew, as a whole.
+            None if metadata.len() == 0 => Position { number: 1, ..Position::default() },
+            None => end_of(&catalog),
+        };
+        let mut log = Self {
+            path: path.to_owned(),
+            reader: Reader::new(disk, catalog, position),
+            scratch: Vec::new(),
+            identity: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            file,
+            lines: Vec::new(),
+            written: 0,
+            saved: cursor.unwrap_or_default(),
+            saved_at: Instant::now(),
+        };
+        let cut = match &cursor {
+            None => log.cut_torn_line()?,
+            Some(cursor) if (cursor.device, cursor.file) != log.identity => {
+                log.complete_moved(cursor)?;
+                0
+            }
+            Some(cursor) if cursor.length <= log.length => log.compare(cursor.length)?,
+            // Truncated.
+            Some(_) => 0,
+        };
         if is_new {
             super::sync_folder_of(path)?;
         }
-        let found = file.metadata()?.len();
-        let length = whole_lines(&mut file, found)?;
-        if length < found {
-            file.set_len(length)?;
-            file.sync_all()?;
-        }
-        let path = path.to_owned();
-        Ok((Self { path, file, length, is_torn: false, is_dirty: false }, found - length))
+        // Before the first line: without a cursor, a file with lines is one of an earlier version.
+        log.save()?;
+        Ok((log, cut))
     }
 
-    /// Appends whole lines. After an error nothing of them stays, and the same call may be made again.
+    /// Number of the first record that is not written.
+    #[must_use]
+    pub const fn next_number(&self) -> u64 {
+        self.reader.position().number
+    }
+
+    /// Writes the next batch, if there is one.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if !self.is_dirty && !self.is_torn {
+    /// What the system says; the same call may be made again, and goes on where this one stopped.
+    pub fn turn(&mut self) -> io::Result<Turn> {
+        let mut gone = 0;
+        if self.written == self.lines.len() {
             self.reopen_if_moved()?;
-        }
-        self.cut()?;
-        self.is_dirty = true;
-        let mut written = 0;
-        while written < lines.len() {
-            let error = match self.file.write(&lines[written..]) {
-                Ok(0) => io::ErrorKind::WriteZero.into(),
-                Ok(more) => {
-                    written += more;
-                    continue;
+            self.note_truncation()?;
+            match self.reader.read()? {
+                Next::Batch { batch, gone: before, .. } => {
+                    gone = before;
+                    lay_out(&batch, &mut self.scratch, &mut self.lines);
+                    self.written = 0;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            self.is_torn = written > 0;
-            // If this fails as well, the next call does it first.
-            let _ = self.cut();
-            return Err(error);
+                ending => {
+                    let turn = if matches!(ending, Next::End) { Turn::End } else { Turn::Idle };
+                    let is_due = self.saved_at.elapsed() >= CURSOR_INTERVAL;
+                    if turn == Turn::End || is_due {
+                        self.save()?;
+                    }
+                    return Ok(turn);
+                }
+            }
         }
-        self.length += lines.len() as u64;
+        self.write()?;
+        if self.saved_at.elapsed() >= CURSOR_INTERVAL {
+            self.save()?;
+        }
+        Ok(Turn::Written { gone })
+    }
+
+    /// Waits until there is more, or time is up.
+    pub fn wait(&self, patience: Duration) {
+        self.reader.wait(patience);
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while self.written < self.lines.len() {
+            match self.file.write(&self.lines[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => {
+                    self.written += more;
+                    self.length += more as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
-    /// Opens the log anew if its path no longer leads to the open file. What was appended must have
-    /// been brought to the disk before.
+    /// Opens the file anew if its path no longer leads to it. Nothing may be half written.
     ///
     /// # Errors
-    /// What the file system says; the same call may be made again.
+    /// What the system says; the same call may be made again.
     pub fn reopen_if_moved(&mut self) -> io::Result<()> {
-        let open = self.file.metadata()?;
         match std::fs::metadata(&self.path) {
-            Ok(there) if (there.dev(), there.ino()) == (open.dev(), open.ino()) => return Ok(()),
+            Ok(there) if (there.dev(), there.ino()) == self.identity => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        (*self, _) = Self::open(&self.path)?;
+        if self.written < self.lines.len() {
+            return Ok(());
+        }
+        sync(&self.file)?;
+        let (file, _) = open_file(&self.path)?;
+        super::sync_folder_of(&self.path)?;
+        let metadata = file.metadata()?;
+        self.identity = (metadata.dev(), metadata.ino());
+        (self.file, self.length) = (file, metadata.len());
+        self.save()?;
         tracing::info!(path = %self.path.display(), "the event log was moved; began a new one");
         Ok(())
     }
 
-    /// Cuts off what a failed write left, and takes note of the length.
-    fn cut(&mut self) -> io::Result<()> {
-        let found = self.file.metadata()?.len();
-        // Shorter: somebody else truncated it meanwhile.
-        if self.is_torn && found > self.length {
-            self.file.set_len(self.length)?;
-        } else {
-            self.length = found;
+    /// Takes note of what others did to the length of the file.
+    fn note_truncation(&mut self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if metadata.is_file() && metadata.len() != self.length {
+            self.length = metadata.len();
+            self.save()?;
         }
-        self.is_torn = false;
         Ok(())
     }
 
-    /// Brings what was appended to the disk.
-    ///
-    /// # Errors
-    /// What the file system says. A later call then proves nothing about what was appended before:
-    /// Linux reports a failed write-back once, and may drop the pages.
-    /// Source: fsync(2), "EIO", and Documentation/filesystems/vfs.rst, "Handling errors during writeback".
-    pub fn sync(&mut self) -> io::Result<()> {
-        if self.is_dirty {
-            self.file.sync_data()?;
-            self.is_dirty = false;
+    /// Writes the cursor, if it moved, behind what it speaks of.
+    fn save(&mut self) -> io::Result<()> {
+        self.saved_at = Instant::now();
+        let (device, file) = self.identity;
+        let position = self.reader.position();
+        let cursor = Cursor { version: VERSION, position, device, file, length: self.length };
+        if cursor != self.saved && self.written == self.lines.len() {
+            sync(&self.file)?;
+            write_cursor(&self.path, &cursor)?;
+            self.saved = cursor;
         }
         Ok(())
     }
+
+    /// Compares the file from `from` on with what should be there, cuts off what differs, and goes on
+    /// where it ends. Says how much that was.
+    fn compare(&mut self, from: u64) -> io::Result<u64> {
+        let mut file = OpenOptions::new().read(true).open(&self.path)?;
+        let length = self.length;
+        let same = self.follow(&mut file, from)?;
+        if same < length {
+            self.file.set_len(same)?;
+            self.length = same;
+        }
+        Ok(length - same)
+    }
+
+    /// The file was moved while nobody followed: finds it beside its path, and completes its last
+    /// batch there.
+    fn complete_moved(&mut self, cursor: &Cursor) -> io::Result<()> {
+        let Some(path) = find_moved(&self.path, cursor)? else {
+            tracing::warn!(
+                path = %self.path.display(),
+                "the event log was moved out of its folder while no collector ran; \
+                 up to a second of events may be in it and in the new one"
+            );
+            return Ok(());
+        };
+        let mut moved = OpenOptions::new().read(true).append(true).open(&path)?;
+        if moved.metadata()?.len() >= cursor.length {
+            let same = self.follow(&mut moved, cursor.length)?;
+            moved.set_len(same)?;
+            moved.write_all(&self.lines[self.written..])?;
+            moved.sync_data()?;
+            self.written = self.lines.len();
+        }
+        Ok(())
+    }
+
+    /// Reads the record log as long as `file`, from `from` on, has what should be there. Returns the
+    /// length up to which it has.
+    fn follow(&mut self, file: &mut File, from: u64) -> io::Result<u64> {
+        let mut found = vec![0; STEP];
+        let mut at = from;
+        file.seek(SeekFrom::Start(at))?;
+        loop {
+            if self.written == self.lines.len() {
+                let Next::Batch { batch, .. } = self.reader.read()? else { return Ok(at) };
+                lay_out(&batch, &mut self.scratch, &mut self.lines);
+                self.written = 0;
+            }
+            let rest = &self.lines[self.written..];
+            let wanted = rest.len().min(STEP);
+            let count = match file.read(&mut found[..wanted])? {
+                0 => return Ok(at),
+                count => count,
+            };
+            let same = rest.iter().zip(&found[..count]).take_while(|(a, b)| a == b).count();
+            self.written += same;
+            at += same as u64;
+            if same < count {
+                return Ok(at);
+            }
+        }
+    }
+
+    /// Cuts off the last line of a file that knows no cursor, if it is torn.
+    fn cut_torn_line(&mut self) -> io::Result<u64> {
+        let mut file = OpenOptions::new().read(true).open(&self.path)?;
+        if !file.metadata()?.is_file() {
+            return Ok(0);
+        }
+        let whole = whole_lines(&mut file, self.length)?;
+        let cut = self.length - whole;
+        if cut > 0 {
+            self.file.set_len(whole)?;
+            self.length = whole;
+        }
+        Ok(cut)
+    }
+}
+
+/// The lines of a batch.
+fn lay_out(batch: &Batch<'_>, scratch: &mut Vec<u8>, lines: &mut Vec<u8>) {
+    lines.clear();
+    match batch.records(scratch) {
+        Ok(records) => {
+            for record in records.iter() {
+                lines.extend_from_slice(record.json.as_bytes());
+                lines.push(b'\n');
+            }
+        }
+        Err(fault) => tracing::error!(number = batch.placed.number, fault, "unreadable batch"),
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<(File, bool)> {
+    let is_new = !path.exists();
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
+    Ok((file, is_new))
+}
+
+/// Brings a file to the disk; a device has none.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_data() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
+}
+
+/// The end of what is stored.
+fn end_of(catalog: &Catalog) -> Position {
+    let content = catalog.lock();
+    let number = content.next_number.max(1);
+    let last = content.segments.last_key_value();
+    last.map_or(Position { number, ..Position::default() }, |(segment, info)| Position {
+        segment: *segment,
+        offset: info.length,
+        number,
+    })
+}
+
+fn cursor_path(path: &Path) -> PathBuf {
+    path.with_extension("cursor")
+}
+
+/// The cursor of a file; `None` if there is none, or none that can be used.
+fn read_cursor(path: &Path) -> io::Result<Option<Cursor>> {
+    let text = match std::fs::read(cursor_path(path)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match serde_json::from_slice::<Cursor>(&text) {
+        Ok(cursor) if cursor.version == VERSION => Ok(Some(cursor)),
+        _ => {
+            let path = cursor_path(path);
+            tracing::warn!(
+                path = %path.display(),
+                "the cursor of the event log is damaged; it goes on with what is stored from now on. \
+                 To have all of it written anew, stop the collector and remove eve.json and eve.cursor"
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn write_cursor(path: &Path, cursor: &Cursor) -> io::Result<()> {
+    let hidden = path.with_extension("cursor.part");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(MODE).open(&hidden)?;
+    file.write_all(&serde_json::to_vec(cursor)?)?;
+    file.sync_data()?;
+    std::fs::rename(&hidden, cursor_path(path))
+}
+
+/// The file of a cursor under another name in the same folder.
+fn find_moved(path: &Path, cursor: &Cursor) -> io::Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(path.parent().unwrap_or(Path::new("/")))? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_file() && (metadata.dev(), metadata.ino()) == (cursor.device, cursor.file) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
 }
 
 /// How many bytes at the start of a file are whole lines.
@@ -129,7 +402,7 @@ fn whole_lines(file: &mut (impl Read + Seek), length: u64) -> io::Result<u64> {
     let mut end = length;
     let mut chunk = Vec::new();
     while end > 0 {
-        let start = end.saturating_sub(STEP);
+        let start = end.saturating_sub(STEP as u64);
         file.seek(SeekFrom::Start(start))?;
         chunk.clear();
         file.by_ref().take(end - start).read_to_end(&mut chunk)?;
@@ -143,91 +416,223 @@ fn whole_lines(file: &mut (impl Read + Seek), length: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use wire::header::Stream;
+    use wire::records::RecordKind;
+    use wire::units::{Sequence, UnixNanos};
+
+    use super::super::log::RecordLog;
+    use super::super::log::batch::{NewBatch, push_record};
+    use super::super::log::disk::Folder;
     use super::*;
 
-    fn reopened(content: &[u8]) -> (Vec<u8>, u64) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("eve.json");
-        std::fs::write(&path, content).unwrap();
-        let (_, cut) = EventLog::open(&path).unwrap();
-        (std::fs::read(&path).unwrap(), cut)
+    struct Lab {
+        folder: tempfile::TempDir,
+        log: RecordLog,
+        stored: u64,
     }
 
-    #[test]
-    fn a_torn_last_line_is_cut_off_and_counted() {
-        assert_eq!(reopened(b"{\"a\":1}\n{\"b\""), (b"{\"a\":1}\n".to_vec(), 4));
-    }
-
-    #[test]
-    fn a_log_that_is_one_torn_line_becomes_empty() {
-        assert_eq!(reopened(b"{\"a\""), (Vec::new(), 4));
-    }
-
-    #[test]
-    fn whole_lines_stay_as_they_are() {
-        assert_eq!(reopened(b"1\n2\n"), (b"1\n2\n".to_vec(), 0));
-        assert_eq!(reopened(b""), (Vec::new(), 0));
-    }
-
-    #[test]
-    fn a_torn_line_longer_than_one_step_is_cut_off() {
-        let mut content = b"first\n".to_vec();
-        content.resize(content.len() + 3 * STEP as usize, b'x');
-        assert_eq!(reopened(&content), (b"first\n".to_vec(), 3 * STEP));
-    }
-
-    #[test]
-    fn lines_are_appended_to_those_of_an_earlier_run() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("eve.json");
-        for line in ["1\n", "2\n"] {
-            let (mut log, _) = EventLog::open(&path).unwrap();
-            log.append(line.as_bytes()).unwrap();
-            log.sync().unwrap();
+    impl Lab {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = Arc::new(Folder::new(folder.path().to_owned()));
+            let (log, _) = RecordLog::open(disk, Arc::default(), 300).unwrap();
+            Self { folder, log, stored: 0 }
         }
-        assert_eq!(std::fs::read(&path).unwrap(), b"1\n2\n");
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("eve.json")
+        }
+
+        fn content(&self) -> String {
+            std::fs::read_to_string(self.path()).unwrap()
+        }
+
+        /// Stores batches of `count` records.
+        fn store(&mut self, batches: u64, count: u32) {
+            for _ in 0..batches {
+                let mut records = Vec::new();
+                let first = Sequence(self.stored + 1);
+                for _ in 0..count {
+                    self.stored += 1;
+                    push_record(&mut records, RecordKind::Flow, &line(self.stored));
+                }
+                let last = Sequence(self.stored);
+                let (sensor, stream, epoch) = ("a", Stream::Records, 1);
+                let records = &records;
+                let batch = NewBatch { sensor, stream, epoch, first, last, count, records };
+                self.log.stage(&batch, UnixNanos(1));
+                self.log.write().unwrap();
+                self.log.sync().unwrap();
+                if self.log.is_due(UnixNanos(1)) {
+                    self.log.seal();
+                }
+            }
+        }
+
+        /// A follower, and how many bytes it cut off.
+        fn open(&self) -> (EventLog, u64) {
+            let (disk, catalog) = self.log.source();
+            EventLog::open(&self.path(), disk, catalog).unwrap()
+        }
+
+        fn expected(&self, from: u64) -> String {
+            (from..=self.stored).map(|number| line(number) + "\n").collect()
+        }
+    }
+
+    fn line(number: u64) -> String {
+        format!("{{\"n\":{number}}}")
+    }
+
+    /// Writes all that is stored.
+    fn run(events: &mut EventLog) {
+        while events.turn().unwrap() != Turn::Idle {}
+    }
+
+    #[test]
+    fn a_file_left_at_any_byte_by_a_kill_goes_on_there() {
+        let mut lab = Lab::new();
+        lab.store(3, 3);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        events.save().unwrap();
+        let known = lab.content().len();
+        lab.store(6, 4);
+        drop(events);
+        let expected = lab.expected(1);
+        let cursor = std::fs::read(cursor_path(&lab.path())).unwrap();
+        for length in known..=expected.len() {
+            std::fs::write(lab.path(), &expected[..length]).unwrap();
+            std::fs::write(cursor_path(&lab.path()), &cursor).unwrap();
+            let (mut events, cut) = lab.open();
+            assert_eq!(cut, 0);
+            run(&mut events);
+            assert_eq!(lab.content(), expected, "killed at {length}");
+        }
+    }
+
+    #[test]
+    fn what_a_power_cut_left_in_place_of_lines_is_cut_off_and_written_again() {
+        let mut lab = Lab::new();
+        lab.store(2, 2);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        events.save().unwrap();
+        lab.store(2, 2);
+        run(&mut events);
+        drop(events);
+        let expected = lab.content();
+        let mut broken = expected.clone().into_bytes();
+        let at = broken.len() - 5;
+        broken[at..].fill(0);
+        std::fs::write(lab.path(), broken).unwrap();
+        let (mut events, cut) = lab.open();
+        assert_eq!(cut, 5);
+        run(&mut events);
+        assert_eq!(lab.content(), expected);
+    }
+
+    #[test]
+    fn a_file_moved_while_nobody_followed_is_completed_and_a_new_one_begun() {
+        let mut lab = Lab::new();
+        lab.store(1, 3);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        events.save().unwrap();
+        lab.store(2, 3);
+        run(&mut events);
+        drop(events);
+        let older = lab.path().with_extension("json.1");
+        std::fs::rename(lab.path(), &older).unwrap();
+        // Killed in the middle of the sixth line.
+        let torn = lab.expected(1).find("\"n\":6").unwrap() as u64;
+        File::options().write(true).open(&older).unwrap().set_len(torn).unwrap();
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        let moved = std::fs::read_to_string(&older).unwrap();
+        assert!(moved.ends_with("{\"n\":6}\n"), "{moved}");
+        assert_eq!(moved + &lab.content(), lab.expected(1));
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_removed_or_truncated_is_gone_on_with() {
+        let mut lab = Lab::new();
+        let (mut events, _) = lab.open();
+        let older = lab.path().with_extension("json.1");
+        lab.store(1, 2);
+        run(&mut events);
+        std::fs::rename(lab.path(), &older).unwrap();
+        lab.store(1, 2);
+        run(&mut events);
+        assert_eq!(std::fs::read_to_string(&older).unwrap(), "{\"n\":1}\n{\"n\":2}\n");
+        assert_eq!(lab.content(), lab.expected(3));
+        std::fs::remove_file(lab.path()).unwrap();
+        events.reopen_if_moved().unwrap();
+        assert_eq!(lab.content(), "");
+        lab.store(1, 1);
+        run(&mut events);
+        File::options().write(true).open(lab.path()).unwrap().set_len(0).unwrap();
+        lab.store(1, 1);
+        run(&mut events);
+        assert_eq!(lab.content(), lab.expected(6));
+        drop(events);
+        let (mut events, cut) = lab.open();
+        lab.store(1, 1);
+        run(&mut events);
+        assert_eq!((cut, lab.content()), (0, lab.expected(6)));
+    }
+
+    #[test]
+    fn without_file_and_cursor_all_that_is_stored_is_written() {
+        let mut lab = Lab::new();
+        lab.store(4, 2);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        assert_eq!(lab.content(), lab.expected(1));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_gone_on_with_behind_its_last_whole_line() {
+        let mut lab = Lab::new();
+        std::fs::write(lab.path(), "{\"old\":1}\n{\"to").unwrap();
+        let (mut events, cut) = lab.open();
+        lab.store(1, 2);
+        run(&mut events);
+        assert_eq!(cut, 4);
+        assert_eq!(lab.content(), format!("{{\"old\":1}}\n{}", lab.expected(1)));
+    }
+
+    #[test]
+    fn with_a_damaged_cursor_nothing_is_written_twice() {
+        let mut lab = Lab::new();
+        lab.store(1, 2);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        drop(events);
+        std::fs::write(cursor_path(&lab.path()), "{").unwrap();
+        let (mut events, _) = lab.open();
+        lab.store(1, 2);
+        run(&mut events);
+        assert_eq!(lab.content(), lab.expected(1));
     }
 
     #[test]
     fn a_full_disk_is_an_error_and_not_a_panic() {
-        let (mut log, _) = EventLog::open(Path::new("/dev/full")).unwrap();
-        let error = log.append(b"line\n").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let mut lab = Lab::new();
+        std::os::unix::fs::symlink("/dev/full", lab.path()).unwrap();
+        lab.store(1, 2);
+        let (mut events, _) = lab.open();
+        for _ in 0..2 {
+            let error = events.turn().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
     }
 
     #[test]
-    fn what_a_failed_write_left_is_cut_off_before_the_next_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("eve.json");
-        let (mut log, _) = EventLog::open(&path).unwrap();
-        log.append(b"1\n").unwrap();
-        log.file.write_all(b"torn").unwrap();
-        log.is_torn = true;
-        log.append(b"2\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"1\n2\n");
-        // Truncated by somebody else.
-        log.file.set_len(0).unwrap();
-        log.is_torn = true;
-        log.append(b"3\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"3\n");
-    }
-
-    #[test]
-    fn a_log_that_was_renamed_or_removed_is_begun_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, older) = (folder.path().join("eve.json"), folder.path().join("eve.json.1"));
-        let (mut log, _) = EventLog::open(&path).unwrap();
-        log.append(b"1\n").unwrap();
-        std::fs::rename(&path, &older).unwrap();
-        // Not before what belongs together is on the disk.
-        log.append(b"2\n").unwrap();
-        log.sync().unwrap();
-        log.append(b"3\n").unwrap();
-        assert_eq!(std::fs::read(&older).unwrap(), b"1\n2\n");
-        assert_eq!(std::fs::read(&path).unwrap(), b"3\n");
-        log.sync().unwrap();
-        std::fs::remove_file(&path).unwrap();
-        log.reopen_if_moved().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    fn a_torn_line_longer_than_one_step_is_found() {
+        let mut content = b"first\n".to_vec();
+        content.resize(content.len() + 3 * STEP, b'x');
+        let length = content.len() as u64;
+        assert_eq!(whole_lines(&mut io::Cursor::new(content), length).unwrap(), 6);
     }
 }

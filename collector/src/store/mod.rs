@@ -1,9 +1,11 @@
-//! The store: frames in segments, events in a log, marks of what is stored.
+//! The store: records in a log, what is made from it, and frames in segments.
 //!
 //! ```text
 //!   PATH/lock                     held while a collector runs
-//!   PATH/marks.json               last record and frame batch of each sensor
+//!   PATH/records/NUMBER.log       the record log
+//!   PATH/records/marks.json       last record and frame batch of each sensor
 //!   PATH/events/eve.json          events, JSON lines
+//!   PATH/events/eve.cursor        how far the record log is in it
 //!   PATH/frames/TIME.pcapng       sealed segments
 //!   PATH/frames/TIME.pcapng.torn  what a repair cut off from one
 //!   PATH/frames/.TIME.pcapng.part open segments, one for each group
@@ -11,14 +13,14 @@
 //! ```
 //!
 //! Nothing here waits for anything but the disk, and nothing panics when it fails: a failed call can
-//! be made again, but for a failed fsync of the event log. The one caller is [`crate::committer`].
+//! be made again, but for a failed fsync of the record log. The one who writes records and frames is
+//! [`crate::committer`]; threads of their own follow the log.
 
 pub mod blocks;
 pub mod catalog;
 pub mod events;
 pub mod index;
 pub mod log;
-pub mod marks;
 pub mod pcapng;
 pub mod retention;
 pub mod segment;
@@ -37,13 +39,13 @@ use wire::units::UnixNanos;
 use crate::config::StoreConfig;
 use crate::status::{Sensor, Shared, add};
 use events::EventLog;
-use marks::{Marks, MarksFile};
+use log::disk::Folder;
+use log::{RecordLog, Recovery};
 use segment::{Group, Repair, Segment};
 
 /// The open store.
 pub struct Store {
-    events: EventLog,
-    marks: MarksFile,
+    log: RecordLog,
     /// Open segments. Bounded: beyond `MOST_OPEN`, the oldest one is due to be sealed.
     segments: BTreeMap<Group, Segment>,
     frames_folder: PathBuf,
@@ -82,23 +84,29 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let frames_folder = config.path.join(FRAMES);
-        for folder in [&config.path, &config.path.join("events"), &frames_folder] {
+        for folder in [
+            &config.path,
+            &config.path.join("records"),
+            &config.path.join("events"),
+            &frames_folder,
+        ] {
             make(folder).map_err(unusable("create", folder))?;
         }
         let lock = lock(&config.path)?;
-        let (events, torn) =
-            EventLog::open(&shared.events_path).map_err(unusable("open", &shared.events_path))?;
-        if torn > 0 {
-            tracing::warn!(bytes = torn, "cut off the torn last line of the event log");
-            add(&shared.counters.torn_bytes, torn);
-        }
+        let records_folder = config.path.join("records");
+        let unreadable = unusable("read", &records_folder);
+        take_over_marks(&config.path, &records_folder)
+            .map_err(unusable("move marks.json into", &records_folder))?;
+        let disk = Arc::new(Folder::new(records_folder.clone()));
+        let catalog = Arc::clone(&shared.record_log);
+        let (log, recovery) = RecordLog::open(disk, catalog, SEGMENT_BYTES).map_err(unreadable)?;
+        note_recovery(&shared, recovery);
         let repairs =
             segment::repair_all(&frames_folder).map_err(unusable("repair", &frames_folder))?;
         repairs.iter().for_each(|repair| note_repair(&shared, repair));
         shared.catalog.load(&frames_folder).map_err(unusable("read", &frames_folder))?;
         Ok(Self {
-            events,
-            marks: MarksFile::new(&config.path),
+            log,
             segments: BTreeMap::new(),
             frames_folder,
             segment_bytes: config.segment_bytes,
@@ -108,23 +116,29 @@ impl Store {
         })
     }
 
-    /// What an earlier run stored last of each sensor. Damaged marks are said and forgotten: then
-    /// sensors send again what they still have, and it is stored twice.
-    #[must_use]
-    pub fn read_marks(&self) -> Marks {
-        self.marks.read().unwrap_or_else(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(%error, cause, "starting without marks: records may be stored twice");
-            Marks::new()
-        })
+    /// The record log, for writing.
+    pub const fn log(&mut self) -> &mut RecordLog {
+        &mut self.log
     }
 
-    /// Appends event lines.
+    /// Nothing follows in the record log: what reads it ends when it has read it all.
+    pub fn close_log(&self) {
+        self.shared.record_log.close();
+    }
+
+    /// The event log, to be written by a thread of its own.
     ///
     /// # Errors
-    /// What the file system says; nothing was appended.
-    pub fn append_events(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.events.append(lines)
+    /// See [`OpenError`].
+    pub fn event_log(&self) -> Result<EventLog, OpenError> {
+        let (disk, catalog) = self.log.source();
+        let path = &self.shared.events_path;
+        let (events, cut) = EventLog::open(path, disk, catalog).map_err(unusable("open", path))?;
+        if cut > 0 {
+            tracing::warn!(bytes = cut, "cut off the torn end of the event log");
+            add(&self.shared.counters.torn_bytes, cut);
+        }
+        Ok(events)
     }
 
     /// Opens a segment of this group unless one is open.
@@ -166,31 +180,6 @@ impl Store {
     /// What the file system says; the same call may be made again.
     pub fn write(&mut self, group: Group, blocks: &[u8]) -> io::Result<()> {
         self.segments.get_mut(&group).map_or(Ok(()), |segment| segment.write(blocks))
-    }
-
-    /// Brings the events to the disk.
-    ///
-    /// # Errors
-    /// What the file system says. What was appended since the last success may be lost then, and a
-    /// later call can succeed without it: see [`EventLog::sync`].
-    pub fn sync_events(&mut self) -> io::Result<()> {
-        self.events.sync()
-    }
-
-    /// Makes a new event log if it was renamed or removed. [`Store::sync_events`] must come before.
-    ///
-    /// # Errors
-    /// What the file system says; the same call may be made again.
-    pub fn reopen_events(&mut self) -> io::Result<()> {
-        self.events.reopen_if_moved()
-    }
-
-    /// Brings marks to the disk. The events that they speak of must be there already.
-    ///
-    /// # Errors
-    /// What the file system says; the same call may be made again.
-    pub fn write_marks(&self, marks: &Marks) -> io::Result<()> {
-        self.marks.write(marks)
     }
 
     /// When the first of the open segments is old enough to be sealed, if nothing else seals it
@@ -235,6 +224,8 @@ impl Store {
 
 /// The folder of segments, in that of the store.
 pub const FRAMES: &str = "frames";
+/// Size from which a segment of the record log is sealed.
+const SEGMENT_BYTES: u64 = 64 << 20;
 /// Open segments, each of another group. There are one or two where no sensor has a RAW interface.
 const MOST_OPEN: usize = 64;
 /// Interfaces of one segment: readers keep each of them in memory.
@@ -267,6 +258,32 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
             Err(OpenError::Unusable { action: "lock", path, source })
         }
     }
+}
+
+/// Earlier versions kept the marks in the folder of the store.
+fn take_over_marks(store: &Path, records: &Path) -> io::Result<()> {
+    let (earlier, now) = (store.join("marks.json"), records.join("marks.json"));
+    if earlier.exists() && !now.exists() {
+        std::fs::rename(&earlier, &now)?;
+    }
+    Ok(())
+}
+
+/// Takes over what was found in the record log.
+fn note_recovery(shared: &Shared, recovery: Recovery) {
+    let Recovery { marks, torn_bytes, missing_bytes, .. } = recovery;
+    if torn_bytes > 0 {
+        tracing::warn!(bytes = torn_bytes, "cut off the torn end of the record log");
+        add(&shared.counters.torn_bytes, torn_bytes);
+    }
+    if missing_bytes > 0 {
+        tracing::error!(bytes = missing_bytes, "the record log is shorter than it was");
+        add(&shared.record_log.damaged_bytes, missing_bytes);
+    }
+    for name in marks.sensors() {
+        shared.sensor(name).state().restore(name, &marks);
+    }
+    *shared.marks() = marks;
 }
 
 fn note_repair(shared: &Shared, repair: &Repair) {

@@ -61,7 +61,7 @@ fn a_full_disk_is_said_and_costs_neither_frame_nor_record() {
     std::fs::remove_file(&filler).unwrap();
     sensor.wait_for_ack(30, 30);
     assert_eq!(sensor.counts, (30, 30 * 40));
-    assert_eq!(lab.events(), "{}\n".repeat(30));
+    assert_eq!(lab.events_of(&collector), "{}\n".repeat(30));
     assert_eq!(collector.get("/healthz").0, 200);
     collector.stop();
     assert_eq!(crate::storing::read_segment(&lab.segments()[0]).1.len(), 30 * 40);
@@ -122,7 +122,10 @@ fn nothing_behind_a_batch_that_was_given_up_is_acknowledged() {
     std::fs::write(disk.path.join("filler"), vec![0; 800 << 10]).unwrap();
     let own = lab.authority.sensor("a");
     let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
-    let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(400 << 10));
+    // The numbers do not pack.
+    let numbers = (0..80_000_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 100_000);
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    let large = format!("{{\"pad\":[{}]}}", numbers.join(","));
     sensor.send_records(1, &[(RecordKind::Flow, &large)]);
     sensor.send_records(2, &[(RecordKind::Flow, "{}")]);
     let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
@@ -137,21 +140,51 @@ fn nothing_behind_a_batch_that_was_given_up_is_acknowledged() {
 }
 
 #[test]
-fn an_event_log_that_cannot_be_synced_ends_the_collector_without_an_acknowledgement() {
+fn a_record_log_that_cannot_be_synced_ends_the_collector_without_an_acknowledgement() {
     let lab = Lab::new();
-    std::fs::create_dir_all(lab.store().join("events")).unwrap();
-    // Takes every write, and refuses fsync.
-    std::os::unix::fs::symlink("/dev/null", lab.store().join("events/eve.json")).unwrap();
     let mut collector = lab.start();
+    // Takes every write, and refuses fsync.
+    let segment = lab.store().join("records/00000000000000000001.log");
+    std::os::unix::fs::symlink("/dev/null", segment).unwrap();
     let own = lab.authority.sensor("a");
     let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
     sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
     assert_eq!(collector.wait().code(), Some(1));
     let log = collector.log();
-    assert!(log.contains("eve.json to the disk; records that were not acknowledged"), "{log}");
+    assert!(log.contains("records to the disk; records that were not acknowledged"), "{log}");
     sensor.read_to_end();
     assert_eq!(sensor.acknowledged, (0, 0));
-    assert!(!lab.store().join("marks.json").exists());
+    assert_eq!(lab.events(), "");
+}
+
+#[test]
+fn an_event_log_without_room_holds_up_no_acknowledgement_and_catches_up() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    std::fs::create_dir_all(lab.store()).unwrap();
+    let disk = SmallDisk::mount(&lab.store().join("events"), "1m");
+    let filler = disk.path.join("filler");
+    std::fs::write(&filler, vec![0; 1000 << 10]).unwrap();
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    let event = |number: u64| format!("{{\"n\":{number},\"pad\":\"{}\"}}", "x".repeat(1000));
+    for number in 1..=100 {
+        sensor.send_records(number, &[(RecordKind::Flow, &event(number))]);
+    }
+    sensor.wait_for_ack(100, 0);
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing event log", is_failing, || collector.log());
+    collector.wait_for_line("the event log cannot be written");
+    assert!(collector.status()["store"]["events_behind"].as_u64().unwrap() > 0);
+    std::fs::remove_file(&filler).unwrap();
+    let sent: String = (1..=100).map(|number| event(number) + "\n").collect();
+    assert_eq!(lab.events_of(&collector), sent);
+    assert_eq!(collector.get("/healthz").0, 200);
+    collector.stop();
+    assert_eq!(lab.events(), sent);
 }
 
 #[test]
@@ -188,5 +221,5 @@ fn a_sensor_that_comes_again_is_greeted_when_all_that_was_taken_is_stored() {
         newer.wait_for_ack(11, 0);
         assert_eq!(newer.counts, (1, 0), "counts are those of this connection");
     });
-    assert_eq!(lab.events(), "{}\n".repeat(11));
+    assert_eq!(lab.events_of(&collector), "{}\n".repeat(11));
 }

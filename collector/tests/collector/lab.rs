@@ -103,6 +103,14 @@ impl Lab {
         self.folder.path().join("store")
     }
 
+    /// The event log, once all is in it that is stored.
+    pub fn events_of(&self, collector: &Collector) -> String {
+        collector.wait_for_status("event log that is complete", |status| {
+            status["store"]["events_behind"] == 0
+        });
+        self.events()
+    }
+
     /// The event log.
     pub fn events(&self) -> String {
         std::fs::read_to_string(self.store().join("events/eve.json")).unwrap_or_default()

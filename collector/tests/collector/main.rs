@@ -4,6 +4,7 @@
 mod asking;
 mod connecting;
 mod failing_disk;
+mod killing;
 mod lab;
 mod sensor;
 mod starting;

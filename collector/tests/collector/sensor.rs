@@ -115,6 +115,16 @@ impl Sensor {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends, and takes what came, for which it waits a millisecond at most.
+    pub fn exchange(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.sock.set_read_timeout(Some(std::time::Duration::from_millis(1)))?;
+        match self.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => result,
+        }
+    }
+
     pub fn send_frames(&mut self, sequence: u64, frames: &[Vec<u8>]) {
         let bytes = frame_batch(sequence, frames);
         self.send_bytes(&bytes);

@@ -52,6 +52,13 @@ fn event(sensor: &str, number: u64) -> String {
     format!(r#"{{"event_type":"flow","ringwatch":{{"sensor":"{sensor}","n":{number}}}}}"#)
 }
 
+/// Waits until this stands in the copy of the marks.
+fn wait_for_mark(lab: &Lab, mark: &str) {
+    let marks = lab.store().join("records/marks.json");
+    let text = || std::fs::read_to_string(&marks).unwrap_or_default();
+    wait_until("mark", || text().contains(mark).then_some(()), text);
+}
+
 #[test]
 fn frames_and_records_are_stored_as_sent_and_acknowledged() {
     let lab = Lab::new();
@@ -78,7 +85,7 @@ fn frames_and_records_are_stored_as_sent_and_acknowledged() {
     sensor.wait_for_ack(2, 2);
 
     assert_eq!(sensor.counts, (2, 103));
-    assert_eq!(lab.events(), format!("{{\"a\":1}}\n{alert}\n"));
+    assert_eq!(lab.events_of(&collector), format!("{{\"a\":1}}\n{alert}\n"));
     let status = collector.wait_for_status("ledger", |status| {
         status["sensors"][0]["ledger"]["interfaces"][0]["kernel_drops"] == 7
     });
@@ -296,12 +303,7 @@ fn what_was_acknowledged_survives_a_kill_and_is_stored_once() {
     }
     sensor.wait_for_ack(20, 20);
     // Marks of frames alone are written once a second.
-    let marks = lab.store().join("marks.json");
-    let is_marked = || {
-        let text = std::fs::read_to_string(&marks).ok()?;
-        text.contains("\"frames\":20").then_some(())
-    };
-    wait_until("marks", is_marked, || std::fs::read_to_string(&marks).unwrap_or_default());
+    wait_for_mark(&lab, r#""stream":"frames","epoch":5,"last":20}"#);
     collector.kill();
     drop(sensor);
 
@@ -338,6 +340,7 @@ fn a_torn_segment_and_a_torn_line_are_cut_at_the_next_start() {
     sensor.send_frames(1, &frames(10));
     sensor.wait_for_ack(1, 1);
     let open = collector.status()["store"]["open_segment"].as_str().unwrap().to_owned();
+    lab.events_of(&collector);
     collector.kill();
     let events = lab.store().join("events/eve.json");
     for (path, torn) in [
@@ -351,7 +354,7 @@ fn a_torn_segment_and_a_torn_line_are_cut_at_the_next_start() {
     let no_segment = lab.store().join("frames/.20200101T000000.000000Z.pcapng.part");
     std::fs::write(&no_segment, "not a block").unwrap();
     let collector = lab.start();
-    assert_eq!(lab.events(), event("a", 1) + "\n");
+    assert_eq!(lab.events_of(&collector), event("a", 1) + "\n");
     let segment = &lab.segments()[0];
     assert_eq!(read_segment(segment).1.len(), 10);
     let torn = std::fs::read(segment.with_extension("pcapng.torn")).unwrap();
@@ -374,7 +377,7 @@ fn a_new_run_of_a_sensor_begins_its_sequences_anew() {
         sensor.wait_for_ack(1, 0);
         sensor.leave();
     }
-    assert_eq!(lab.events(), format!("{}\n{}\n", event("a", 5), event("a", 6)));
+    assert_eq!(lab.events_of(&collector), format!("{}\n{}\n", event("a", 5), event("a", 6)));
     assert_eq!(collector.status()["sensors"][0]["duplicates"], 0);
 }
 
@@ -384,7 +387,8 @@ fn the_records_of_a_spool_are_stored_once_over_restarts_of_both_ends() {
     let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
     let run = |boot_epoch| SensorHello {
         minor: 1,
-        spool_epoch: 77,
+        // No spool is younger than the run that uses it.
+        spool_epoch: 3,
         ..crate::sensor::hello("a", boot_epoch)
     };
     let collector = lab.start();
@@ -394,13 +398,14 @@ fn the_records_of_a_spool_are_stored_once_over_restarts_of_both_ends() {
     sensor.send_frames(9, &frames(1));
     sensor.wait_for_alert(1);
     sensor.wait_for_ack(1, 9);
+    wait_for_mark(&lab, r#""stream":"frames","epoch":5,"last":9}"#);
     collector.kill();
     drop(sensor);
 
     let collector = lab.start();
     let mut sensor = Sensor::introduce(&collector.sensors, &ca, &own, run(6));
     let resume = sensor.hello.resume.unwrap();
-    assert_eq!((sensor.hello.minor, resume.boot_epoch, resume.spool_epoch), (1, 5, 77));
+    assert_eq!((sensor.hello.minor, resume.boot_epoch, resume.spool_epoch), (1, 5, 3));
     assert_eq!((resume.records.0, resume.alerts.0), (1, 1));
     // It had not heard of either acknowledgement.
     let again = [1, 3].map(|number| event("a", number));
@@ -478,17 +483,24 @@ fn the_event_log_can_be_rotated() {
     let older = path.with_extension("json.1");
     sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
     sensor.wait_for_ack(1, 0);
+    lab.events_of(&collector);
     std::fs::rename(&path, &older).unwrap();
     collector.signal(Signal::SIGHUP);
     let is_there = || path.exists().then_some(());
     wait_until("new event log", is_there, || collector.log());
     sensor.send_records(2, &[(RecordKind::Flow, "{ }")]);
     sensor.wait_for_ack(2, 0);
+    assert_eq!(lab.events_of(&collector), "{ }\n");
     // Without a signal.
     std::fs::remove_file(&path).unwrap();
     sensor.send_records(3, &[(RecordKind::Flow, "{  }")]);
     sensor.wait_for_ack(3, 0);
-    assert_eq!(lab.events(), "{  }\n");
+    assert_eq!(lab.events_of(&collector), "{  }\n");
+    // As logrotate does with copytruncate.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    sensor.send_records(4, &[(RecordKind::Flow, "{   }")]);
+    sensor.wait_for_ack(4, 0);
+    assert_eq!(lab.events_of(&collector), "{   }\n");
     assert_eq!(std::fs::read_to_string(&older).unwrap(), "{}\n");
     collector.stop();
 }
