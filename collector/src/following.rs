@@ -4,6 +4,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::archive::Index;
+use crate::archive::retention::Retention;
+use crate::committer::wall_clock;
 use crate::status::{Following, Shared, add};
 use crate::store::events::{EventLog, Turn};
 
@@ -40,6 +43,43 @@ pub fn write_events(mut events: EventLog, shared: &Shared) {
     }
 }
 
+/// Indexes what is stored until the record log is closed, and removes what is to be kept no longer.
+/// What is not indexed then is so at the next start.
+pub fn index_events(mut index: Index, retention: &Retention, shared: &Shared) {
+    let following = &shared.index;
+    let mut failure = Failure::new("the index cannot be written; trying again");
+    let mut looked_at = Instant::now();
+    while !shared.record_log.lock().is_closed {
+        if looked_at.elapsed() >= LIMITS {
+            looked_at = Instant::now();
+            let written = shared.events.next_number.load(Ordering::Relaxed);
+            let removed = retention.turn(wall_clock(), written, &shared.removed);
+            if let Err(error) = removed {
+                failure.note(following, &error);
+            }
+            if let Err(error) = index.remove_old_days() {
+                failure.note(following, &error);
+            }
+        }
+        match index.turn() {
+            Ok(indexed) => {
+                failure.is_over(following);
+                add(&shared.index_unreadable, indexed.unreadable);
+                if indexed.is_done {
+                    index.wait(IDLE);
+                } else if indexed.rows < FEW {
+                    std::thread::sleep(GATHER);
+                }
+            }
+            Err(error) => {
+                failure.note(following, &error);
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+    index.close();
+}
+
 /// What is said about failures: a line per minute, and one when it is over.
 struct Failure {
     text: &'static str,
@@ -58,7 +98,8 @@ impl Failure {
         self.since.get_or_insert_with(Instant::now);
         if self.last_line.is_none_or(|last| last.elapsed() >= LINES) {
             self.last_line = Some(Instant::now());
-            tracing::error!(%error, "{}", self.text);
+            let cause = error.source().map(ToString::to_string);
+            tracing::error!(%error, cause, "{}", self.text);
         }
     }
 
@@ -76,6 +117,12 @@ impl Failure {
 
 /// How long a thread waits for more before it looks around.
 const IDLE: Duration = Duration::from_millis(500);
+/// Records of one transaction below which the index waits for more.
+const FEW: u64 = 1000;
+/// How long it waits then.
+const GATHER: Duration = Duration::from_millis(200);
+/// Time between two looks at the limits.
+const LIMITS: Duration = Duration::from_secs(1);
 /// Pause before a failed operation is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two log lines about the same failure.

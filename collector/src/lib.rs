@@ -16,6 +16,7 @@
 //!   following   threads that make something else from the record log
 //!   store       record log, event log; segments, their indexes and how long they are kept
 //!   frames      questions for stored frames
+//!   archive     index of stored records, questions for them, how long they are kept
 //!   status      counters and what is known about sensors
 //!   limit       one log line per peer and minute
 //!   api         HTTP
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod archive;
 pub mod committer;
 pub mod config;
 pub mod following;

@@ -5,6 +5,7 @@
 //!   ingest      sockets, mailbox                    queue (1024 batches, 64 MiB), sockets
 //!   committer   queue                               record log, open segment, mailbox, sealer's queue
 //!   events      record log                          eve.json
+//!   index       record log                          index by day; removes what is too old
 //!   sealer      its queue (4 segments)              the disk; deletes what is not to be kept
 //!   api         HTTP requests                       HTTP answers; frames by threads of their own (4)
 //! ```
@@ -89,6 +90,7 @@ pub struct Pipeline {
     committer: JoinHandle<io::Result<u64>>,
     sealer: JoinHandle<()>,
     events: JoinHandle<()>,
+    index: JoinHandle<()>,
     api: Option<(JoinHandle<io::Result<()>>, oneshot::Sender<()>)>,
 }
 
@@ -111,6 +113,7 @@ impl Pipeline {
             Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
         let store = Store::open(&config.store, Arc::clone(&shared))?;
         let events = store.event_log()?;
+        let (index, retention) = store.index()?;
         announce(&shared, &sensors, api_socket.as_ref());
 
         let poll = mio::Poll::new().map_err(system("create an event loop"))?;
@@ -143,6 +146,8 @@ impl Pipeline {
         let for_api = Arc::clone(&shared);
         let for_events = Arc::clone(&shared);
         let events = spawn("events", move || following::write_events(events, &for_events))?;
+        let for_index = Arc::clone(&shared);
+        let index = spawn("index", move || following::index_events(index, &retention, &for_index))?;
         let (for_sealer, limits) = (Arc::clone(&shared), config.store.limits);
         let sealer =
             spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
@@ -155,7 +160,7 @@ impl Pipeline {
                 Some((spawn("api", move || api::serve(socket, for_api, stopped))?, stop))
             }
         };
-        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, api })
+        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, index, api })
     }
 
     /// Whether a thread has ended that should not.
@@ -163,7 +168,8 @@ impl Pipeline {
     pub fn is_broken(&self) -> bool {
         let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
         let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
-        let is_output_gone = self.sealer.is_finished() || self.events.is_finished();
+        let is_output_gone =
+            self.sealer.is_finished() || self.events.is_finished() || self.index.is_finished();
         is_data_gone || is_output_gone || is_api_gone
     }
 
@@ -187,6 +193,7 @@ impl Pipeline {
         let ingest = join("ingest", self.ingest);
         let sealer = join("sealer", self.sealer);
         let events = join("events", self.events);
+        let index = join("index", self.index);
         let api = self.api.map(|(thread, stop)| {
             // The thread may have ended already; joining tells why.
             let _ = stop.send(());
@@ -198,6 +205,7 @@ impl Pipeline {
         }
         sealer?;
         events?;
+        index?;
         let path = self.shared.store_path.join("records");
         let not_synced = |source| PipelineError::NotSynced { path, source };
         match not_stored?.map_err(not_synced)? {

@@ -12,6 +12,8 @@ use wire::ledger::Ledger;
 use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
 
+use crate::archive::Progress;
+use crate::archive::retention::Removed;
 use crate::store::catalog::Catalog;
 use crate::store::log::catalog::Catalog as RecordCatalog;
 use crate::store::log::marks::Marks as AllMarks;
@@ -48,6 +50,14 @@ pub struct Shared {
     marks: Mutex<AllMarks>,
     /// How far the event log is.
     pub events: Following,
+    /// How the index is doing; how far it is, is in `index_progress`.
+    pub index: Following,
+    /// How far the index is.
+    pub index_progress: Arc<Progress>,
+    /// Records that are in the index by their time only: a field of theirs is not as EVE has it.
+    pub index_unreadable: AtomicU64,
+    /// Records that were removed.
+    pub removed: Removed,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -273,6 +283,10 @@ impl Shared {
             record_log: Arc::default(),
             marks: Mutex::default(),
             events: Following::default(),
+            index: Following::default(),
+            index_progress: Arc::default(),
+            index_unreadable: AtomicU64::new(0),
+            removed: Removed::default(),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::new(HANDSHAKES),
             sensors: Mutex::default(),

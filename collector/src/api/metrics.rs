@@ -68,7 +68,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 16] = [
+    let plain: [(&str, &str, &AtomicU64); 21] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
         (
             "replaced_connections",
@@ -96,6 +96,19 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
             "Records that were gone before they got into the event log",
             &shared.events.lost,
         ),
+        ("index_errors", "Failed operations of the index", &shared.index.errors),
+        (
+            "index_unreadable_records",
+            "Records that are in the index by their time only",
+            &shared.index_unreadable,
+        ),
+        ("removed_record_segments", "Segments of records removed", &shared.removed.segments),
+        ("removed_records", "Records removed for age or want of room", &shared.removed.records),
+        (
+            "removed_unindexed_records",
+            "Records removed before they were indexed",
+            &shared.removed.unindexed,
+        ),
         ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
     ];
     for (name, help, value) in plain {
@@ -118,7 +131,9 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
     first.set(i64::try_from(span.map_or(0, |span| span.first.seconds())).unwrap_or(i64::MAX));
     registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
     let behind = shared.record_log.behind(read(&shared.events.next_number));
+    let unindexed = shared.index_progress.behind(&shared.record_log);
     for (name, help, value) in [
+        ("index_behind_records", "Stored records that are not in the index yet", unindexed),
         ("store_free_bytes", "Bytes free in the store", free_bytes(shared)),
         ("record_log_bytes", "Bytes of the record log", shared.record_log.bytes()),
         ("events_behind_records", "Stored records that are not in the event log yet", behind),

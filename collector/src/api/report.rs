@@ -29,6 +29,8 @@ struct Store {
     events: String,
     /// Records that are stored and not in `events` yet.
     events_behind: u64,
+    /// Records that are stored and not in the index yet.
+    index_behind: u64,
     /// Bytes of the record log.
     record_bytes: u64,
     /// Bytes of it that are damaged.
@@ -87,6 +89,7 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
             path: shared.store_path.display().to_string(),
             events: shared.events_path.display().to_string(),
             events_behind: shared.record_log.behind(read(&shared.events.next_number)),
+            index_behind: shared.index_progress.behind(&shared.record_log),
             record_bytes: shared.record_log.bytes(),
             damaged_bytes: read(&shared.record_log.damaged_bytes),
             segments_sealed: read(&shared.counters.segments_sealed),

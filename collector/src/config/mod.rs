@@ -16,6 +16,7 @@ use wire::text::{NAME_RULE, is_name};
 use origin::Section;
 pub use origin::{ConfigError, Origin};
 
+use crate::archive::retention::RecordLimits;
 use crate::store::retention::Limits;
 
 /// The checked configuration, units resolved.
@@ -55,6 +56,8 @@ pub struct StoreConfig {
     pub segment_bytes: u64,
     /// Age from which a segment is sealed.
     pub segment_age: Duration,
+    /// How long records are kept.
+    pub record_limits: RecordLimits,
     /// How long segments are kept.
     pub limits: Limits,
 }
@@ -93,6 +96,19 @@ impl Config {
             },
             store: StoreConfig {
                 path: folder.join(raw.store.path),
+                record_limits: RecordLimits {
+                    bytes: check.number(
+                        "records_max_gib",
+                        DEFAULT_MAX_GIB,
+                        raw.store.records_max_gib,
+                        MAX_GIB,
+                    )? << 30,
+                    age: check.max_age(
+                        "records_max_age",
+                        DEFAULT_RECORDS_MAX_AGE,
+                        &raw.store.records_max_age,
+                    )?,
+                },
                 segment_bytes: check.number(
                     "segment_mib",
                     DEFAULT_SEGMENT_MIB,
@@ -108,7 +124,7 @@ impl Config {
                 limits: Limits {
                     bytes: check.number("max_gib", DEFAULT_MAX_GIB, raw.store.max_gib, MAX_GIB)?
                         << 30,
-                    age: check.max_age(&raw.store.max_age)?,
+                    age: check.max_age("max_age", DEFAULT_MAX_AGE, &raw.store.max_age)?,
                     // At most 90.
                     free_percent: check.number(
                         "min_free_percent",
@@ -179,12 +195,12 @@ impl Check<'_> {
         Err(self.origin.fault("store", key, default, problem))
     }
 
-    /// How long segments are kept; zero for "": for ever.
-    fn max_age(&self, text: &str) -> Result<Duration, ConfigError> {
+    /// How long something is kept; zero for "": for ever.
+    fn max_age(&self, key: &str, default: &str, text: &str) -> Result<Duration, ConfigError> {
         if text.is_empty() {
             return Ok(Duration::ZERO);
         }
-        self.duration("max_age", DEFAULT_MAX_AGE, text, MAX_AGE)
+        self.duration(key, default, text, MAX_AGE)
     }
 }
 
@@ -228,6 +244,8 @@ struct RawStore {
     max_gib: i64,
     max_age: String,
     min_free_percent: i64,
+    records_max_gib: i64,
+    records_max_age: String,
 }
 
 impl Default for RawListen {
@@ -255,6 +273,8 @@ impl Default for RawStore {
             max_gib: DEFAULT_MAX_GIB,
             max_age: DEFAULT_MAX_AGE.to_owned(),
             min_free_percent: DEFAULT_MIN_FREE_PERCENT,
+            records_max_gib: DEFAULT_MAX_GIB,
+            records_max_age: DEFAULT_RECORDS_MAX_AGE.to_owned(),
         }
     }
 }
@@ -266,7 +286,16 @@ const SECTIONS: &[Section] = &[
     Section { name: "tls", keys: &["ca", "certificate", "key"] },
     Section {
         name: "store",
-        keys: &["path", "segment_mib", "segment_age", "max_gib", "max_age", "min_free_percent"],
+        keys: &[
+            "path",
+            "segment_mib",
+            "segment_age",
+            "max_gib",
+            "max_age",
+            "min_free_percent",
+            "records_max_gib",
+            "records_max_age",
+        ],
     },
 ];
 
@@ -284,6 +313,7 @@ const DEFAULT_SEGMENT_MIB: i64 = 256;
 const DEFAULT_SEGMENT_AGE: &str = "60s";
 const DEFAULT_MAX_GIB: i64 = 0;
 const DEFAULT_MAX_AGE: &str = "7d";
+const DEFAULT_RECORDS_MAX_AGE: &str = "90d";
 const DEFAULT_MIN_FREE_PERCENT: i64 = 5;
 const SEGMENT_MIB: RangeInclusive<u64> = 1..=16_384;
 const SEGMENT_AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
@@ -385,6 +415,19 @@ mod tests {
             "/etc/c.toml:2: [store] segment_age = \"soon\": \
              is no duration; write it as \"60s\" or \"5m\"",
         );
+    }
+
+    #[test]
+    fn limits_of_records_are_read_and_checked() {
+        let config = parse("[store]\nrecords_max_gib = 20\nrecords_max_age = \"30d\"").unwrap();
+        let limits = config.store.record_limits;
+        assert_eq!(limits.bytes, 20 << 30);
+        assert_eq!(limits.age, Duration::from_secs(30 * 24 * 3600));
+        let unlimited = parse("[store]\nrecords_max_age = \"\"").unwrap().store.record_limits;
+        assert_eq!(unlimited, RecordLimits::default());
+        let error = parse("[store]\nrecords_max_age = \"5s\"").unwrap_err();
+        let expected = "/etc/c.toml:2: [store] records_max_age = \"5s\": out of range; \"1m\" to";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   PATH/records/marks.json       last record and frame batch of each sensor
 //!   PATH/events/eve.json          events, JSON lines
 //!   PATH/events/eve.cursor        how far the record log is in it
+//!   PATH/index/DAY.sqlite         index of the records that were stored on a day
 //!   PATH/frames/TIME.pcapng       sealed segments
 //!   PATH/frames/TIME.pcapng.torn  what a repair cut off from one
 //!   PATH/frames/.TIME.pcapng.part open segments, one for each group
@@ -36,6 +37,9 @@ use std::time::{Duration, Instant};
 use wire::message::Interface;
 use wire::units::UnixNanos;
 
+use crate::archive::query::Archive;
+use crate::archive::retention::{RecordLimits, Retention};
+use crate::archive::{Index, IndexError};
 use crate::config::StoreConfig;
 use crate::status::{Sensor, Shared, add};
 use events::EventLog;
@@ -49,6 +53,8 @@ pub struct Store {
     /// Open segments. Bounded: beyond `MOST_OPEN`, the oldest one is due to be sealed.
     segments: BTreeMap<Group, Segment>,
     frames_folder: PathBuf,
+    index_folder: PathBuf,
+    limits: RecordLimits,
     segment_bytes: u64,
     segment_age: Duration,
     shared: Arc<Shared>,
@@ -69,6 +75,9 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The index is not usable.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// Another collector has it.
     #[error("another collector uses the store {}", path.display())]
     InUse {
@@ -84,13 +93,10 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(config: &StoreConfig, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let frames_folder = config.path.join(FRAMES);
-        for folder in [
-            &config.path,
-            &config.path.join("records"),
-            &config.path.join("events"),
-            &frames_folder,
-        ] {
-            make(folder).map_err(unusable("create", folder))?;
+        make(&config.path).map_err(unusable("create", &config.path))?;
+        for name in ["records", "events", "index", FRAMES] {
+            let folder = config.path.join(name);
+            make(&folder).map_err(unusable("create", &folder))?;
         }
         let lock = lock(&config.path)?;
         let records_folder = config.path.join("records");
@@ -109,6 +115,8 @@ impl Store {
             log,
             segments: BTreeMap::new(),
             frames_folder,
+            index_folder: config.path.join("index"),
+            limits: config.record_limits,
             segment_bytes: config.segment_bytes,
             segment_age: config.segment_age,
             shared,
@@ -139,6 +147,25 @@ impl Store {
             add(&self.shared.counters.torn_bytes, cut);
         }
         Ok(events)
+    }
+
+    /// The index, to be written by a thread of its own, and what keeps to the limits there.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn index(&self) -> Result<(Index, Retention), OpenError> {
+        let Archive { folder, disk, catalog, progress } = self.archive();
+        let (disks, catalogs) = (Arc::clone(&disk), Arc::clone(&catalog));
+        let index = Index::open(folder.clone(), disks, catalogs, Arc::clone(&progress))?;
+        Ok((index, Retention::new(self.limits, disk, catalog, progress, folder)))
+    }
+
+    /// Where questions about records are answered from.
+    #[must_use]
+    pub fn archive(&self) -> Archive {
+        let (disk, catalog) = self.log.source();
+        let progress = Arc::clone(&self.shared.index_progress);
+        Archive { folder: self.index_folder.clone(), disk, catalog, progress }
     }
 
     /// Opens a segment of this group unless one is open.

@@ -52,7 +52,7 @@ fn check_misbehaviour(bytes: &[u8], reason: &str) {
     check_refused(&collector, reason);
     good.send_records(1, &[(RecordKind::Flow, "{}")]);
     good.wait_for_ack(1, 0);
-    assert_eq!(lab.events(), "{}\n");
+    assert_eq!(lab.events_of(&collector), "{}\n");
 }
 
 fn encoded(control: Control) -> Vec<u8> {
@@ -217,7 +217,7 @@ fn data_before_the_hello_is_closed() {
     sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
     sensor.read_to_end();
     check_refused(&collector, "wrong_order");
-    assert_eq!(lab.events(), "");
+    assert_eq!(lab.events_of(&collector), "");
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub struct Content {
     pub segments: BTreeMap<u64, SegmentInfo>,
     /// Number of the next record that is stored.
     pub next_number: u64,
+    /// Records in front of this number have their marks in a copy that is on the disk.
+    pub checkpointed: u64,
     /// Nothing follows.
     pub is_closed: bool,
     /// Where damages begin that were counted: segment and place.

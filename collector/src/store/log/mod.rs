@@ -30,7 +30,7 @@ pub mod disk;
 pub mod marks;
 pub mod reader;
 mod recovery;
-mod scan;
+pub mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -201,7 +201,9 @@ impl RecordLog {
         });
         drop(content);
         let position = Position { number, ..position };
-        Checkpoint { position, marks: marks.clone() }.write(&*self.disk)
+        Checkpoint { position, marks: marks.clone() }.write(&*self.disk)?;
+        self.catalog.lock().checkpointed = number;
+        Ok(())
     }
 }
 

@@ -56,6 +56,7 @@ enum Step<'s> {
 pub fn recover(disk: &dyn Disk, checkpoint: Checkpoint, catalog: &Catalog) -> io::Result<Recovery> {
     let Checkpoint { position, marks } = checkpoint;
     let next_number = position.number.max(1);
+    catalog.lock().checkpointed = position.number;
     let mut recovery = Recovery { marks, next_number, ..Recovery::default() };
     let mut segments: Vec<u64> =
         disk.names()?.iter().filter_map(|name| first_number(name)).collect();

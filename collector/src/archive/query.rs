@@ -1,0 +1,436 @@
+//! Questions about stored events. Reads the index and the record log, both only what is on the disk;
+//! holds no lock that a writer waits for, and ends when its time is up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter};
+use wire::records::RecordKind;
+use wire::units::UnixNanos;
+
+use super::day::{self, is_damage, signed, unsigned};
+use super::row::{address_bytes, normal_name};
+use super::{Progress, days};
+use crate::store::log::catalog::{Catalog, Day};
+use crate::store::log::disk::Disk;
+use crate::store::log::file_name;
+use crate::store::log::scan::Scan;
+
+/// Steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 20_000;
+
+/// Where answers come from.
+#[derive(Clone)]
+pub struct Archive {
+    /// Folder of the index.
+    pub folder: PathBuf,
+    /// The record log.
+    pub disk: Arc<dyn Disk>,
+    /// What is in it.
+    pub catalog: Arc<Catalog>,
+    /// How far the index is.
+    pub progress: Arc<Progress>,
+}
+
+/// What is asked for. What is `None` or empty restricts nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Not before this time.
+    pub from: Option<i64>,
+    /// Before this time.
+    pub to: Option<i64>,
+    /// Of this sensor.
+    pub sensor: Option<String>,
+    /// From or to this address.
+    pub host: Option<IpAddr>,
+    /// From or to this port.
+    pub port: Option<u16>,
+    /// Alerts of this kind.
+    pub alert_kind: Option<String>,
+    /// Alerts of this severity or a worse one: 1 is the worst.
+    pub severity: Option<u8>,
+    /// DNS names; `*` stands for anything.
+    pub name: Option<String>,
+    /// Alerts: every revision, not only the latest of each.
+    pub has_all_revisions: bool,
+    /// The oldest first.
+    pub is_ascending: bool,
+}
+
+/// The place of an event in the order of all: by time, then by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Nanoseconds since 1970.
+    pub time: i64,
+    /// Position among all records that were ever stored.
+    pub number: u64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Events, as they were stored.
+    pub items: Vec<String>,
+    /// Where to go on; `None` if there is nothing more.
+    pub next: Option<Place>,
+    /// Events that are gone, or cannot be read, since the index was made.
+    pub unreadable: u64,
+    /// Since when records are kept, if older ones were removed.
+    pub kept_since: Option<UnixNanos>,
+    /// Stored records that are not in the index yet.
+    pub behind: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// All of the time that was asked for is older than what is kept.
+    #[error("events of that time are no longer kept")]
+    Expired {
+        /// Since when records are kept.
+        kept_since: UnixNanos,
+    },
+    /// The time is up.
+    #[error("the search took too long; ask for a shorter time, or with a host")]
+    TooSlow,
+    /// The index of a day is damaged; it is being made anew.
+    #[error("the index of {day} is damaged and is being made anew")]
+    Damaged {
+        /// Which day.
+        day: String,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The index cannot be read.
+    #[error("cannot read the index")]
+    Index(#[from] rusqlite::Error),
+    /// The record log cannot be read.
+    #[error("cannot read the record log")]
+    Log(#[from] io::Error),
+}
+
+/// An index that is asked.
+struct OpenDay {
+    day: Day,
+    connection: Connection,
+    first_time: i64,
+    last_time: i64,
+}
+
+impl Archive {
+    /// Up to `limit` events of a kind, behind `after` in their order, or nothing after `deadline`.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn find(
+        &self,
+        kind: RecordKind,
+        filter: &Filter,
+        after: Option<Place>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Page, QueryError> {
+        let kept_since = self.kept_since();
+        if let (Some(kept_since), Some(to)) = (kept_since, filter.to)
+            && to <= signed(kept_since.0)
+        {
+            return Err(QueryError::Expired { kept_since });
+        }
+        let days = self.open_days(filter, deadline)?;
+        let mut found = Vec::<(Place, Day)>::new();
+        for open in &days {
+            let is_full = found.len() > limit;
+            let rest = found.last().map_or(i64::MIN, |(place, _)| place.time);
+            let is_behind = match filter.is_ascending {
+                true => open.first_time > rest,
+                false => open.last_time < rest,
+            };
+            if is_full && is_behind {
+                break;
+            }
+            let more = self.find_in(open, &days, kind, filter, after, limit + 1);
+            found.extend(more.map_err(|error| self.explain(open.day, error))?);
+            found.sort_unstable();
+            if !filter.is_ascending {
+                found.reverse();
+            }
+            found.truncate(limit + 1);
+        }
+        let next = (found.len() > limit && limit > 0).then(|| found[limit - 1].0);
+        found.truncate(limit);
+        let (items, unreadable) = self.read(&found, &days)?;
+        let behind = self.progress.behind(&self.catalog);
+        Ok(Page { items, next, unreadable, kept_since, behind })
+    }
+
+    /// When the oldest record was stored, if there were older ones.
+    fn kept_since(&self) -> Option<UnixNanos> {
+        let content = self.catalog.lock();
+        let (first, info) = content.segments.first_key_value()?;
+        (*first > 1).then_some(info.stored_at)
+    }
+
+    /// The indexes that may have something, in the order of the answer.
+    fn open_days(&self, filter: &Filter, deadline: Instant) -> Result<Vec<OpenDay>, QueryError> {
+        let mut open = Vec::new();
+        for day in days(&self.catalog).into_keys() {
+            let path = day::file_path(&self.folder, day);
+            if !path.exists() {
+                // Not made yet, or taken away.
+                self.progress.suspect(day);
+                continue;
+            }
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let explain = |error| self.explain(day, error);
+            let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+            connection
+                .progress_handler(STEPS, Some(move || Instant::now() >= deadline))
+                .map_err(explain)?;
+            let Some((first_time, last_time)) = day::times(&connection).map_err(explain)? else {
+                continue;
+            };
+            let is_before = filter.to.is_some_and(|to| to <= first_time);
+            let is_after = filter.from.is_some_and(|from| from > last_time);
+            if !is_before && !is_after {
+                open.push(OpenDay { day, connection, first_time, last_time });
+            }
+        }
+        match filter.is_ascending {
+            true => open.sort_by_key(|open| open.first_time),
+            false => open.sort_by_key(|open| std::cmp::Reverse(open.last_time)),
+        }
+        Ok(open)
+    }
+
+    /// Up to `limit` events of one day.
+    fn find_in(
+        &self,
+        open: &OpenDay,
+        days: &[OpenDay],
+        kind: RecordKind,
+        filter: &Filter,
+        after: Option<Place>,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<(Place, Day)>> {
+        let oldest = self.catalog.lock().segments.keys().next().copied().unwrap_or(u64::MAX);
+        let (sql, values) = compose(kind, filter, after, oldest);
+        let mut statement = open.connection.prepare(&sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        let mut found = Vec::new();
+        let is_latest_only = kind == RecordKind::Alert && !filter.has_all_revisions;
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let place = Place { time: row.get(0)?, number: unsigned(row.get(1)?) };
+            if is_latest_only && is_superseded(open.day, days, row.get(2)?, row.get(3)?, filter.to)?
+            {
+                continue;
+            }
+            found.push((place, open.day));
+        }
+        Ok(found)
+    }
+
+    /// The records themselves, and how many of them are gone.
+    fn read(
+        &self,
+        found: &[(Place, Day)],
+        days: &[OpenDay],
+    ) -> Result<(Vec<String>, u64), QueryError> {
+        let mut batches =
+            Batches { disk: &self.disk, catalog: &self.catalog, known: HashMap::new() };
+        let (mut items, mut unreadable) = (Vec::new(), 0);
+        let connections: BTreeMap<Day, &Connection> =
+            days.iter().map(|open| (open.day, &open.connection)).collect();
+        for (place, day) in found {
+            let Some(connection) = connections.get(day) else { continue };
+            let located = locate(connection, place.number);
+            let located = located.map_err(|error| self.explain(*day, error))?;
+            let record = match located {
+                Some((segment, offset)) => batches.record(segment, offset, place.number)?,
+                None => None,
+            };
+            match record {
+                Some(record) => items.push(record),
+                None => unreadable += 1,
+            }
+        }
+        Ok((items, unreadable))
+    }
+
+    fn explain(&self, day: Day, error: rusqlite::Error) -> QueryError {
+        match error {
+            rusqlite::Error::SqliteFailure(failure, _)
+                if failure.code == ErrorCode::OperationInterrupted =>
+            {
+                QueryError::TooSlow
+            }
+            error if is_damage(&error) => {
+                self.progress.suspect(day);
+                QueryError::Damaged { day: day::name(day), source: error }
+            }
+            error => QueryError::Index(error),
+        }
+    }
+}
+
+/// The question as SQL, for the index of one day.
+fn compose(
+    kind: RecordKind,
+    filter: &Filter,
+    after: Option<Place>,
+    oldest: u64,
+) -> (String, Vec<Value>) {
+    // The table whose order is that of the answer.
+    let (main, mut sql) = match filter.host {
+        Some(_) => ("h", " FROM hosts h CROSS JOIN events e USING (kind, time, number)".to_owned()),
+        None => ("e", " FROM events e".to_owned()),
+    };
+    let mut values = Vec::new();
+    let mut conditions = vec![format!("{main}.kind = {}", kind as u8)];
+    let mut condition = |text: String, more: &[Value]| {
+        conditions.push(text);
+        values.extend_from_slice(more);
+    };
+    if let Some(host) = filter.host {
+        condition("h.address = ?".into(), &[Value::Blob(address_bytes(host))]);
+    }
+    if let Some(from) = filter.from {
+        condition(format!("{main}.time >= ?"), &[Value::Integer(from)]);
+    }
+    if let Some(to) = filter.to {
+        condition(format!("{main}.time < ?"), &[Value::Integer(to)]);
+    }
+    if let Some(Place { time, number }) = after {
+        let than = if filter.is_ascending { ">" } else { "<" };
+        let place = [Value::Integer(time), Value::Integer(signed(number))];
+        condition(format!("({main}.time, {main}.number) {than} (?, ?)"), &place);
+    }
+    condition(format!("{main}.number >= ?"), &[Value::Integer(signed(oldest))]);
+    if let Some(sensor) = &filter.sensor {
+        let sensor = Value::Text(sensor.clone());
+        condition("e.sensor = (SELECT id FROM sensors WHERE name = ?)".into(), &[sensor]);
+    }
+    if let Some(port) = filter.port {
+        let port = Value::Integer(i64::from(port));
+        condition("(e.source_port = ? OR e.target_port = ?)".into(), &[port.clone(), port]);
+    }
+    let mut columns = format!("SELECT {main}.time, {main}.number");
+    if kind == RecordKind::Alert {
+        columns += ", a.alert_id, a.revision";
+        sql += " CROSS JOIN alerts a ON a.number = e.number";
+        if let Some(alert_kind) = &filter.alert_kind {
+            condition("a.kind = ?".into(), &[Value::Text(alert_kind.clone())]);
+        }
+        if let Some(severity) = filter.severity {
+            condition("a.severity <= ?".into(), &[Value::Integer(i64::from(severity))]);
+        }
+    }
+    if let Some(name) = &filter.name {
+        sql += " CROSS JOIN names n ON n.number = e.number";
+        condition("n.name LIKE ? ESCAPE '\\'".into(), &[Value::Text(pattern(name))]);
+    }
+    let direction = if filter.is_ascending { "ASC" } else { "DESC" };
+    let conditions = conditions.join(" AND ");
+    let order = format!("{main}.time {direction}, {main}.number {direction}");
+    (format!("{columns}{sql} WHERE {conditions} ORDER BY {order}"), values)
+}
+
+/// A name with `*` as SQL has it.
+fn pattern(name: &str) -> String {
+    let mut pattern = String::new();
+    for character in normal_name(name).chars() {
+        match character {
+            '*' => pattern.push('%'),
+            '%' | '_' | '\\' => pattern.extend(['\\', character]),
+            other => pattern.push(other),
+        }
+    }
+    pattern
+}
+
+/// Whether there is a later revision of an alert, before `to`, in any of the indexes.
+fn is_superseded(
+    day: Day,
+    days: &[OpenDay],
+    alert_id: String,
+    revision: i64,
+    to: Option<i64>,
+) -> rusqlite::Result<bool> {
+    let to = to.unwrap_or(i64::MAX);
+    // The latest revision is nearly always in the same index.
+    let (own, others): (Vec<_>, Vec<_>) = days.iter().partition(|open| open.day == day);
+    for open in own.into_iter().chain(others) {
+        let mut statement = open.connection.prepare_cached(
+            "SELECT 1 FROM alerts WHERE alert_id = ? AND revision > ? AND time < ? LIMIT 1",
+        )?;
+        if statement.exists(params![alert_id, revision, to])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Segment and place of the batch that has this record.
+fn locate(connection: &Connection, number: u64) -> rusqlite::Result<Option<(u64, u64)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT segment, offset FROM batches WHERE number <= ? ORDER BY number DESC LIMIT 1",
+    )?;
+    let found = statement
+        .query_row([signed(number)], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    Ok(found.optional()?.map(|(segment, offset)| (unsigned(segment), unsigned(offset))))
+}
+
+/// Batches of the record log, each unpacked once for an answer.
+struct Batches<'a> {
+    disk: &'a Arc<dyn Disk>,
+    catalog: &'a Catalog,
+    /// Number of the first record, and the records; by place. Bounded: [`MOST_BATCHES`].
+    known: HashMap<(u64, u64), (u64, Vec<String>)>,
+}
+
+/// Batches kept while an answer is put together.
+const MOST_BATCHES: usize = 16;
+
+impl Batches<'_> {
+    /// A record; `None` if it is gone or damaged.
+    fn record(&mut self, segment: u64, offset: u64, number: u64) -> io::Result<Option<String>> {
+        if !self.known.contains_key(&(segment, offset)) {
+            if self.known.len() >= MOST_BATCHES {
+                self.known.clear();
+            }
+            let Some(batch) = self.load(segment, offset)? else { return Ok(None) };
+            self.known.insert((segment, offset), batch);
+        }
+        let Some((first, records)) = self.known.get(&(segment, offset)) else { return Ok(None) };
+        let index = number.checked_sub(*first).and_then(|index| usize::try_from(index).ok());
+        Ok(index.and_then(|index| records.get(index)).cloned())
+    }
+
+    fn load(&self, segment: u64, offset: u64) -> io::Result<Option<(u64, Vec<String>)>> {
+        let Some(info) = self.catalog.lock().segments.get(&segment).copied() else {
+            return Ok(None);
+        };
+        let file = match self.disk.open(&file_name(segment)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut scan = Scan::new(file, offset);
+        if scan.skip_damage(info.length)?.is_some() {
+            return Ok(None);
+        }
+        let Some(batch) = scan.batch() else { return Ok(None) };
+        let mut scratch = Vec::new();
+        let records = batch.records(&mut scratch).ok();
+        Ok(records.map(|records| {
+            let all = records.iter().map(|record| record.json.to_owned()).collect();
+            (batch.placed.number, all)
+        }))
+    }
+}

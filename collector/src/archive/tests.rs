@@ -1,0 +1,412 @@
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use wire::header::Stream;
+use wire::records::RecordKind;
+use wire::units::{Sequence, UnixNanos};
+
+use super::query::{Archive, Filter, Page, QueryError};
+use super::*;
+use crate::archive::retention::{RecordLimits, Removed, Retention};
+use crate::store::log::RecordLog;
+use crate::store::log::batch::{NewBatch, push_record};
+use crate::store::log::disk::Folder;
+use crate::store::log::marks::Marks;
+
+const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 24 * 3600 * SECOND;
+/// 2023-11-14, in the evening.
+const NOW: u64 = 1_700_000_000 * SECOND;
+
+/// A store in a folder of its own.
+struct Lab {
+    folder: tempfile::TempDir,
+    log: RecordLog,
+    progress: Arc<Progress>,
+    sequence: u64,
+    index: Option<Index>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["records", "index"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let disk = Arc::new(Folder::new(folder.path().join("records")));
+        let (log, _) = RecordLog::open(disk, Arc::default(), 4000).unwrap();
+        let mut lab = Self { folder, log, progress: Arc::default(), sequence: 0, index: None };
+        lab.open_index();
+        lab
+    }
+
+    fn index_folder(&self) -> PathBuf {
+        self.folder.path().join("index")
+    }
+
+    fn open_index(&mut self) {
+        self.index = None;
+        self.progress = Arc::default();
+        let (disk, catalog) = self.log.source();
+        let progress = Arc::clone(&self.progress);
+        self.index = Some(Index::open(self.index_folder(), disk, catalog, progress).unwrap());
+    }
+
+    /// Stores records of a sensor at a time.
+    fn store(&mut self, sensor: &str, now: u64, records: &[(RecordKind, String)]) {
+        let now = UnixNanos(now);
+        if self.log.is_due(now) {
+            self.log.seal();
+        }
+        let mut bytes = Vec::new();
+        records.iter().for_each(|(kind, json)| push_record(&mut bytes, *kind, json));
+        let first = Sequence(self.sequence + 1);
+        self.sequence += records.len() as u64;
+        let (last, count) = (Sequence(self.sequence), u32::try_from(records.len()).unwrap());
+        let (stream, epoch, records) = (Stream::Records, 1, &bytes);
+        let batch = NewBatch { sensor, stream, epoch, first, last, count, records };
+        self.log.stage(&batch, now);
+        self.log.write().unwrap();
+        self.log.sync().unwrap();
+    }
+
+    fn turn(&mut self) -> Indexed {
+        self.index.as_mut().unwrap().turn().unwrap()
+    }
+
+    /// Indexes all there is.
+    fn index(&mut self) {
+        while !self.turn().is_done {}
+        assert_eq!(self.progress.behind(&self.log.source().1), 0);
+    }
+
+    fn archive(&self) -> Archive {
+        let (disk, catalog) = self.log.source();
+        let progress = Arc::clone(&self.progress);
+        Archive { folder: self.index_folder(), disk, catalog, progress }
+    }
+
+    fn find(&self, kind: RecordKind, filter: &Filter, limit: usize) -> Result<Page, QueryError> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        self.archive().find(kind, filter, None, limit, deadline)
+    }
+
+    /// All items in pages of `limit`.
+    fn pages(&self, kind: RecordKind, filter: &Filter, limit: usize) -> Vec<String> {
+        let (mut items, mut after) = (Vec::new(), None);
+        loop {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let page = self.archive().find(kind, filter, after, limit, deadline).unwrap();
+            assert_eq!((page.unreadable, page.behind), (0, 0));
+            assert!(page.items.len() <= limit);
+            items.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return items,
+            }
+        }
+    }
+}
+
+fn time(nanos: u64) -> String {
+    let nanos = i128::from(nanos);
+    jiff::Timestamp::from_nanosecond(nanos)
+        .unwrap()
+        .strftime("%Y-%m-%dT%H:%M:%S.%6f+0000")
+        .to_string()
+}
+
+fn flow(at: u64, source: &str, target: &str, port: u16) -> (RecordKind, String) {
+    let json = format!(
+        r#"{{"timestamp":"{}","event_type":"flow","src_ip":"{source}","src_port":40000,"dest_ip":"{target}","dest_port":{port},"proto":"TCP"}}"#,
+        time(at)
+    );
+    (RecordKind::Flow, json)
+}
+
+fn dns(at: u64, name: &str) -> (RecordKind, String) {
+    let time = time(at);
+    let json = format!(r#"{{"timestamp":"{time}","dns":{{"version":2,"rrname":"{name}"}}}}"#);
+    (RecordKind::Dns, json)
+}
+
+fn alert(at: u64, id: &str, revision: u32, kind: &str, severity: u8) -> (RecordKind, String) {
+    let json = format!(
+        r#"{{"timestamp":"{}","src_ip":"192.0.2.1","alert":{{"severity":{severity},"context":{{"alert_id":"{id}","revision":{revision},"kind":"{kind}"}}}}}}"#,
+        time(at)
+    );
+    (RecordKind::Alert, json)
+}
+
+fn numbers(items: &[String], key: &str) -> Vec<u64> {
+    let read = |item: &String| serde_json::from_str::<serde_json::Value>(item).unwrap();
+    items.iter().map(|item| read(item).pointer(key).unwrap().as_u64().unwrap()).collect()
+}
+
+#[test]
+fn each_filter_finds_what_it_says_and_nothing_else() {
+    let mut lab = Lab::new();
+    let second = |n: u64| NOW + n * SECOND;
+    lab.store(
+        "a",
+        NOW,
+        &[
+            flow(second(1), "192.0.2.1", "192.0.2.2", 1),
+            flow(second(2), "192.0.2.2", "2001:db8::1", 2),
+            dns(second(2), "www.example.org"),
+        ],
+    );
+    lab.store("b", NOW, &[flow(second(3), "192.0.2.3", "192.0.2.3", 3), dns(second(4), "a.b_c.d")]);
+    lab.index();
+    let ports = |filter: Filter| {
+        let ascending = Filter { is_ascending: true, ..filter };
+        numbers(&lab.pages(RecordKind::Flow, &ascending, 2), "/dest_port")
+    };
+    let host = |text: &str| Filter { host: text.parse().ok(), ..Filter::default() };
+    let at = |n: u64| Some(day::signed(second(n)));
+    assert_eq!(ports(Filter::default()), [1, 2, 3]);
+    assert_eq!(ports(host("192.0.2.2")), [1, 2]);
+    assert_eq!(ports(host("2001:db8::1")), [2]);
+    assert_eq!(ports(host("192.0.2.3")), [3]);
+    assert!(ports(host("192.0.2.9")).is_empty());
+    assert_eq!(ports(Filter { port: Some(2), ..host("192.0.2.2") }), [2]);
+    assert_eq!(ports(Filter { port: Some(40000), ..Filter::default() }), [1, 2, 3]);
+    assert_eq!(ports(Filter { sensor: Some("b".into()), ..Filter::default() }), [3]);
+    assert_eq!(ports(Filter { from: at(2), ..Filter::default() }), [2, 3]);
+    assert_eq!(ports(Filter { from: at(2), to: at(3), ..Filter::default() }), [2]);
+    assert_eq!(ports(Filter { to: at(2), ..host("192.0.2.2") }), [1]);
+    let names = |name: &str| {
+        let filter = Filter { name: Some(name.into()), ..Filter::default() };
+        lab.pages(RecordKind::Dns, &filter, 9).len()
+    };
+    assert_eq!(names("WWW.example.org."), 1);
+    assert_eq!(names("*.example.org"), 1);
+    assert_eq!(names("*"), 2);
+    assert_eq!(names("example.org"), 0);
+    assert_eq!(names("a.b_c.d"), 1);
+    assert_eq!(names("a.bxc.d"), 0);
+}
+
+#[test]
+fn of_an_alert_the_latest_revision_is_found_over_the_end_of_days() {
+    let mut lab = Lab::new();
+    lab.store(
+        "a",
+        NOW,
+        &[alert(NOW, "a-1", 1, "vertical", 2), alert(NOW + 1, "a-2", 1, "block", 1)],
+    );
+    lab.store("a", NOW + DAY, &[alert(NOW + DAY, "a-1", 2, "decoy", 1)]);
+    lab.store("a", NOW + 3 * DAY, &[alert(NOW + 3 * DAY, "a-1", 3, "decoy", 3)]);
+    lab.index();
+    let revisions = |filter: &Filter| {
+        numbers(&lab.pages(RecordKind::Alert, filter, 1), "/alert/context/revision")
+    };
+    assert_eq!(revisions(&Filter::default()), [3, 1]);
+    let all = Filter { has_all_revisions: true, ..Filter::default() };
+    assert_eq!(revisions(&all), [3, 2, 1, 1]);
+    // As it was known then.
+    let then = Filter { to: Some(day::signed(NOW + 2 * DAY)), ..Filter::default() };
+    assert_eq!(revisions(&then), [2, 1]);
+    let kind = |kind: &str| Filter { alert_kind: Some(kind.into()), ..Filter::default() };
+    assert_eq!(revisions(&kind("decoy")), [3]);
+    assert!(revisions(&kind("vertical")).is_empty());
+    assert_eq!(revisions(&Filter { severity: Some(1), ..Filter::default() }), [1]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn pages_of_any_size_have_everything_once_in_order(
+        times in proptest::collection::vec((0..40_u64, 0..3_u64), 1..120),
+        limit in 1..40_usize,
+        is_ascending in any::<bool>(),
+        has_host in any::<bool>(),
+    ) {
+        let mut lab = Lab::new();
+        let mut expected = Vec::new();
+        let mut days = times.clone();
+        // Sensors send late what they could not send before.
+        days.sort_by_key(|(_, day)| *day);
+        for (number, (hour, day)) in days.iter().enumerate() {
+            let at = NOW + hour * 3600 * SECOND;
+            let port = u16::try_from(number).unwrap();
+            lab.store("a", NOW + day * DAY, &[flow(at, "192.0.2.1", "192.0.2.2", port)]);
+            expected.push((*hour, number as u64));
+        }
+        lab.index();
+        expected.sort_unstable();
+        if !is_ascending {
+            expected.reverse();
+        }
+        let host = has_host.then(|| "192.0.2.2".parse().unwrap());
+        let filter = Filter { is_ascending, host, ..Filter::default() };
+        let found = numbers(&lab.pages(RecordKind::Flow, &filter, limit), "/dest_port");
+        let expected: Vec<_> = expected.into_iter().map(|(_, number)| number).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn what_comes_between_two_pages_disturbs_neither() {
+    let mut lab = Lab::new();
+    for number in 1..=6 {
+        lab.store("a", NOW, &[flow(NOW + u64::from(number), "192.0.2.1", "192.0.2.2", number)]);
+    }
+    lab.index();
+    let page = lab.find(RecordKind::Flow, &Filter::default(), 2).unwrap();
+    assert_eq!(numbers(&page.items, "/dest_port"), [6, 5]);
+    lab.store("a", NOW, &[flow(NOW + 9, "192.0.2.1", "192.0.2.2", 9)]);
+    lab.index();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let after = page.next;
+    let page = lab.archive().find(RecordKind::Flow, &Filter::default(), after, 2, deadline);
+    assert_eq!(numbers(&page.unwrap().items, "/dest_port"), [4, 3]);
+}
+
+#[test]
+fn an_index_that_is_missing_damaged_or_foreign_is_made_anew() {
+    let mut lab = Lab::new();
+    for number in 1..=300 {
+        lab.store("a", NOW, &[flow(NOW + u64::from(number), "192.0.2.1", "192.0.2.2", number)]);
+    }
+    lab.index();
+    let file = day::file_path(&lab.index_folder(), Day::of(UnixNanos(NOW)));
+    let count = |lab: &Lab| lab.pages(RecordKind::Flow, &Filter::default(), 100).len();
+    assert_eq!(count(&lab), 300);
+
+    // While nobody looks.
+    lab.index.take().unwrap().close();
+    for damage in ["missing", "no database", "half", "other version"] {
+        match damage {
+            "missing" => std::fs::remove_file(&file).unwrap(),
+            "no database" => std::fs::write(&file, vec![b'x'; 10_000]).unwrap(),
+            "half" => {
+                let mut content = std::fs::read(&file).unwrap();
+                let length = content.len();
+                content[100..length / 2].fill(0x55);
+                std::fs::write(&file, content).unwrap();
+            }
+            _ => {
+                let connection = rusqlite::Connection::open(&file).unwrap();
+                connection.execute_batch("PRAGMA user_version = 77").unwrap();
+            }
+        }
+        lab.open_index();
+        lab.index();
+        assert_eq!(count(&lab), 300, "{damage}");
+        lab.index.take().unwrap().close();
+    }
+
+    // While it is used: the first question finds the damage, the next one the answer.
+    lab.open_index();
+    lab.index();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(lab.find(RecordKind::Flow, &Filter::default(), 1).unwrap().items.len(), 0);
+    lab.index();
+    assert_eq!(count(&lab), 300);
+}
+
+#[test]
+fn a_killed_index_goes_on_where_its_last_transaction_ended() {
+    let mut lab = Lab::new();
+    for number in 1..=50 {
+        lab.store("a", NOW, &[flow(NOW + u64::from(number), "192.0.2.1", "192.0.2.2", number)]);
+    }
+    assert_eq!(lab.turn().rows, 50);
+    // Neither closed nor at rest.
+    std::mem::forget(lab.index.take());
+    lab.store("a", NOW, &[flow(NOW, "192.0.2.1", "192.0.2.2", 51)]);
+    lab.open_index();
+    assert!(!lab.turn().is_done);
+    assert!(lab.turn().is_done);
+    assert_eq!(lab.pages(RecordKind::Flow, &Filter::default(), 100).len(), 51);
+}
+
+#[test]
+fn today_goes_before_days_whose_index_is_made_anew() {
+    let mut lab = Lab::new();
+    lab.store("a", NOW, &[flow(NOW, "192.0.2.1", "192.0.2.2", 1)]);
+    lab.store("a", NOW + DAY, &[flow(NOW + DAY, "192.0.2.1", "192.0.2.2", 2)]);
+    assert_eq!(lab.turn().rows, 1);
+    let page = lab.find(RecordKind::Flow, &Filter::default(), 9).unwrap();
+    assert_eq!(numbers(&page.items, "/dest_port"), [2]);
+    assert_eq!(page.behind, 1);
+    lab.index();
+    assert_eq!(lab.pages(RecordKind::Flow, &Filter::default(), 9).len(), 2);
+}
+
+#[test]
+fn a_record_that_is_no_eve_is_counted_and_stops_nothing() {
+    let mut lab = Lab::new();
+    let odd = (RecordKind::Flow, r#"{"src_port":"http"}"#.to_owned());
+    lab.store("a", NOW, &[odd, flow(NOW, "192.0.2.1", "192.0.2.2", 1)]);
+    let indexed = lab.turn();
+    assert_eq!((indexed.rows, indexed.unreadable), (2, 1));
+    assert_eq!(lab.pages(RecordKind::Flow, &Filter::default(), 9).len(), 2);
+}
+
+#[test]
+fn a_question_whose_time_is_up_ends() {
+    let mut lab = Lab::new();
+    for _ in 0..20 {
+        let flows: Vec<_> = (0..500).map(|n| flow(NOW, "192.0.2.1", "192.0.2.2", n)).collect();
+        lab.store("a", NOW, &flows);
+    }
+    lab.index();
+    let filter = Filter { port: Some(50_000), ..Filter::default() };
+    let result = lab.archive().find(RecordKind::Flow, &filter, None, 9, Instant::now());
+    assert!(matches!(result, Err(QueryError::TooSlow)), "{result:?}");
+}
+
+#[test]
+fn the_oldest_segments_go_and_what_is_asked_of_them_is_expired() {
+    let mut lab = Lab::new();
+    for day in 0..4 {
+        for number in 0..40 {
+            let at = NOW + day * DAY + number;
+            let port = u16::try_from(day).unwrap();
+            lab.store("a", NOW + day * DAY, &[flow(at, "192.0.2.1", "192.0.2.2", port)]);
+        }
+    }
+    let (disk, catalog) = lab.log.source();
+    let removed = Removed::default();
+    let age = RecordLimits { age: Duration::from_secs(36 * 3600), ..RecordLimits::default() };
+    let retention = |limits, lab: &Lab| {
+        let (disk, catalog) = (Arc::clone(&disk), Arc::clone(&catalog));
+        Retention::new(limits, disk, catalog, Arc::clone(&lab.progress), lab.index_folder())
+    };
+    let now = UnixNanos(NOW + 3 * DAY + SECOND);
+    let end = catalog.lock().next_number;
+    // Nothing goes whose marks would be forgotten, that is not indexed, or not in the event log.
+    let by_age = retention(age, &lab);
+    assert!(!by_age.turn(now, end, &removed).unwrap());
+    lab.log.write_checkpoint(&Marks::default()).unwrap();
+    assert!(!by_age.turn(now, end, &removed).unwrap());
+    lab.index();
+    assert!(!by_age.turn(now, 1, &removed).unwrap());
+    while by_age.turn(now, end, &removed).unwrap() {}
+    assert_eq!(removed.unindexed.load(Ordering::Relaxed), 0);
+    assert!(removed.segments.load(Ordering::Relaxed) > 2);
+    lab.index.as_mut().unwrap().remove_old_days().unwrap();
+    assert!(!day::file_path(&lab.index_folder(), Day::of(UnixNanos(NOW))).exists());
+    let items = lab.pages(RecordKind::Flow, &Filter::default(), 100);
+    let days = numbers(&items, "/dest_port");
+    assert_eq!(days.iter().filter(|day| **day == 3).count(), 40);
+    assert!(!days.contains(&0));
+    let page = lab.find(RecordKind::Flow, &Filter::default(), 1).unwrap();
+    assert!(page.kept_since.is_some());
+    let old = Filter { to: Some(day::signed(NOW + DAY / 2)), ..Filter::default() };
+    let result = lab.find(RecordKind::Flow, &old, 9);
+    assert!(matches!(result, Err(QueryError::Expired { .. })), "{result:?}");
+
+    // Want of room waits for nobody.
+    lab.store("a", NOW + 4 * DAY, &[flow(NOW, "192.0.2.1", "192.0.2.2", 9)]);
+    lab.store("a", NOW + 5 * DAY, &[flow(NOW, "192.0.2.1", "192.0.2.2", 9)]);
+    lab.log.write_checkpoint(&Marks::default()).unwrap();
+    let by_size = retention(RecordLimits { bytes: 1, ..RecordLimits::default() }, &lab);
+    while by_size.turn(now, 1, &removed).unwrap() {}
+    assert_eq!(catalog.lock().segments.len(), 1);
+    assert_eq!(removed.unindexed.load(Ordering::Relaxed), 1);
+    assert_eq!(std::fs::read_dir(lab.folder.path().join("records")).unwrap().count(), 2);
+}
