@@ -7,7 +7,7 @@
 //!   events      record log                          eve.json
 //!   index       record log                          index by day; removes what is too old
 //!   sealer      its queue (4 segments)              the disk; deletes what is not to be kept
-//!   api         HTTP requests                       HTTP answers; frames by threads of their own (4)
+//!   api         HTTP requests                       HTTP answers; frames and events by threads of their own (4 each)
 //! ```
 //!
 //! A stop goes the same way: ingest closes the queue, the committer stores what is in it and closes
@@ -114,6 +114,7 @@ impl Pipeline {
         let store = Store::open(&config.store, Arc::clone(&shared))?;
         let events = store.event_log()?;
         let (index, retention) = store.index()?;
+        let archive = store.archive();
         announce(&shared, &sensors, api_socket.as_ref());
 
         let poll = mio::Poll::new().map_err(system("create an event loop"))?;
@@ -157,7 +158,7 @@ impl Pipeline {
             None => None,
             Some(socket) => {
                 let (stop, stopped) = oneshot::channel();
-                Some((spawn("api", move || api::serve(socket, for_api, stopped))?, stop))
+                Some((spawn("api", move || api::serve(socket, for_api, archive, stopped))?, stop))
             }
         };
         Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, index, api })

@@ -41,7 +41,8 @@ pub(super) const MOST_AT_ONCE: usize = 4;
 const PIECES: usize = 4;
 /// Whoever takes no piece for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
-const EXPIRED: &str = "ringwatch-expired";
+/// Header: up to when what was asked for may be deleted.
+pub(super) const EXPIRED: &str = "ringwatch-expired";
 
 /// What an error looks like.
 #[derive(Serialize)]
@@ -50,7 +51,8 @@ struct Refusal {
     detail: String,
 }
 
-fn refuse(status: StatusCode, error: &'static str, detail: String) -> Response {
+/// An error as all questions show it.
+pub(super) fn refuse(status: StatusCode, error: &'static str, detail: String) -> Response {
     (status, Json(Refusal { error, detail })).into_response()
 }
 
@@ -120,7 +122,7 @@ fn send(sender: &Sender<io::Result<Bytes>>, piece: io::Result<Bytes>) -> Result<
     sent.map_err(|_| ReaderGone)?.map_err(|_| ReaderGone)
 }
 
-fn text(time: UnixNanos) -> String {
+pub(super) fn text(time: UnixNanos) -> String {
     let nanos = i128::from(time.0);
     jiff::Timestamp::from_nanosecond(nanos).map_or_else(|_| time.0.to_string(), |t| t.to_string())
 }
@@ -163,7 +165,7 @@ fn parse(parameters: &BTreeMap<String, String>) -> Result<Question, String> {
 }
 
 /// A time: RFC 3339, or seconds since 1970.
-fn parse_time(name: &str, text: &str) -> Result<UnixNanos, String> {
+pub(super) fn parse_time(name: &str, text: &str) -> Result<UnixNanos, String> {
     let wrong =
         || format!("{name}={text}: is no time; write 2026-11-21T10:15:00Z, or seconds since 1970");
     let timestamp = match text.parse::<i64>() {

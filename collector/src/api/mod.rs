@@ -1,6 +1,7 @@
-//! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`, `/api/v1/frames`. Reads what the other threads wrote down;
-//! changes nothing. One thread; a slow reader delays nobody but other readers.
+//! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`, and questions for what is stored: `/api/v1/frames`,
+//! `/api/v1/alerts`, `/api/v1/flows`, `/api/v1/dns`. Reads what the other threads wrote down; changes nothing. One thread; a slow reader delays nobody but other readers.
 
+mod events;
 mod frames;
 mod metrics;
 mod rates;
@@ -19,6 +20,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::archive::query::Archive;
 use crate::status::Shared;
 use rates::Rates;
 
@@ -28,6 +30,10 @@ struct Context {
     rates: Mutex<Rates>,
     /// Places for answers with frames.
     answering: Arc<Semaphore>,
+    /// Where events are found.
+    archive: Archive,
+    /// Places for searches of events.
+    searching: Arc<Semaphore>,
 }
 
 /// Opens the API's socket.
@@ -48,17 +54,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
+    archive: Archive,
     stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answering = Arc::new(Semaphore::new(frames::MOST_AT_ONCE));
-    let context = Arc::new(Context { shared, rates: Mutex::default(), answering });
+    let searching = Arc::new(Semaphore::new(events::MOST_AT_ONCE));
+    let rates = Mutex::default();
+    let context = Arc::new(Context { shared, rates, answering, archive, searching });
     let sampler = Arc::clone(&context);
     let routes = Router::new()
         .route("/healthz", get(health))
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status))
         .route("/api/v1/frames", get(frames::frames))
+        .route("/api/v1/alerts", get(events::alerts))
+        .route("/api/v1/flows", get(events::flows))
+        .route("/api/v1/dns", get(events::dns))
+        // Who may ask what is decided in one layer here, around all routes.
         .with_state(context);
     let result = runtime.block_on(async {
         let sampling = tokio::spawn(sample(sampler));

@@ -161,9 +161,12 @@ impl Archive {
             }
             found.truncate(limit + 1);
         }
-        let next = (found.len() > limit && limit > 0).then(|| found[limit - 1].0);
+        let has_more = found.len() > limit;
         found.truncate(limit);
         let (items, unreadable) = self.read(&found, &days)?;
+        let read = items.len() + usize::try_from(unreadable).unwrap_or(0);
+        let last = read.checked_sub(1).and_then(|last| found.get(last));
+        let next = last.filter(|_| has_more || read < found.len()).map(|(place, _)| *place);
         let behind = self.progress.behind(&self.catalog);
         Ok(Page { items, next, unreadable, kept_since, behind })
     }
@@ -236,7 +239,7 @@ impl Archive {
         Ok(found)
     }
 
-    /// The records themselves, and how many of them are gone.
+    /// The records themselves, as many as fit into an answer, and how many of them are gone.
     fn read(
         &self,
         found: &[(Place, Day)],
@@ -244,11 +247,13 @@ impl Archive {
     ) -> Result<(Vec<String>, u64), QueryError> {
         let mut batches =
             Batches { disk: &self.disk, catalog: &self.catalog, known: HashMap::new() };
-        let (mut items, mut unreadable) = (Vec::new(), 0);
+        let (mut items, mut unreadable, mut bytes) = (Vec::new(), 0, 0);
         let connections: BTreeMap<Day, &Connection> =
             days.iter().map(|open| (open.day, &open.connection)).collect();
         for (place, day) in found {
-            let Some(connection) = connections.get(day) else { continue };
+            let Some(connection) = connections.get(day).filter(|_| bytes < MOST_BYTES) else {
+                break;
+            };
             let located = locate(connection, place.number);
             let located = located.map_err(|error| self.explain(*day, error))?;
             let record = match located {
@@ -256,7 +261,10 @@ impl Archive {
                 None => None,
             };
             match record {
-                Some(record) => items.push(record),
+                Some(record) => {
+                    bytes += record.len();
+                    items.push(record);
+                }
                 None => unreadable += 1,
             }
         }
@@ -394,8 +402,10 @@ struct Batches<'a> {
     known: HashMap<(u64, u64), (u64, Vec<String>)>,
 }
 
-/// Batches kept while an answer is put together.
-const MOST_BATCHES: usize = 16;
+/// Batches kept while an answer is put together; one takes 4 MiB at most.
+const MOST_BATCHES: usize = 4;
+/// Bytes from which an answer takes no further record; one has 512 KiB at most.
+const MOST_BYTES: usize = 16 << 20;
 
 impl Batches<'_> {
     /// A record; `None` if it is gone or damaged.

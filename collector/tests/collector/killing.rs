@@ -50,6 +50,20 @@ fn what_is_stored_over_many_kills_is_all_that_was_acknowledged_and_nothing_twice
     assert!(stored >= acknowledged, "{stored} of {acknowledged} acknowledged records");
     sensor.send_records(stored + 1, &[(RecordKind::Flow, &event(stored + 1))]);
     sensor.wait_for_ack(stored + 1, 0);
+    collector
+        .wait_for_status("index that is complete", |status| status["store"]["index_behind"] == 0);
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/api/v1/flows?order=oldest&limit=1000{cursor}");
+        let answer: serde_json::Value = serde_json::from_str(&collector.get(&path).1).unwrap();
+        found
+            .extend(answer["items"].as_array().unwrap().iter().map(|it| it["n"].as_u64().unwrap()));
+        match answer["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(found.iter().copied().eq(1..=stored + 1), "the index has not every record once");
     collector.stop();
     let events = lab.events();
     for (line, number) in events.lines().zip(1..) {
