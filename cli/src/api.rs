@@ -138,9 +138,59 @@ impl Sensor {
     }
 }
 
+/// A page of stored events.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Events {
+    /// The events, as they were stored.
+    pub items: Vec<serde_json::Value>,
+    /// What leads to the next page.
+    pub next: Option<String>,
+    /// Stored records that are not in the collector's index yet.
+    pub not_indexed_yet: u64,
+    /// Events that were found and cannot be read.
+    pub unreadable: u64,
+    /// Up to when events were deleted, if the question reaches that far back.
+    #[serde(skip)]
+    pub expired: Option<String>,
+}
+
+impl Events {
+    /// What the reader should know who takes this for everything there is.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.not_indexed_yet > 0 {
+            let count = crate::text::counted(self.not_indexed_yet, "stored record");
+            remarks.push(format!("not complete: {count} still to be indexed by the collector"));
+        }
+        if self.unreadable > 0 {
+            let count = crate::text::counted(self.unreadable, "event");
+            remarks.push(format!(
+                "not complete: {count} cannot be read; the collector's log says why"
+            ));
+        }
+        if let Some(expired) = &self.expired {
+            let expired = crate::text::harmless(expired, 40);
+            remarks.push(format!("events that were stored before {expired} were deleted"));
+        }
+        remarks
+    }
+}
+
 /// Why a program's HTTP interface gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
+    /// It answered that it does not answer this.
+    #[error("{detail} ({error}, status {status})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The word for it.
+        error: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// Nobody answered, or not in time, or not as expected.
     #[error("no usable answer from {url}")]
     Request {
@@ -181,6 +231,42 @@ impl Client {
             .map_err(|source| request(url, source))
     }
 
+    /// Asks a collector for stored events.
+    ///
+    /// # Errors
+    /// [`ApiError::Refused`] if it says why not, [`ApiError::Request`] if there is no answer.
+    pub fn events(&self, path: &str, query: &[(&str, String)]) -> Result<Events, ApiError> {
+        /// What an error looks like.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Refusal {
+            error: String,
+            detail: String,
+        }
+        let url = format!("{}{path}", self.base);
+        let mut asked = self.agent.get(&url).config().http_status_as_error(false).build();
+        for (name, value) in query {
+            asked = asked.query(name, value);
+        }
+        let mut answer = asked.call().map_err(|source| request(url.clone(), source))?;
+        let status = answer.status().as_u16();
+        let expired = answer.headers().get("ringwatch-expired").cloned();
+        let body = answer.body_mut().with_config().limit(MOST_BYTES);
+        if status != 200 {
+            let Refusal { error, detail } = body.read_json().unwrap_or_default();
+            let text = |text: &str, otherwise: &str| match text {
+                "" => otherwise.to_owned(),
+                text => crate::text::harmless(text, 300),
+            };
+            let error = text(&error, "not a collector of this version");
+            let detail = text(&detail, &format!("no answer from {url}"));
+            return Err(ApiError::Refused { status, error, detail });
+        }
+        let mut events: Events = body.read_json().map_err(|source| request(url, source))?;
+        events.expired = expired.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
+        Ok(events)
+    }
+
     /// The text behind `path`, such as `/metrics`.
     ///
     /// # Errors
@@ -193,6 +279,9 @@ impl Client {
             .map_err(|source| request(url, source))
     }
 }
+
+/// Longest answer with events: a collector stops at 16 MiB, and one event.
+const MOST_BYTES: u64 = 32 << 20;
 
 fn request(url: String, source: ureq::Error) -> ApiError {
     ApiError::Request { url, source: Box::new(source) }

@@ -4,6 +4,7 @@
 //!   pki      certificates: one authority, one certificate per sensor and collector
 //!   api      what a collector says of itself over HTTP
 //!   status   that, as a table
+//!   search   what it stored: alerts, flows, DNS records
 //!   up       a collector and a sensor on this machine, with a live view
 //!   text     numbers, rates and times as people read them
 //! ```
@@ -11,6 +12,7 @@
 
 pub mod api;
 pub mod pki;
+pub mod search;
 pub mod status;
 pub mod text;
 pub mod up;

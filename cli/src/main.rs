@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use cli::api::{ApiError, Client};
 use cli::pki::{self, Existing, Host, Name, PkiError, Role};
+use cli::search::{self, SearchError};
 use cli::{status, up};
 use wire::text::error_chain;
 
@@ -24,6 +25,7 @@ const EXAMPLES: &str = "Examples:
   ringwatch up                                   see this machine's traffic, Ctrl-C ends
   ringwatch pki init /etc/ringwatch/pki          make the authority of an installation
   ringwatch status                               ask the collector of this machine
+  ringwatch alerts --from 2h                     what was found in the last two hours
 
 Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration,
             3 missing privilege, 4 missing dependency";
@@ -37,6 +39,12 @@ enum Command {
     Pki(Pki),
     /// Show a collector and its sensors
     Status(StatusArguments),
+    /// Search the stored alerts of a collector
+    Alerts(search::Alerts),
+    /// Search the stored flows of a collector
+    Flows(search::Flows),
+    /// Search the stored DNS records of a collector
+    Dns(search::Dns),
     /// Ends the processes named on standard input when it closes (`up` starts this)
     #[command(hide = true)]
     Watchdog,
@@ -107,15 +115,27 @@ enum CommandError {
     #[error(transparent)]
     Status(#[from] ApiError),
     #[error(transparent)]
+    Search(ApiError),
+    #[error(transparent)]
     Up(#[from] up::UpError),
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
 }
 
+impl From<SearchError> for CommandError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Api(error) => Self::Search(error),
+            SearchError::Output(error) => Self::Output(error),
+        }
+    }
+}
+
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Pki(PkiError::HostOfSensor) => 2,
+            Self::Pki(PkiError::HostOfSensor)
+            | Self::Search(ApiError::Refused { status: 400, .. }) => 2,
             Self::Up(error) => error.exit_code(),
             _ => 1,
         }
@@ -124,7 +144,7 @@ impl CommandError {
     /// What to check, where the error alone does not tell.
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Status(_) => Some(
+            Self::Status(_) | Self::Search(ApiError::Request { .. }) => Some(
                 "Is the collector running (systemctl status ringwatch-collector)? Does it listen \
                  there ([listen] api in collector.toml; ss -ltn)? --collector URL asks another.",
             ),
@@ -155,6 +175,9 @@ fn run(command: Command) -> Result<(), CommandError> {
         Command::Up(options) => Ok(up::run(options)?),
         Command::Pki(command) => run_pki(command),
         Command::Status(arguments) => run_status(&arguments),
+        Command::Alerts(arguments) => Ok(arguments.run()?),
+        Command::Flows(arguments) => Ok(arguments.run()?),
+        Command::Dns(arguments) => Ok(arguments.run()?),
         Command::Watchdog => {
             up::watchdog();
             Ok(())

@@ -16,6 +16,7 @@ mod identity;
 mod monitoring;
 mod operator;
 mod scan;
+mod searching;
 mod site;
 mod soak;
 mod spool;
