@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::archive::Index;
 use crate::archive::retention::Retention;
+use crate::archive::{Index, MOST_ROWS};
 use crate::committer::wall_clock;
 use crate::status::{Following, Shared, add};
 use crate::store::events::{EventLog, Turn};
@@ -67,7 +67,7 @@ pub fn index_events(mut index: Index, retention: &Retention, shared: &Shared) {
                 add(&shared.index_unreadable, indexed.unreadable);
                 if indexed.is_done {
                     index.wait(IDLE);
-                } else if indexed.rows < FEW {
+                } else if indexed.rows < MOST_ROWS {
                     std::thread::sleep(GATHER);
                 }
             }
@@ -117,10 +117,8 @@ impl Failure {
 
 /// How long a thread waits for more before it looks around.
 const IDLE: Duration = Duration::from_millis(500);
-/// Records of one transaction below which the index waits for more.
-const FEW: u64 = 1000;
-/// How long it waits then.
-const GATHER: Duration = Duration::from_millis(200);
+/// How long the index waits for more records after a transaction that had room for them.
+const GATHER: Duration = Duration::from_millis(500);
 /// Time between two looks at the limits.
 const LIMITS: Duration = Duration::from_secs(1);
 /// Pause before a failed operation is tried again.

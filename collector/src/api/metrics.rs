@@ -30,6 +30,7 @@ pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("ringwatch");
     register_sensors(&mut registry, shared);
     register_collector(&mut registry, shared);
+    register_records(&mut registry, shared);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -68,7 +69,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 21] = [
+    let plain: [(&str, &str, &AtomicU64); 12] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
         (
             "replaced_connections",
@@ -84,6 +85,32 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         ("expired_bytes", "Bytes of segments deleted", &counters.expired_bytes),
         ("frame_questions", "Questions for frames", &counters.frame_questions),
         ("answered_frames", "Frames sent in answers", &counters.frames_answered),
+        ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
+    ];
+    register_counters(registry, &plain);
+    let refused = by_reason(&shared.refused);
+    registry.register("refused_connections", "Connections refused or closed for a fault", refused);
+    let handshakes = by_reason(&shared.handshakes);
+    registry.register("handshake_failures", "Failed TLS handshakes", handshakes);
+    let expired = by_reason(&shared.expired);
+    registry.register("expired_segments", "Segments deleted, by what ended their life", expired);
+    let (oldest, bytes) = shared.catalog.oldest();
+    let kept = Gauge::<i64>::default();
+    kept.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    registry.register("segment_bytes", "Bytes of sealed segments", kept);
+    let span = oldest.and_then(|entry| entry.sealed).and_then(|sealed| sealed.span);
+    let first = Gauge::<i64>::default();
+    first.set(i64::try_from(span.map_or(0, |span| span.first.seconds())).unwrap_or(i64::MAX));
+    registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
+    register_gauges(
+        registry,
+        &[("store_free_bytes", "Bytes free in the store", free_bytes(shared))],
+    );
+}
+
+/// The record log, and what is made from it.
+fn register_records(registry: &mut Registry, shared: &Shared) {
+    let plain: [(&str, &str, &AtomicU64); 9] = [
         (
             "damaged_bytes",
             "Bytes of the record log that cannot be read",
@@ -109,38 +136,31 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
             "Records removed before they were indexed",
             &shared.removed.unindexed,
         ),
-        ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
     ];
-    for (name, help, value) in plain {
-        let counter = Counter::<u64>::default();
-        counter.inc_by(read(value));
-        registry.register(name, help, counter);
-    }
-    let refused = by_reason(&shared.refused);
-    registry.register("refused_connections", "Connections refused or closed for a fault", refused);
-    let handshakes = by_reason(&shared.handshakes);
-    registry.register("handshake_failures", "Failed TLS handshakes", handshakes);
-    let expired = by_reason(&shared.expired);
-    registry.register("expired_segments", "Segments deleted, by what ended their life", expired);
-    let (oldest, bytes) = shared.catalog.oldest();
-    let kept = Gauge::<i64>::default();
-    kept.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    registry.register("segment_bytes", "Bytes of sealed segments", kept);
-    let span = oldest.and_then(|entry| entry.sealed).and_then(|sealed| sealed.span);
-    let first = Gauge::<i64>::default();
-    first.set(i64::try_from(span.map_or(0, |span| span.first.seconds())).unwrap_or(i64::MAX));
-    registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
+    register_counters(registry, &plain);
     let behind = shared.record_log.behind(read(&shared.events.next_number));
     let unindexed = shared.index_progress.behind(&shared.record_log);
-    for (name, help, value) in [
-        ("index_behind_records", "Stored records that are not in the index yet", unindexed),
-        ("store_free_bytes", "Bytes free in the store", free_bytes(shared)),
+    let gauges = [
         ("record_log_bytes", "Bytes of the record log", shared.record_log.bytes()),
         ("events_behind_records", "Stored records that are not in the event log yet", behind),
-    ] {
+        ("index_behind_records", "Stored records that are not in the index yet", unindexed),
+    ];
+    register_gauges(registry, &gauges);
+}
+
+fn register_counters(registry: &mut Registry, counters: &[(&str, &str, &AtomicU64)]) {
+    for (name, help, value) in counters {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(read(value));
+        registry.register(*name, *help, counter);
+    }
+}
+
+fn register_gauges(registry: &mut Registry, gauges: &[(&str, &str, u64)]) {
+    for (name, help, value) in gauges {
         let gauge = Gauge::<i64>::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        registry.register(name, help, gauge);
+        gauge.set(i64::try_from(*value).unwrap_or(i64::MAX));
+        registry.register(*name, *help, gauge);
     }
 }
 

@@ -369,7 +369,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Losing the last transactions at a power cut is no harm: the place in the log goes with them.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;
-         PRAGMA wal_autocheckpoint = 8000; PRAGMA journal_size_limit = 67108864;",
+         PRAGMA wal_autocheckpoint = 32000; PRAGMA journal_size_limit = 67108864;",
     )?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(connection)

@@ -30,8 +30,8 @@ use crate::store::log::marks::Position;
 use crate::store::log::reader::{Next, Reader};
 use day::DayIndex;
 
-/// Records of one transaction, at most.
-const MOST_ROWS: u64 = 20_000;
+/// Records of one transaction, at most: pages of addresses change once in each.
+pub const MOST_ROWS: u64 = 30_000;
 /// Time between two lines about an index that is made anew.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// Records from which making an index anew is said.
