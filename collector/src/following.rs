@@ -68,12 +68,12 @@ pub fn index_events(mut index: Index, retention: &Retention, shared: &Shared) {
                 if indexed.is_done {
                     index.wait(IDLE);
                 } else if indexed.rows < MOST_ROWS {
-                    std::thread::sleep(GATHER);
+                    shared.record_log.wait_for_end(GATHER);
                 }
             }
             Err(error) => {
                 failure.note(following, &error);
-                std::thread::sleep(RETRY);
+                shared.record_log.wait_for_end(RETRY);
             }
         }
     }

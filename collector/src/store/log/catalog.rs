@@ -99,8 +99,13 @@ impl Catalog {
     /// Waits until there may be records from `number` on, nothing follows, or time is up.
     pub fn wait_for(&self, number: u64, patience: Duration) {
         let is_idle = |content: &mut Content| content.next_number <= number && !content.is_closed;
-        let waited = self.has_grown.wait_timeout_while(self.lock(), patience, is_idle);
-        drop(waited);
+        drop(self.has_grown.wait_timeout_while(self.lock(), patience, is_idle));
+    }
+
+    /// Waits until nothing follows, or time is up.
+    pub fn wait_for_end(&self, patience: Duration) {
+        let is_open = |content: &mut Content| !content.is_closed;
+        drop(self.has_grown.wait_timeout_while(self.lock(), patience, is_open));
     }
 
     /// Counts bytes that are no batch, once. True if they were not known.
