@@ -1,4 +1,4 @@
-//! Writes the seeds of the three targets into `corpus/`: frames in all tunnels, small capture files, ring
+//! Writes the seeds of the targets into `corpus/`: frames in all tunnels, small capture files, ring
 //! blocks as the kernel fills them.
 
 use std::fs;
@@ -30,10 +30,39 @@ fn main() -> std::io::Result<()> {
         let file = CaptureFile::of(format, few);
         write("capture_file", &format!("format-{number}"), file.bytes())?;
     }
+    for (minor, text) in [
+        include_str!("../../wire/tests/golden/minor0.hex"),
+        include_str!("../../wire/tests/golden/minor1.hex"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (number, message) in golden(text).into_iter().enumerate() {
+            // Whole, with its checksum mended after each change.
+            let input = [&[0xff][..], &message].concat();
+            write("wire_decoder", &format!("minor{minor}-{number:02}"), &input)?;
+        }
+    }
     for count in [0, 1, 2, 5] {
         write("ring_block", &format!("frames-{count}"), &block(&frames[..count]))?;
     }
     Ok(())
+}
+
+/// The messages of a golden file.
+fn golden(text: &str) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("## ") {
+            messages.push(Vec::new());
+        }
+        let digits = line.split('#').next().unwrap_or_default().trim();
+        if let Some(message) = messages.last_mut() {
+            let pairs = (0..digits.len() / 2).map(|at| &digits[2 * at..2 * at + 2]);
+            message.extend(pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()));
+        }
+    }
+    messages
 }
 
 fn all_frames() -> Vec<Vec<u8>> {

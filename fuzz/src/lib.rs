@@ -6,6 +6,9 @@ use std::io::Cursor;
 use packet::frame::{Frame, LinkType, VlanTag};
 use packet::{FiveTuple, Kind, parse};
 use sensor::file::CaptureFile;
+use wire::codec::Decoder;
+use wire::header::HEADER_LEN;
+use wire::message::Message;
 use wire::units::{UnixNanos, WireLen};
 
 /// Link types by the first byte of the input, one that is not supported included.
@@ -56,6 +59,60 @@ pub fn capture_file(input: &[u8]) {
         assert_eq!(file.interfaces()[interface].link, link);
     }
     assert!(bytes <= input.len(), "{bytes} bytes of frames in a file of {}", input.len());
+}
+
+/// The decoder of the wire format: a byte that says in what pieces the rest arrives, and (lowest bit)
+/// whether each message is given the checksum that it should have, so that what lies behind is reached.
+///
+/// # Panics
+/// If the decoder says what cannot be.
+pub fn wire_decoder(input: &[u8]) {
+    let Some((mode, bytes)) = input.split_first() else { return };
+    let mut bytes = bytes.to_vec();
+    if mode & 1 == 1 {
+        reseal(&mut bytes);
+    }
+    let piece = 1 + usize::from(*mode >> 1) * 37;
+    let (mut decoder, mut rest, mut found) = (Decoder::new(), &bytes[..], 0);
+    while !rest.is_empty() {
+        let taken = decoder.push(&rest[..piece.min(rest.len())]);
+        rest = &rest[taken..];
+        loop {
+            match decoder.next_message() {
+                Ok(None) => break,
+                Ok(Some(message)) => {
+                    check_message(&message);
+                    found += 1;
+                }
+                Err(error) => return assert_eq!(decoder.next_message().err(), Some(error)),
+            }
+        }
+        assert!(taken > 0, "no space although no message waits");
+    }
+    assert!(found * HEADER_LEN <= bytes.len(), "{found} messages in {} bytes", bytes.len());
+}
+
+fn check_message(message: &Message<'_>) {
+    match message {
+        Message::Control(_) => {}
+        Message::Records(batch) => {
+            assert_eq!(batch.iter().count(), batch.len() as usize);
+            assert_eq!(batch.iter().last().map(|it| it.sequence), Some(batch.last()));
+        }
+        Message::Frames(batch) => assert_eq!(batch.iter().count(), batch.len() as usize),
+    }
+}
+
+fn reseal(bytes: &mut [u8]) {
+    let mut rest = bytes;
+    while rest.len() >= HEADER_LEN {
+        let len = u32::from_le_bytes([rest[20], rest[21], rest[22], rest[23]]) as usize;
+        let Some((message, behind)) = rest.split_at_mut_checked(HEADER_LEN + len) else { return };
+        message[24..28].fill(0);
+        let crc = crc32c::crc32c(message).to_le_bytes();
+        message[24..28].copy_from_slice(&crc);
+        rest = behind;
+    }
 }
 
 /// A frame is parsed to something that holds together.

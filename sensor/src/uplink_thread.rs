@@ -209,29 +209,33 @@ impl Source for UplinkMetrics {
             [(vec![], metrics.loops_total())],
         )?;
         write_spool(&self.0.spool, families)?;
-        let deliveries = self.0.deliveries();
-        for (name, help, delivery) in [
-            (
-                "ringwatch_uplink_frames",
-                "Frames by what became of them at the uplink",
-                deliveries.frames.to_ledger(),
-            ),
-            (
-                "ringwatch_uplink_records",
-                "Records by what became of them at the uplink",
-                deliveries.records.to_ledger(),
-            ),
-        ] {
-            let mut rows =
-                vec![(vec![("outcome", "acknowledged".to_owned())], delivery.acknowledged)];
-            let lost = delivery.lost.into_iter();
-            rows.extend(
-                lost.map(|(reason, count)| (vec![("outcome", format!("lost_{reason}"))], count)),
-            );
-            families.counter(name, help, rows)?;
-        }
-        Ok(())
+        write_deliveries(&self.0, families)
     }
+}
+
+/// What became of frames and records.
+fn write_deliveries(status: &UplinkStatus, families: &mut Families<'_>) -> fmt::Result {
+    let deliveries = status.deliveries();
+    for (name, help, delivery) in [
+        (
+            "ringwatch_uplink_frames",
+            "Frames by what became of them at the uplink",
+            deliveries.frames.to_ledger(),
+        ),
+        (
+            "ringwatch_uplink_records",
+            "Records by what became of them at the uplink",
+            deliveries.records.to_ledger(),
+        ),
+    ] {
+        let mut rows = vec![(vec![("outcome", "acknowledged".to_owned())], delivery.acknowledged)];
+        let lost = delivery.lost.into_iter();
+        rows.extend(
+            lost.map(|(reason, count)| (vec![("outcome", format!("lost_{reason}"))], count)),
+        );
+        families.counter(name, help, rows)?;
+    }
+    Ok(())
 }
 
 /// How the spool is. Without a folder, what waits in memory.

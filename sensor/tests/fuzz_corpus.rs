@@ -24,6 +24,11 @@ fn every_frame_of_the_fuzz_corpus_is_parsed() {
 }
 
 #[test]
+fn every_session_of_the_fuzz_corpus_is_decoded_or_refused() {
+    replay("wire_decoder", targets::wire_decoder, 30);
+}
+
+#[test]
 fn every_capture_file_of_the_fuzz_corpus_is_read() {
     replay("capture_file", targets::capture_file, 8);
 }
