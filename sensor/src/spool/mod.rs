@@ -241,9 +241,8 @@ impl Spool {
         store: Option<Store>,
         status: Arc<SpoolStatus>,
     ) -> Self {
-        let batches = [RecordBatchWriter::of_alerts(), RecordBatchWriter::new()];
         let delivery = Delivery::default();
-        Self { epoch, lanes, batches, memory_bytes, store, delivery, status }
+        Self { epoch, lanes, batches: batches(), memory_bytes, store, delivery, status }
     }
 
     /// Counts what an earlier run left.
@@ -515,6 +514,8 @@ impl Spool {
 
     /// Everything that is not acknowledged has to be sent (again).
     pub fn rewind(&mut self) {
+        // What was put into a batch and not sent is sent again too.
+        self.batches = batches();
         self.lanes.iter_mut().for_each(Lane::rewind);
     }
 
@@ -555,6 +556,11 @@ impl Spool {
         let waiting: usize = self.lanes.iter().map(Lane::waiting_bytes).sum();
         set(&status.waiting_bytes, waiting as u64);
     }
+}
+
+/// Empty batches, by [`LaneName`].
+const fn batches() -> [RecordBatchWriter; 2] {
+    [RecordBatchWriter::of_alerts(), RecordBatchWriter::new()]
 }
 
 /// The lane whose records go on a stream.

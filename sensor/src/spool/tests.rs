@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod replay;
 
 use wire::codec::Decoder;
 use wire::message::{Message, UNUSED};
