@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use perf::frames::{self, SYN};
+use serde_json::Value;
 
 use crate::site::{Collector, Lanes, PATIENCE, Sensor, Settings, Site, Stored, lanes, wait_until};
 use crate::traffic::Load;
@@ -26,9 +27,9 @@ fn connections(net: u8) -> Vec<Vec<u8>> {
     made.collect()
 }
 
-/// Whole lines of a file that a killed process may have left torn.
+/// Whole lines of a file that killed processes may have left torn, at the end and in the middle.
 fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'))
+    text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok())
 }
 
 fn spooled(site: &Site, sensor: &Sensor) -> u64 {
@@ -85,17 +86,53 @@ fn a_sensor_killed_under_load_delivers_once_and_in_order_what_its_spool_had() {
     let (store, local) = end(sensor, collector);
 
     let stored = lanes(store.lines_of("web-0"));
-    let local = lanes(whole_lines(&local));
-    assert_eq!(stored.keys().filter(|(_, is_alert)| !is_alert).count(), 5, "{:?}", stored.keys());
-    for (lane, stored) in &stored {
-        // A kill takes what was on the way to the spool, or to the local file: never from the middle.
-        let empty = Vec::new();
-        let both = stored.iter().zip(local.get(lane).unwrap_or(&empty));
-        let same = both.take_while(|(stored, local)| stored == local).count();
-        assert!(same == stored.len() || same == local[lane].len(), "{lane:?} differs at {same}");
-    }
+    check_lanes(&stored, &lanes(whole_lines(&local)), 5);
     let all: usize = stored.values().map(Vec::len).sum();
     assert!(all as u64 >= recovered, "{all} stored, {recovered} recovered");
+}
+
+#[test]
+fn a_sensor_killed_beside_its_collector_is_stored_once_and_in_order() {
+    let Some(site) = Site::new(1) else { return };
+    let collector = site.start_collector();
+    let mut stored = 0;
+    for round in 0..5 {
+        let mut sensor = site.start_sensor(&Settings::frames("all"));
+        let load = Load::start(&site.lab, 0, connections(40 + round), RATE);
+        // In the middle of delivery, at another moment in each round.
+        let wanted = stored + 300 + 400 * u64::from(round);
+        let records = || crate::site::find(&site.status(), "web-0")["records"].as_u64().unwrap();
+        site.wait_connected(&sensor);
+        wait_until("records", PATIENCE, || records() > wanted, || site.status().to_string());
+        stored = records();
+        sensor.process.kill();
+        drop(load);
+    }
+    let sensor = site.start_sensor(&Settings::frames("none"));
+    wait_delivered(&site, &sensor);
+    let shown = site.status();
+    let shown = crate::site::find(&shown, "web-0");
+    assert_eq!((&shown["missing"], &shown["gap_records"]), (&0.into(), &0.into()), "{shown:#}");
+    let (store, local) = end(sensor, collector);
+    check_lanes(&lanes(store.lines_of("web-0")), &lanes(whole_lines(&local)), 6);
+}
+
+/// Of each run, what is stored is what the sensor itself wrote, from the beginning to where the kill took
+/// what was on the way to the spool, or to the local file: never from the middle.
+fn check_lanes(stored: &Lanes, local: &Lanes, runs: usize) {
+    assert_eq!(
+        stored.keys().filter(|(_, is_first)| !is_first).count(),
+        runs,
+        "{:?}",
+        stored.keys()
+    );
+    for (lane, stored) in stored {
+        let empty = Vec::new();
+        let local = local.get(lane).unwrap_or(&empty);
+        let both = stored.iter().zip(local);
+        let same = both.take_while(|(stored, local)| stored == local).count();
+        assert!(same == stored.len() || same == local.len(), "{lane:?} differs at {same}");
+    }
 }
 
 /// A small disk, mounted for as long as this lives.

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   header, 64 bytes
-//!   0          8        10     11        16            24               32        40         60      64
-//!   ├──────────┼────────┼──────┼─────────┼─────────────┼────────────────┼─────────┼──────────┼───────┤
-//!   │"RWSPOOL1"│ version│ lane │ 0       │ spool_epoch │ first sequence │ made at │ 0        │ crc32c│
+//!   0          8        10     11  16            24               32        40          48  60      64
+//!   ├──────────┼────────┼──────┼───┼─────────────┼────────────────┼─────────┼───────────┼───┼───────┤
+//!   │"RWSPOOL1"│ version│ lane │ 0 │ spool_epoch │ first sequence │ made at │ run begins│ 0 │ crc32c│
 //!
 //!   record, 32 bytes and its JSON
 //!   0        4        8      9        16         24         32          32 + length
@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Little-endian. The checksum of a record covers all of it behind the checksum itself. Sequences grow
-//! from record to record, with holes where records were given up.
+//! from record to record, with holes where records were given up. Those below the number with which the run began, that
+//! wrote the segment, and above the last one of the run before were never used.
 //!
 //! Nothing here is trusted: a segment may be cut off, zeroed or scribbled over at any place.
 //! [`Records`] finds every whole record, says how many bytes lie between, and never holds more than one
@@ -86,6 +87,8 @@ pub struct SegmentHeader {
     pub first: Sequence,
     /// When it was begun.
     pub made_at: UnixNanos,
+    /// The number with which the run began that wrote it.
+    pub run_begins: Sequence,
 }
 
 /// Why a file is no segment of this version.
@@ -125,6 +128,7 @@ impl SegmentHeader {
         bytes[16..24].copy_from_slice(&self.spool_epoch.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.made_at.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.run_begins.0.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -158,6 +162,7 @@ impl SegmentHeader {
             lane,
             first: Sequence(u64_at(bytes, 24)),
             made_at: UnixNanos(u64_at(bytes, 32)),
+            run_begins: Sequence(u64_at(bytes, 40)),
         })
     }
 }

@@ -136,6 +136,8 @@ pub struct Lane {
     holes: Holes,
     /// Number of the next record.
     next: Sequence,
+    /// Number of the first record of this run.
+    begin: Sequence,
     /// Everything up to this one is acknowledged.
     acked: Sequence,
     /// Everything before this one was sent on this connection.
@@ -165,6 +167,7 @@ impl Lane {
             pending: Runs::default(),
             holes: Holes::default(),
             next,
+            begin: next,
             acked: Sequence(0),
             cursor: Sequence(1),
             told: Sequence(0),
@@ -214,8 +217,8 @@ impl Lane {
             };
             self.buffer.clear();
             if segment.bytes == 0 {
-                let lane = self.name;
-                let header = SegmentHeader { spool_epoch, lane, first, made_at: taken_at };
+                let (lane, made_at, run_begins) = (self.name, taken_at, self.begin);
+                let header = SegmentHeader { spool_epoch, lane, first, made_at, run_begins };
                 self.buffer.extend_from_slice(&header.to_bytes());
             }
             let mut count = 0;

@@ -58,7 +58,7 @@ impl Found {
         lane.restore(acked, self.segments, self.pending);
         self.holes.into_iter().for_each(|hole| lane.note_hole(hole));
         let (first, last) = (self.last.max(acked).next(), Sequence(next.0 - 1));
-        if first <= last && first > Sequence(1) {
+        if first <= last {
             lane.note_hole(Hole { first, last, reason: UNUSED });
         }
         lane
@@ -146,7 +146,7 @@ impl Found {
         let tail = loop {
             match records.next(file)? {
                 Step::Record { record, damaged } => {
-                    self.take(record.sequence, damaged, acked);
+                    self.take(record.sequence, damaged, (acked, header.run_begins));
                     (segment.last, newest) = (record.sequence, record.taken_at);
                 }
                 Step::End(tail) => break tail,
@@ -165,16 +165,27 @@ impl Found {
     }
 
     /// A whole record, and what lies before it.
-    fn take(&mut self, sequence: Sequence, damaged: u64, acked: Sequence) {
-        let (first, last) = (self.last.max(acked).next(), Sequence(sequence.0 - 1));
-        let missing = if self.last.0 == 0 { 0 } else { (last.0 + 1).saturating_sub(first.0) };
+    fn take(
+        &mut self,
+        sequence: Sequence,
+        damaged: u64,
+        (acked, run_begins): (Sequence, Sequence),
+    ) {
+        let before = Sequence(sequence.0 - 1);
+        let begin = self.last.max(acked).next();
+        // What lies before the run was never used, what lies within it was.
+        let unused = (begin, before.min(Sequence(run_begins.0.saturating_sub(1))));
+        let gone = (begin.max(run_begins), before);
+        let count = |(first, last): (Sequence, Sequence)| (last.0 + 1).saturating_sub(first.0);
         if damaged > 0 && sequence > acked {
             // The numbers say how many there were, but never more than had room.
-            self.corrupt += missing.clamp(1, (damaged / RECORD_HEADER as u64).max(1));
+            self.corrupt += count(gone).clamp(1, (damaged / RECORD_HEADER as u64).max(1));
         }
-        if missing > 0 {
-            let reason = if damaged > 0 { LossReason::SpoolCorrupt.name() } else { EARLIER_RUN };
-            self.holes.push(Hole { first, last, reason });
+        let reason = if damaged > 0 { LossReason::SpoolCorrupt.name() } else { EARLIER_RUN };
+        for ((first, last), reason) in [(unused, UNUSED), (gone, reason)] {
+            if first <= last {
+                self.holes.push(Hole { first, last, reason });
+            }
         }
         self.last = sequence;
         if sequence > acked {

@@ -243,6 +243,42 @@ fn the_numbers_that_a_run_left_out_are_told_as_unused() {
 }
 
 #[test]
+fn numbers_between_runs_are_unused_however_many_runs_there_were() {
+    let mut bench = Bench::new();
+    for run in 0..4 {
+        bench.push(Flow, run);
+        bench.turn();
+        bench.kill();
+        bench.open();
+    }
+    let (last, next) = (bench.spool().lanes[1].next(), 3);
+    let holes = bench.holes();
+    assert_eq!(holes.len(), next, "{holes:?}");
+    assert!(holes.iter().all(|hole| hole.3 == UNUSED && hole.2 < last.0), "{holes:?}");
+}
+
+#[test]
+fn numbers_are_told_as_unused_where_all_was_acknowledged_and_nothing_synced() {
+    let mut bench = Bench::new();
+    bench.push(Flow, 0);
+    bench.turn();
+    let sent = bench.sent();
+    bench.acknowledge_all(&sent);
+    bench.kill();
+    // As a segment that was full would have been, it is removed.
+    for path in bench.segments() {
+        bench.disk.remove(&path).unwrap();
+    }
+    bench.open();
+    assert!(bench.spool().meet(Stream::Records, Sequence(1)));
+    bench.push(Flow, 1);
+    bench.turn();
+    let first = bench.spool().lanes[1].next().0 - 1;
+    // The collector counts only what lies behind the one that it has.
+    assert_eq!(bench.holes(), [(Stream::Records, 1, first - 1, UNUSED)]);
+}
+
+#[test]
 fn numbers_are_never_used_twice_even_where_the_position_could_not_be_written() {
     let mut bench = Bench::new();
     bench.push(Flow, 0);
@@ -519,8 +555,13 @@ struct SegmentHeaderOf {
 
 impl SegmentHeaderOf {
     fn bytes(&self) -> Vec<u8> {
-        let (lane, first, made_at) = (LaneName::Events, Sequence(1), UnixNanos(1));
-        let header = format::SegmentHeader { spool_epoch: self.epoch, lane, first, made_at };
+        let header = format::SegmentHeader {
+            spool_epoch: self.epoch,
+            lane: LaneName::Events,
+            first: Sequence(1),
+            made_at: UnixNanos(1),
+            run_begins: Sequence(1),
+        };
         header.to_bytes().to_vec()
     }
 }

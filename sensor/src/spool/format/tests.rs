@@ -7,6 +7,7 @@ const HEADER: SegmentHeader = SegmentHeader {
     lane: LaneName::Events,
     first: Sequence(5),
     made_at: UnixNanos(9),
+    run_begins: Sequence(3),
 };
 
 /// A segment with these records, and where each of them begins.
@@ -51,7 +52,7 @@ fn the_layout_of_a_segment_is_the_documented_one() {
     let (bytes, places) = segment(&[(5, "{}")]);
     assert_eq!(places, [64]);
     let mut expected = b"RWSPOOL1\x01\0\x01\0\0\0\0\0\x07\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0".to_vec();
-    expected.extend_from_slice(b"\x09\0\0\0\0\0\0\0");
+    expected.extend_from_slice(b"\x09\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0");
     expected.resize(60, 0);
     expected.extend(crc32c::crc32c(&expected).to_le_bytes());
     let mut record = b"\x02\0\0\0\x02\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x32\0\0\0\0\0\0\0{}".to_vec();
