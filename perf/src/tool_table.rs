@@ -17,7 +17,7 @@ pub const TOOLS: &[Tool] = &[
     tool("ip", "iproute2", "makes network namespaces and veth pairs"),
     tool("setpriv", "util-linux", "starts a sensor without the right to capture"),
     tool("ethtool", "ethtool", "changes and shows what a network driver is set to"),
-    tool("strace", "strace", "counts the system calls of a running sensor"),
+    tool("strace", "strace", "shows the system calls of running programs"),
     tool("nft", "nftables", "cuts and heals links"),
     tool("tcpdump", "tcpdump", "records beside the sensor; reads what is stored; brings libpcap"),
     tool("tshark", "tshark", "reads what the collector stored"),

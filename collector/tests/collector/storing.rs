@@ -504,3 +504,52 @@ fn the_event_log_can_be_rotated() {
     assert_eq!(std::fs::read_to_string(&older).unwrap(), "{}\n");
     collector.stop();
 }
+
+#[test]
+fn a_record_is_on_the_disk_before_its_sensor_is_told() {
+    if !perf::tools::require(&["strace"]) || !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let mut sensor = Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5);
+    sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(1, 0);
+    let trace = lab.path().join("trace");
+    let process = collector.id().to_string();
+    let mut strace = Command::new(perf::tools::find("strace").unwrap())
+        .args(["-f", "-y", "-e", "trace=pwrite64,fdatasync,sendto,write", "-p", &process, "-o"])
+        .arg(&trace)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let threads = || std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let is_traced = |entry: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
+        !status.contains("TracerPid:\t0")
+    };
+    let all = || threads().all(is_traced).then_some(());
+    wait_until("traced threads", all, || process.clone());
+    sensor.send_records(2, &[(RecordKind::Flow, "{}")]);
+    sensor.wait_for_ack(2, 0);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(strace.id().try_into().unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    strace.wait().unwrap();
+
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let lines: Vec<&str> = trace.lines().collect();
+    let is_log = |line: &str| line.contains("/records/0000") && line.contains(".log>");
+    let written = lines.iter().position(|line| line.contains("pwrite64") && is_log(line)).unwrap();
+    let asked = lines.iter().position(|line| line.contains("fdatasync") && is_log(line)).unwrap();
+    // Interrupted in the trace by what other threads do meanwhile, or not.
+    let is_done = |line: &&str| line.contains("fdatasync") && line.ends_with("= 0");
+    let synced = asked + lines[asked..].iter().position(is_done).unwrap();
+    let tells = |line: &&str| line.contains("sendto(");
+    let early = lines[written..synced].iter().filter(|line| tells(line)).count();
+    let told = lines[synced..].iter().filter(|line| tells(line)).count();
+    assert!(written < asked && early == 0 && told > 0, "{trace}");
+}
