@@ -48,17 +48,18 @@ pub fn write_events(mut events: EventLog, shared: &Shared) {
 pub fn index_events(mut index: Index, retention: &Retention, shared: &Shared) {
     let following = &shared.index;
     let mut failure = Failure::new("the index cannot be written; trying again");
+    let mut not_removed = Failure::new("old records cannot be removed; trying again");
     let mut looked_at = Instant::now();
     while !shared.record_log.lock().is_closed {
         if looked_at.elapsed() >= LIMITS {
             looked_at = Instant::now();
             let written = shared.events.next_number.load(Ordering::Relaxed);
-            let removed = retention.turn(wall_clock(), written, &shared.removed);
-            if let Err(error) = removed {
-                failure.note(following, &error);
+            match retention.turn(wall_clock(), written, &shared.removed) {
+                Ok(_) => not_removed.is_over(following),
+                Err(error) => not_removed.note(following, &error),
             }
             if let Err(error) = index.remove_old_days() {
-                failure.note(following, &error);
+                not_removed.note(following, &error);
             }
         }
         match index.turn() {

@@ -295,8 +295,15 @@ impl Index {
             match reader.read()? {
                 Next::Batch { at, batch, .. } => {
                     let segment = catalog.lock().segments.get(&at.segment).copied();
-                    if segment.is_none_or(|segment| segment.day() != day) {
+                    let other = segment.filter(|segment| segment.day() != day);
+                    if at.segment > work.end.segment {
                         break further(before, work.end);
+                    }
+                    if let Some(other) = other {
+                        // The clock was set back over the end of a day.
+                        let (segment, offset) = (at.segment, other.length);
+                        reader.seek(Position { segment, offset, number: other.next_number });
+                        continue;
                     }
                     index.add(at, &batch, scratch).map_err(write)?;
                     rows += u64::from(batch.count);

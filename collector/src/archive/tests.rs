@@ -337,6 +337,18 @@ fn today_goes_before_days_whose_index_is_made_anew() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_over_midnight_costs_no_record() {
+    let mut lab = Lab::new();
+    for (port, day) in [(1, 0), (2, 1), (3, 0), (4, 1), (5, 0)] {
+        lab.store("a", NOW + day * DAY, &[flow(NOW + day * DAY, "192.0.2.1", "192.0.2.2", port)]);
+    }
+    lab.index();
+    let mut ports = numbers(&lab.pages(RecordKind::Flow, &Filter::default(), 2), "/dest_port");
+    ports.sort_unstable();
+    assert_eq!(ports, [1, 2, 3, 4, 5]);
+}
+
+#[test]
 fn a_record_that_is_no_eve_is_counted_and_stops_nothing() {
     let mut lab = Lab::new();
     let odd = (RecordKind::Flow, r#"{"src_port":"http"}"#.to_owned());
