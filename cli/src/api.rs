@@ -21,6 +21,8 @@ pub struct Status {
     pub started: String,
     /// For how long it runs, in seconds.
     pub uptime_seconds: f64,
+    /// What an operator has to do something about.
+    pub problems: Vec<String>,
     /// What lies on its disk.
     pub store: Store,
     /// Sensors seen in this run, connected or not.
@@ -90,6 +92,8 @@ pub struct Sensor {
     pub last_record: Option<String>,
     /// By how much the sensor's clock is ahead, in milliseconds.
     pub clock_offset_ms: Option<f64>,
+    /// When the certificate of its last connection expires, RFC 3339.
+    pub certificate_until: Option<String>,
     /// The sensor's last ledger.
     pub ledger: Option<Ledger>,
 }

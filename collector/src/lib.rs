@@ -9,13 +9,13 @@
 //!
 //!   config      the configuration, checked
 //!   preflight   everything that can be wrong, checked before anything starts
-//!   tls         our identity, and who a peer is
 //!   session     the conversation with a sensor, without I/O and clock
 //!   ingest      event loop: sockets, TLS, sessions
 //!   committer   the one thread that writes
 //!   store       segments, their indexes and how long they are kept, event log, marks
 //!   frames      questions for stored frames
 //!   status      counters and what is known about sensors
+//!   health      what an operator has to do something about
 //!   limit       one log line per peer and minute
 //!   api         HTTP
 //!   pipeline    the only place where threads and queues are made
@@ -26,6 +26,7 @@ pub mod api;
 pub mod committer;
 pub mod config;
 pub mod frames;
+pub mod health;
 pub mod ingest;
 pub mod limit;
 pub mod pipeline;
@@ -33,4 +34,3 @@ pub mod preflight;
 pub mod session;
 pub mod status;
 pub mod store;
-pub mod tls;

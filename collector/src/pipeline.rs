@@ -105,6 +105,8 @@ impl Pipeline {
         let api_socket = api_socket.transpose()?;
         let shared =
             Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
+        // Set once, here, before anything reads it.
+        let _ = shared.tls.set(identity.status());
         let store = Store::open(&config.store, Arc::clone(&shared))?;
         announce(&shared, &sensors, api_socket.as_ref());
 
@@ -120,7 +122,7 @@ impl Pipeline {
         let ingest = Ingest::new(
             poll,
             sensors,
-            identity.server,
+            identity,
             queue,
             Arc::clone(&mailbox),
             Arc::clone(&shared),

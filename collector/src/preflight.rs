@@ -4,17 +4,16 @@
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
+use trust::{CollectorTls, FileKind, Identity, Keeper};
 
 use crate::config::{
     Config, ConfigError, DEFAULT_CA, DEFAULT_CERTIFICATE, DEFAULT_KEY, DEFAULT_STORE,
 };
-use crate::tls::{self, FileKind, Identity};
-
 /// What the checks found.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Checked {
     /// The TLS identity.
-    pub identity: Identity,
+    pub identity: Keeper<CollectorTls>,
     /// The name of this collector.
     pub name: String,
 }
@@ -24,20 +23,24 @@ pub struct Checked {
 /// # Errors
 /// The first fault, with its place in the configuration file.
 pub fn check(config: &Config) -> Result<Checked, ConfigError> {
-    let identity = tls::load(&config.tls).map_err(|error| {
-        let (key, default) = match error.file() {
-            FileKind::Ca => ("ca", DEFAULT_CA),
-            FileKind::Certificate => ("certificate", DEFAULT_CERTIFICATE),
-            FileKind::Key => ("key", DEFAULT_KEY),
+    let identity = Keeper::<CollectorTls>::open(config.tls.clone(), config.expiry_warning);
+    let identity = identity.map_err(|error| {
+        let default = match error.file() {
+            FileKind::Ca => DEFAULT_CA,
+            FileKind::Certificate => DEFAULT_CERTIFICATE,
+            FileKind::Key => DEFAULT_KEY,
+            FileKind::Crl => "",
         };
+        let key = error.file().name();
         config.origin.fault("tls", key, &format!("{default:?}"), error.to_string())
     })?;
-    if let Some(name) = config.name.as_ref().filter(|name| **name != identity.name) {
-        let problem = format!("the certificate says {:?}; {name:?} cannot be used", identity.name);
+    let certified = identity.current().name().to_owned();
+    if let Some(name) = config.name.as_ref().filter(|name| **name != certified) {
+        let problem = format!("the certificate says {certified:?}; {name:?} cannot be used");
         return Err(config.origin.fault("collector", "name", "", problem));
     }
     check_store(config)?;
-    Ok(Checked { name: identity.name.clone(), identity })
+    Ok(Checked { name: certified, identity })
 }
 
 /// Whether the store's folder can be written, or made.

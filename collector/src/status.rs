@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use trust::KeeperStatus;
 use wire::ledger::Ledger;
 use wire::message::{Resume, SensorHello};
 use wire::units::{Sequence, UnixNanos};
@@ -29,6 +30,8 @@ pub struct Shared {
     open_segments: Mutex<BTreeMap<Group, PathBuf>>,
     /// All segments.
     pub catalog: Catalog,
+    /// What is known about the files of our TLS identity; empty before the start has come so far.
+    pub tls: OnceLock<Arc<KeeperStatus>>,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
@@ -123,6 +126,8 @@ pub struct SensorState {
     pub host: String,
     /// Its version.
     pub version: String,
+    /// When the certificate of its last connection expires, in seconds since 1970.
+    pub certificate_until: Option<i64>,
     /// What is stored, since the collector was started.
     pub stored: Stored,
     /// Last record and frame batch stored; records count when they are on the disk.
@@ -198,6 +203,7 @@ impl Shared {
             store_path,
             open_segments: Mutex::default(),
             catalog: Catalog::default(),
+            tls: OnceLock::new(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             is_disk_short: AtomicBool::new(false),
@@ -333,6 +339,7 @@ const REFUSED: &[&str] = &[
     "closed_in_handshake",
     "accept_failed",
     "too_many_connections",
+    "distrusted",
     "tls",
     "bad_magic",
     "unsupported_version",
@@ -349,7 +356,7 @@ const REFUSED: &[&str] = &[
     "cannot_encode",
 ];
 
-/// What handshakes fail for; always shown, also at zero. See [`crate::tls::handshake_failure`].
+/// What handshakes fail for; always shown, also at zero. See [`trust::words::failure`].
 const HANDSHAKES: &[&str] = &[
     "no_certificate",
     "unknown_issuer",
@@ -358,7 +365,7 @@ const HANDSHAKES: &[&str] = &[
     "revoked",
     "wrong_purpose",
     "bad_certificate",
-    "not_a_sensor",
+    "wrong_role",
     "not_tls",
     "refused_by_peer",
     "incompatible",

@@ -434,7 +434,11 @@ impl Common {
             snaplen: start.config.export.snaplen,
         };
         let (ledger, status) = (self.ledger.clone(), Arc::clone(&self.uplink));
-        Ok(Some(UplinkThread::start(settings, &about, batches, ledger, status)?))
+        let uplink = UplinkThread::start(settings, &about, batches, ledger, status)?;
+        if let Some(certificates) = self.uplink.certificates.get() {
+            self.health.watch_certificates(Arc::clone(certificates));
+        }
+        Ok(Some(uplink))
     }
 
     fn recorder(&self, start: &Start, output: Output, uplink: Option<&UplinkThread>) -> Recorder {

@@ -6,16 +6,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
+use trust::{FileError, Keeper, SensorTls};
 use wire::message::SensorHello;
 
 use crate::config::Uplink;
+use crate::health;
 use crate::host;
 use crate::interfaces::InterfaceNames;
 use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
-use crate::setup;
 use crate::uplink::session::Timing;
-use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{
     self, BatchRing, EndReason, OutgoingRecord, RECORD_QUEUE_BYTES, UplinkConfig, UplinkInputs,
     UplinkStatus,
@@ -23,6 +23,8 @@ use crate::uplink::{
 
 /// Records between recorder and uplink; the uplink takes them out whether it is connected or not.
 const RECORD_QUEUE: usize = 1 << 16;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The running uplink.
 pub struct UplinkThread {
@@ -51,7 +53,7 @@ pub enum UplinkStartError {
     #[error(
         "once it has given up its privileges, the sensor cannot use its certificates; it must own them"
     )]
-    Identity(#[from] TlsError),
+    Identity(#[from] FileError),
     /// The system has no more threads.
     #[error("cannot start thread uplink")]
     Thread(#[source] std::io::Error),
@@ -71,11 +73,14 @@ impl UplinkThread {
     ) -> Result<Self, UplinkStartError> {
         let (records, records_out) = bounded(RECORD_QUEUE);
         let (stop, stopped) = bounded(1);
-        // They are read again for each connection, by a thread without any privilege, such as this.
-        tls::load(&setup::tls_files(settings))?;
+        // They are read again when they change, by a thread without any privilege, such as this.
+        let warning = DAY * settings.expiry_warning_days;
+        let identity = Keeper::<SensorTls>::open(settings.tls.clone(), warning)?;
+        // Set once, here, before anything reads it.
+        let _ = status.certificates.set(identity.status());
         let config = UplinkConfig {
             collectors: settings.collectors.clone(),
-            tls: setup::tls_files(settings),
+            identity,
             hello: hello(about),
             interfaces: Arc::clone(&about.interfaces),
             snaplen: about.snaplen,
@@ -179,6 +184,7 @@ impl Source for UplinkMetrics {
             "Times that a copy of the uplink's own traffic was among the frames to be sent",
             [(vec![], metrics.loops_total())],
         )?;
+        write_certificates(&self.0, families)?;
         let deliveries = self.0.deliveries();
         for (name, help, delivery) in [
             (
@@ -202,4 +208,27 @@ impl Source for UplinkMetrics {
         }
         Ok(())
     }
+}
+
+/// When the files of the sensor's identity expire, and what became of those that changed.
+fn write_certificates(status: &UplinkStatus, families: &mut Families<'_>) -> fmt::Result {
+    let Some(certificates) = status.certificates.get() else { return Ok(()) };
+    let (known, now) = (certificates.read(), health::now_seconds());
+    families.gauge(
+        "ringwatch_tls_expiry_seconds",
+        "Seconds until a file of our identity expires",
+        known.expiry.all().into_iter().map(|(file, until)| {
+            (vec![("file", file.name().to_owned())], until.saturating_sub(now) as f64)
+        }),
+    )?;
+    families.counter(
+        "ringwatch_tls_reloads",
+        "Times that changed certificates came into use",
+        [(vec![], known.reloads)],
+    )?;
+    families.counter(
+        "ringwatch_tls_reload_failures",
+        "Times that changed certificates were refused",
+        [(vec![], known.refusals)],
+    )
 }

@@ -8,7 +8,6 @@ mod report;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::committer::wall_clock;
+use crate::health;
 use crate::status::Shared;
 use rates::Rates;
 
@@ -96,13 +97,12 @@ async fn sample(context: Arc<Context>) {
 }
 
 async fn health(State(context): State<Arc<Context>>) -> impl IntoResponse {
-    if context.shared.is_store_failing.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the store fails\n");
+    let problems = health::problems(&context.shared, now_seconds());
+    if problems.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
     }
-    if context.shared.is_disk_short.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the disk of the store is nearly full\n");
-    }
-    (StatusCode::OK, "ok\n")
+    let lines = problems.into_iter().map(|problem| format!("{problem}\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
 async fn metrics_text(State(context): State<Arc<Context>>) -> impl IntoResponse {
@@ -118,6 +118,11 @@ async fn metrics_text(State(context): State<Arc<Context>>) -> impl IntoResponse 
 
 async fn status(State(context): State<Arc<Context>>) -> Json<report::Status> {
     Json(report::status(&context.shared, &context.rates()))
+}
+
+/// The wall clock, in seconds since 1970.
+fn now_seconds() -> i64 {
+    i64::try_from(wall_clock().0 / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
 impl Context {

@@ -6,8 +6,10 @@ use serde::Serialize;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
+use super::now_seconds;
 use super::rates::{Rate, Rates};
 use crate::committer::wall_clock;
+use crate::health;
 use crate::status::{Sensor, SensorState, Shared, Stored, read};
 
 /// The collector as a whole. Names of fields are read by other programs: keep them.
@@ -17,6 +19,8 @@ pub struct Status {
     version: &'static str,
     started: String,
     uptime_seconds: f64,
+    /// As `/healthz` says it; empty when all is well.
+    problems: Vec<String>,
     store: Store,
     sensors: Vec<SensorReport>,
     refused: BTreeMap<&'static str, u64>,
@@ -61,6 +65,7 @@ struct SensorReport {
     missing: u64,
     gap_frames: u64,
     clock_offset_ms: Option<f64>,
+    certificate_until: Option<String>,
     ledger: Option<Ledger>,
 }
 
@@ -76,6 +81,7 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
         version: env!("CARGO_PKG_VERSION"),
         started: rfc3339(shared.started),
         uptime_seconds: wall_clock().since(shared.started).as_secs_f64(),
+        problems: health::problems(shared, now_seconds()),
         store: Store {
             path: shared.store_path.display().to_string(),
             events: shared.events_path.display().to_string(),
@@ -126,6 +132,7 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
         missing: state.missing,
         gap_frames: state.gap_frames,
         clock_offset_ms: clock_offset.map(|nanos| nanos as f64 / 1e6),
+        certificate_until: state.certificate_until.map(trust::words::utc),
         ledger,
     }
 }

@@ -28,22 +28,13 @@ pub struct Config {
     /// Where the HTTP API listens; `None`: nowhere.
     pub api: Option<SocketAddr>,
     /// Files of the TLS identity.
-    pub tls: TlsFiles,
+    pub tls: trust::Files,
+    /// How long before it expires a certificate or revocation list is a problem.
+    pub expiry_warning: Duration,
     /// Where and how things are stored.
     pub store: StoreConfig,
     /// Where each value stands in the file, for errors found later.
     pub origin: Origin,
-}
-
-/// Files of the collector's identity, all PEM.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// Certificate of the authority that issued the sensors' certificates.
-    pub ca: PathBuf,
-    /// Certificate chain of this collector, its own certificate first.
-    pub certificate: PathBuf,
-    /// Private key of the certificate.
-    pub key: PathBuf,
 }
 
 /// Where and how things are stored.
@@ -86,10 +77,12 @@ impl Config {
                 "" => None,
                 text => Some(check.address("api", DEFAULT_API, text)?),
             },
-            tls: TlsFiles {
+            expiry_warning: check.expiry_warning(raw.tls.expiry_warning_days)?,
+            tls: trust::Files {
                 ca: folder.join(raw.tls.ca),
                 certificate: folder.join(raw.tls.certificate),
                 key: folder.join(raw.tls.key),
+                crl: raw.tls.crl.map(|crl| folder.join(crl)),
             },
             store: StoreConfig {
                 path: folder.join(raw.store.path),
@@ -141,6 +134,19 @@ impl Check<'_> {
             let problem = format!("is no IP address with port, such as {default:?}");
             self.origin.fault("listen", key, default, problem)
         })
+    }
+
+    fn expiry_warning(&self, days: i64) -> Result<Duration, ConfigError> {
+        match u64::try_from(days) {
+            Ok(days) if EXPIRY_WARNING_DAYS.contains(&days) => {
+                Ok(Duration::from_secs(days * 24 * 3600))
+            }
+            _ => {
+                let (least, most) = (EXPIRY_WARNING_DAYS.start(), EXPIRY_WARNING_DAYS.end());
+                let problem = format!("out of range; {least} to {most} days are allowed");
+                Err(self.origin.fault("tls", "expiry_warning_days", "14", problem))
+            }
+        }
     }
 
     fn number(
@@ -217,6 +223,8 @@ struct RawTls {
     ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    crl: Option<PathBuf>,
+    expiry_warning_days: i64,
 }
 
 #[derive(Deserialize)]
@@ -242,6 +250,8 @@ impl Default for RawTls {
             ca: DEFAULT_CA.into(),
             certificate: DEFAULT_CERTIFICATE.into(),
             key: DEFAULT_KEY.into(),
+            crl: None,
+            expiry_warning_days: DEFAULT_EXPIRY_WARNING_DAYS,
         }
     }
 }
@@ -263,7 +273,7 @@ impl Default for RawStore {
 const SECTIONS: &[Section] = &[
     Section { name: "collector", keys: &["name"] },
     Section { name: "listen", keys: &["sensors", "api"] },
-    Section { name: "tls", keys: &["ca", "certificate", "key"] },
+    Section { name: "tls", keys: &["ca", "certificate", "key", "crl", "expiry_warning_days"] },
     Section {
         name: "store",
         keys: &["path", "segment_mib", "segment_age", "max_gib", "max_age", "min_free_percent"],
@@ -280,6 +290,8 @@ pub const DEFAULT_CERTIFICATE: &str = "/etc/ringwatch/pki/collector.pem";
 pub const DEFAULT_KEY: &str = "/etc/ringwatch/pki/collector.key.pem";
 /// Default of `[store] path`.
 pub const DEFAULT_STORE: &str = "/var/lib/ringwatch/collector";
+const DEFAULT_EXPIRY_WARNING_DAYS: i64 = 14;
+const EXPIRY_WARNING_DAYS: std::ops::RangeInclusive<u64> = 0..=365;
 const DEFAULT_SEGMENT_MIB: i64 = 256;
 const DEFAULT_SEGMENT_AGE: &str = "60s";
 const DEFAULT_MAX_GIB: i64 = 0;
@@ -351,7 +363,8 @@ mod tests {
     fn a_key_like_no_other_lists_those_that_exist() {
         check_error(
             "[tls]\nzzz = true",
-            "/etc/c.toml:2: [tls] zzz = true: unknown key; known: ca, certificate, key",
+            "/etc/c.toml:2: [tls] zzz = true: unknown key; \
+             known: ca, certificate, key, crl, expiry_warning_days",
         );
     }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
+use trust::{CollectorTls, PeerError, Role, Validity, words};
 
 use super::intake::{Conversation, Progress, TakenMarks};
 use super::secure::Secure;
 use crate::committer::Queue;
 use crate::session::{Now, SessionError};
 use crate::status::{self, Sensor, Shared};
-use crate::tls::{self, PeerError, Role};
 
 /// Time that a peer has for the handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -57,6 +57,10 @@ pub enum CloseReason {
     /// Too many peers were in their handshake, and this one for longest.
     #[error("too many connections in their handshake")]
     Crowded,
+    /// The certificate of a live session is no longer taken: revoked, expired, or of an authority
+    /// that is trusted no more.
+    #[error("certificate is no longer trusted")]
+    Distrusted(#[source] rustls::Error),
     /// TLS failed after the handshake.
     #[error("TLS failed")]
     Tls(#[source] rustls::Error),
@@ -86,8 +90,12 @@ pub struct Connection {
     socket: TcpStream,
     secure: Secure,
     since: Instant,
+    /// By whose rules the peer's certificate was verified last, or is to be.
+    verified_by: Arc<CollectorTls>,
     /// Who the peer is, once the handshake is done.
     sensor: Option<Arc<Sensor>>,
+    /// When its certificate expires, in seconds since 1970.
+    certificate_until: i64,
     /// Begins when all that was taken on an earlier connection of the sensor is stored.
     conversation: Option<Box<Conversation>>,
     /// Plain bytes that came with the end of the handshake, before the conversation began. Filled by
@@ -104,6 +112,7 @@ impl CloseReason {
             Self::Handshake(_) | Self::NotASensor(_) => Some("tls_handshake"),
             Self::HandshakeTimeout => Some("handshake_timeout"),
             Self::Crowded => Some("handshake_crowded"),
+            Self::Distrusted(_) => Some("distrusted"),
             Self::Tls(_) => Some("tls"),
             Self::Session(error) => Some(error.name()),
         }
@@ -113,8 +122,17 @@ impl CloseReason {
     #[must_use]
     pub fn handshake_failure(&self) -> Option<&'static str> {
         match self {
-            Self::Handshake(error) => Some(tls::handshake_failure(error)),
-            Self::NotASensor(_) => Some("not_a_sensor"),
+            Self::Handshake(error) => Some(words::failure(error)),
+            Self::NotASensor(_) => Some("wrong_role"),
+            _ => None,
+        }
+    }
+
+    /// What TLS has to do with it, if anything.
+    #[must_use]
+    pub const fn tls_error(&self) -> Option<&rustls::Error> {
+        match self {
+            Self::Handshake(error) | Self::Distrusted(error) | Self::Tls(error) => Some(error),
             _ => None,
         }
     }
@@ -129,13 +147,46 @@ impl Connection {
         id: u64,
         peer: SocketAddr,
         socket: TcpStream,
-        config: Arc<ServerConfig>,
+        identity: Arc<CollectorTls>,
         now: Now,
     ) -> Result<Self, rustls::Error> {
-        let secure = Secure::new(config)?;
-        let since = now.instant;
-        let (sensor, conversation, early) = (None, None, Vec::new());
-        Ok(Self { id, peer, socket, secure, since, sensor, conversation, early })
+        Ok(Self {
+            id,
+            peer,
+            socket,
+            secure: Secure::new(Arc::clone(&identity.config))?,
+            since: now.instant,
+            verified_by: identity,
+            sensor: None,
+            certificate_until: i64::MAX,
+            conversation: None,
+            early: Vec::new(),
+        })
+    }
+
+    /// Whether the certificate of a live session is to be verified anew: the rules are other ones
+    /// than those by which it was, or it has expired since.
+    #[must_use]
+    pub fn is_verification_due(&self, identity: &Arc<CollectorTls>, now: Now) -> bool {
+        let is_expired =
+            i64::try_from(now.wall.0 / 1_000_000_000).unwrap_or(i64::MAX) > self.certificate_until;
+        self.sensor.is_some() && (is_expired || !Arc::ptr_eq(&self.verified_by, identity))
+    }
+
+    /// Verifies the certificate of a live session by the rules of now.
+    ///
+    /// # Errors
+    /// [`CloseReason::Distrusted`]; the sensor has been told, as far as its socket takes it.
+    pub fn verify(&mut self, identity: &Arc<CollectorTls>) -> Result<(), CloseReason> {
+        self.verified_by = Arc::clone(identity);
+        let chain = self.secure.peer_certificates();
+        let Err(error) = identity.verify_peer(chain, UnixTime::now()) else { return Ok(()) };
+        if let Some(conversation) = &mut self.conversation {
+            // It is closed next in any case.
+            let _ = conversation.session().close("certificate no longer trusted");
+            let _ = self.flush();
+        }
+        Err(CloseReason::Distrusted(error))
     }
 
     /// Reads once, takes what came, and writes what there is to say.
@@ -297,11 +348,17 @@ impl Connection {
     /// The handshake is done: finds out who the peer is. The caller then ends an older connection of
     /// the same sensor, before this one is served again.
     fn identify(&mut self, common: &Common) -> Result<(), CloseReason> {
-        let certificate = self.secure.peer_certificate().ok_or(PeerError::NoCertificate);
-        let name = certificate
-            .and_then(|certificate| tls::name_in(certificate, Role::Sensor))
+        let certificate = self.secure.peer_certificates().first().ok_or(PeerError::NoCertificate);
+        let (name, validity) = certificate
+            .and_then(|certificate| {
+                let validity = Validity::of(certificate).ok_or(PeerError::Unreadable)?;
+                Ok((trust::name_in(certificate, Role::Sensor)?, validity))
+            })
             .map_err(CloseReason::NotASensor)?;
-        self.sensor = Some(common.shared.sensor(&name));
+        let sensor = common.shared.sensor(&name);
+        sensor.state().certificate_until = Some(validity.until);
+        self.certificate_until = validity.until;
+        self.sensor = Some(sensor);
         Ok(())
     }
 

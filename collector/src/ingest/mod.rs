@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use rustls::ServerConfig;
+use trust::{CollectorTls, Keeper};
 
 use crate::committer::{Mailbox, Queue, now};
 use crate::limit::LineLimit;
@@ -36,7 +36,7 @@ pub struct Ingest {
     poll: Poll,
     /// None once a stop was asked for.
     listener: Option<TcpListener>,
-    config: Arc<ServerConfig>,
+    identity: Keeper<CollectorTls>,
     mailbox: Arc<Mailbox>,
     is_stopping: Arc<AtomicBool>,
     connections: BTreeMap<Token, Connection>,
@@ -52,6 +52,8 @@ pub struct Ingest {
     turns: BTreeSet<Token>,
     /// Connections that wait for the store.
     waiting: BTreeSet<Token>,
+    /// Sessions whose sensor's certificate is to be verified anew.
+    doubtful: BTreeSet<Token>,
     next_token: usize,
     last_tick: Instant,
     limit: LineLimit,
@@ -74,7 +76,7 @@ impl Ingest {
     pub fn new(
         poll: Poll,
         listener: std::net::TcpListener,
-        config: Arc<ServerConfig>,
+        identity: Keeper<CollectorTls>,
         queue: Queue,
         mailbox: Arc<Mailbox>,
         shared: Arc<Shared>,
@@ -88,7 +90,7 @@ impl Ingest {
         Ok(Self {
             poll,
             listener: Some(listener),
-            config,
+            identity,
             mailbox,
             is_stopping,
             connections: BTreeMap::new(),
@@ -98,6 +100,7 @@ impl Ingest {
             sensors: BTreeMap::new(),
             turns: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             next_token: WAKER.0 + 1,
             last_tick: Instant::now(),
             limit: LineLimit::default(),
@@ -149,6 +152,7 @@ impl Ingest {
         for token in std::mem::take(&mut self.turns) {
             self.serve(token);
         }
+        self.verify_some();
         if self.last_tick.elapsed() >= TICK {
             self.tick();
         }
@@ -156,7 +160,7 @@ impl Ingest {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let is_idle = self.turns.is_empty() && !self.has_callers;
+        let is_idle = self.turns.is_empty() && self.doubtful.is_empty() && !self.has_callers;
         let patience = if is_idle { TICK } else { Duration::ZERO };
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -208,8 +212,9 @@ impl Ingest {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let _ = socket.set_nodelay(true);
         let registered = self.poll.registry().register(&mut socket, token, interest);
-        let config = Arc::clone(&self.config);
-        match (registered, Connection::new(token.0 as u64, peer, socket, config, now())) {
+        self.identity.refresh(Instant::now());
+        let identity = Arc::clone(self.identity.current());
+        match (registered, Connection::new(token.0 as u64, peer, socket, identity, now())) {
             (Ok(()), Ok(connection)) => {
                 self.connections.insert(token, connection);
                 self.handshakes.begin(token, peer.ip());
@@ -254,6 +259,18 @@ impl Ingest {
         }
     }
 
+    /// Verifies the certificates of a limited number of live sessions, so that sensors are served in
+    /// between.
+    fn verify_some(&mut self) {
+        for _ in 0..MOST_VERIFIED {
+            let Some(token) = self.doubtful.pop_first() else { return };
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if let Err(reason) = connection.verify(self.identity.current()) {
+                self.close(token, &reason);
+            }
+        }
+    }
+
     /// Tells sensors what is stored now.
     fn take_mail(&mut self) {
         for sensor in self.mailbox.take().into_values() {
@@ -270,11 +287,15 @@ impl Ingest {
         self.accept();
         // The committer says when something is stored, not when there is room.
         self.turns.extend(&self.waiting);
+        self.identity.refresh_if_due(self.last_tick);
         let now = now();
         let tokens: Vec<Token> = self.connections.keys().copied().collect();
         for token in tokens {
             let is_listening = !self.waiting.contains(&token);
             let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if connection.is_verification_due(self.identity.current(), now) {
+                self.doubtful.insert(token);
+            }
             if let Err(reason) = connection.tick(is_listening, now) {
                 self.close(token, &reason);
             }
@@ -310,7 +331,10 @@ impl Ingest {
                 return;
             }
         }
-        let cause = reason.source().map(ToString::to_string);
+        let cause = match reason.tls_error() {
+            Some(error) => Some(self.identity.explain(error)),
+            None => reason.source().map(ToString::to_string),
+        };
         match (reason.name(), sensor) {
             (Some(name), _) => {
                 self.warn(peer, sensor, name, &cause.unwrap_or_else(|| reason.to_string()));
@@ -364,6 +388,8 @@ impl Ingest {
 const LISTENER: Token = Token(0);
 /// Callers accepted in one round.
 const MOST_ACCEPTED: usize = 64;
+/// Certificates verified in one round, a tenth of a millisecond each.
+const MOST_VERIFIED: usize = 16;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// Time for the last acknowledgements to leave at a stop.

@@ -84,7 +84,7 @@ fn a_client_certificate_for_another_role_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://collector/a"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_certificate_with_two_identities_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://sensor/a", "ringwatch://sensor/b"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_certificate_with_a_further_uri_of_another_kind_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://sensor/a", "https://example.org/"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_certificate_that_allows_more_than_a_client_is_refused() {
     ] {
         let lab = Lab::new();
         let own = lab.authority.issue(&["ringwatch://sensor/a"], purposes);
-        check_handshake(&lab, Some(&own), "not_a_sensor");
+        check_handshake(&lab, Some(&own), "wrong_role");
     }
 }
 
