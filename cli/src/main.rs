@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cli::api::{ApiError, Client};
-use cli::pki::{self, Existing, Host, Name, PkiError, Role};
+use cli::pki::{self, Existing, Host, Name, PkiError, RenewedKey, Which};
+use cli::text::counted;
 use cli::{status, up};
+use trust::Role;
 use wire::text::error_chain;
 
 /// Drives Ringwatch: certificates, state, and the whole appliance on one machine.
@@ -32,7 +35,7 @@ Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration,
 enum Command {
     /// Run a collector and a sensor on this machine and watch what they see
     Up(up::Options),
-    /// Make and list certificates
+    /// Make, renew, revoke and list certificates
     #[command(subcommand)]
     Pki(Pki),
     /// Show a collector and its sensors
@@ -46,8 +49,9 @@ enum Command {
 enum Pki {
     /// Make the authority of a new installation
     ///
-    /// Writes DIR/ca.pem and DIR/ca.key.pem (ECDSA P-256, 10 years). The key signs certificates
-    /// and is needed nowhere else: keep it off the sensors and the collector.
+    /// Writes DIR/ca.pem and DIR/ca.key.pem (ECDSA P-256, 10 years), and an empty revocation list,
+    /// DIR/crl.pem. The key signs and is needed nowhere else: keep it off the sensors and the
+    /// collector.
     #[command(after_help = "Example:\n  ringwatch pki init /etc/ringwatch/pki")]
     Init {
         /// Folder of the certificates; created if missing
@@ -58,8 +62,7 @@ enum Pki {
     },
     /// Issue the certificate of one sensor or collector
     ///
-    /// Writes DIR/NAME.pem and DIR/NAME.key.pem (ECDSA P-256, 1 year). Copy both, and ca.pem, to
-    /// that host.
+    /// Writes DIR/NAME.pem and DIR/NAME.key.pem (ECDSA P-256). Copy both, and ca.pem, to that host.
     #[command(after_help = "Examples:
   ringwatch pki issue /etc/ringwatch/pki sensor web-7
   ringwatch pki issue /etc/ringwatch/pki collector ids --host ids.example --host 192.0.2.7")]
@@ -67,6 +70,8 @@ enum Pki {
         /// Folder with the authority
         dir: PathBuf,
         /// What the certificate may act as
+        #[arg(value_parser = PossibleValuesParser::new(["sensor", "collector"])
+            .try_map(|role| role.parse::<Role>()))]
         role: Role,
         /// 1 to 63 of a-z 0-9 . - _, a letter or digit first
         name: Name,
@@ -74,16 +79,76 @@ enum Pki {
         /// 127.0.0.1 and ::1 are always in)
         #[arg(long = "host", value_name = "NAME_OR_IP")]
         hosts: Vec<Host>,
+        #[command(flatten)]
+        life: LeafLife,
         /// Replace the certificate of that name
         #[arg(long)]
         force: bool,
     },
-    /// List the certificates of a folder, with role, expiry and hosts
+    /// Issue a certificate anew: same name, role and hosts, new key
+    ///
+    /// Replaces DIR/NAME.pem and DIR/NAME.key.pem. Copy both to that host; its program reads them
+    /// without a restart. The certificate before is good until its end: revoke it with
+    /// `ringwatch pki revoke DIR NAME --earlier` if its key is lost.
+    #[command(after_help = "Example:\n  ringwatch pki renew /etc/ringwatch/pki web-7")]
+    Renew {
+        /// Folder with the authority
+        dir: PathBuf,
+        /// Name of the certificate
+        name: Name,
+        #[command(flatten)]
+        life: LeafLife,
+        /// Keep the private key
+        #[arg(long)]
+        keep_key: bool,
+    },
+    /// Revoke all certificates that were ever issued under a name
+    ///
+    /// Writes DIR/crl.pem. Copy it to every collector (for sensors) or sensor (for collectors), to the
+    /// file that its configuration names: it is read without a restart, and live sessions of what is
+    /// revoked end within seconds. The name can be issued again.
+    #[command(after_help = "Example:\n  ringwatch pki revoke /etc/ringwatch/pki web-7")]
+    Revoke {
+        /// Folder with the authority
+        dir: PathBuf,
+        /// Name of the certificates
+        name: Name,
+        /// Leave the one that lies in DIR
+        #[arg(long)]
+        earlier: bool,
+        #[command(flatten)]
+        life: CrlLife,
+    },
+    /// Sign the revocation list anew, before the next one is due
+    ///
+    /// Writes DIR/crl.pem. Copy it to every host whose configuration names one.
+    #[command(after_help = "Example:\n  ringwatch pki crl /etc/ringwatch/pki")]
+    Crl {
+        /// Folder with the authority
+        dir: PathBuf,
+        #[command(flatten)]
+        life: CrlLife,
+    },
+    /// List the certificates of a folder, with role, serial number, expiry and hosts
     #[command(after_help = "Example:\n  ringwatch pki list /etc/ringwatch/pki")]
     List {
         /// Folder with the authority
         dir: PathBuf,
     },
+}
+
+#[derive(Args)]
+struct LeafLife {
+    /// Days for which the certificate is valid, at most until that of the authority ends
+    #[arg(long, default_value_t = pki::LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Args)]
+struct CrlLife {
+    /// Days until the next list is due
+    #[arg(long, default_value_t = pki::CRL_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
 }
 
 #[derive(Args)]
@@ -173,8 +238,8 @@ fn run_pki(command: Pki) -> Result<(), CommandError> {
                 dir.display()
             )
         }
-        Pki::Issue { dir, role, name, hosts, force } => {
-            let made = pki::issue(&dir, role, &name, &hosts, existing(force))?;
+        Pki::Issue { dir, role, name, hosts, life, force } => {
+            let made = pki::issue(&dir, role, &name, &hosts, life.days, existing(force))?;
             format!(
                 "certificate {}\nprivate key {}\nCopy both, and {}, to {name}.\n",
                 made.certificate.display(),
@@ -182,9 +247,40 @@ fn run_pki(command: Pki) -> Result<(), CommandError> {
                 dir.join("ca.pem").display()
             )
         }
+        Pki::Renew { dir, name, life, keep_key } => {
+            let key = if keep_key { RenewedKey::Same } else { RenewedKey::New };
+            let made = pki::renew(&dir, &name, key, life.days)?;
+            format!(
+                "certificate {}\nprivate key {}\nCopy both to {name}; it takes them without a \
+                 restart.\n",
+                made.certificate.display(),
+                made.key.display(),
+            )
+        }
+        Pki::Revoke { dir, name, earlier, life } => {
+            let which = if earlier { Which::Earlier } else { Which::All };
+            let (list, added) = pki::revoke(&dir, &name, which, life.days)?;
+            format!(
+                "{} newly revoked\n{}",
+                counted(added as u64, "certificate"),
+                crl_made(&dir, &list)
+            )
+        }
+        Pki::Crl { dir, life } => crl_made(&dir, &pki::sign_crl(&dir, life.days)?),
         Pki::List { dir } => pki::render(&pki::list(&dir)?, jiff::Timestamp::now()),
     };
     print(&output)
+}
+
+fn crl_made(dir: &Path, list: &pki::Revoked) -> String {
+    format!(
+        "revocation list {} (number {}, {} revoked, next due {})\nCopy it to the collectors and \
+         sensors.\n",
+        pki::crl_file(dir).display(),
+        list.number,
+        list.serials.len(),
+        list.due.strftime("%Y-%m-%d"),
+    )
 }
 
 fn existing(force: bool) -> Existing {

@@ -203,8 +203,9 @@ impl Site {
     fn tls(&self, name: &str) -> String {
         let file = |name: &str| self.path(&format!("pki/{name}"));
         format!(
-            "ca = {:?}\ncertificate = {:?}\nkey = {:?}",
+            "ca = {:?}\ncrl = {:?}\ncertificate = {:?}\nkey = {:?}",
             file("ca.pem"),
+            file("crl.pem"),
             file(&format!("{name}.pem")),
             file(&format!("{name}.key.pem")),
         )
