@@ -84,6 +84,11 @@ impl<I: Identity> Keeper<I> {
     /// # Errors
     /// See [`FileError`].
     pub fn open(files: Files, warning: Duration) -> Result<Self, FileError> {
+        // The first random number of a process takes the library 46 ms (2026-11-22, VM of 2 cores),
+        // in which it gathers entropy; all later ones, in every thread, some microseconds. Here it
+        // holds up nobody; in an event loop it would be the first handshake. Without random numbers
+        // there is no handshake either, which says so.
+        let _ = crate::random::<1>();
         // Looked at before they are read: what changes in between is seen by the next look.
         let taken = Stamps::take(&files);
         let current = Arc::new(I::load(&files)?);
