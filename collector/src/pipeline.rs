@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use crate::api;
 use crate::committer::{self, Committer, Mailbox};
 use crate::config::Config;
-use crate::ingest::{Ingest, WAKER};
+use crate::ingest::{Door, Ingest, WAKER};
 use crate::preflight::Checked;
 use crate::status::Shared;
 use crate::store::{self, Store};
@@ -121,8 +121,7 @@ impl Pipeline {
 
         let ingest = Ingest::new(
             poll,
-            sensors,
-            identity,
+            Door { listener: sensors, identity, rates: config.sensor_rates },
             queue,
             Arc::clone(&mailbox),
             Arc::clone(&shared),

@@ -136,6 +136,8 @@ pub struct SensorState {
     pub on_connection: OnConnection,
     /// Records and frame batches that were stored already when they came.
     pub duplicates: u64,
+    /// Times that it was not read for a moment because it had brought its share of a second.
+    pub pauses: u64,
     /// Records and frame batches that never came, seen by a hole in the sequence.
     pub missing: u64,
     /// Frames that the sensor itself reported as missing.

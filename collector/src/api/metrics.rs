@@ -61,6 +61,9 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
     register("duplicates", "Records and frame batches that were stored already", |state| {
         state.duplicates
     });
+    register("sensor_pauses", "Times that it waited after it had brought its share", |state| {
+        state.pauses
+    });
     register("missing", "Records and frame batches that never came", |state| state.missing);
     register("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames);
     let connected = Family::<BySensor, Gauge>::default();

@@ -25,6 +25,8 @@ pub struct Config {
     pub name: Option<String>,
     /// Where sensors connect.
     pub sensors: SocketAddr,
+    /// What one sensor may bring.
+    pub sensor_rates: Rates,
     /// Where the HTTP API listens; `None`: nowhere.
     pub api: Option<SocketAddr>,
     /// Files of the TLS identity.
@@ -35,6 +37,15 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where each value stands in the file, for errors found later.
     pub origin: Origin,
+}
+
+/// What one sensor may bring in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Event records.
+    pub records: u64,
 }
 
 /// Where and how things are stored.
@@ -73,6 +84,11 @@ impl Config {
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
             sensors: check.address("sensors", DEFAULT_SENSORS, &raw.listen.sensors)?,
+            sensor_rates: Rates {
+                bytes: check.rate("sensor_mib_per_second", raw.listen.sensor_mib_per_second)? << 20,
+                records: check
+                    .rate("sensor_records_per_second", raw.listen.sensor_records_per_second)?,
+            },
             api: match raw.listen.api.as_str() {
                 "" => None,
                 text => Some(check.address("api", DEFAULT_API, text)?),
@@ -134,6 +150,17 @@ impl Check<'_> {
             let problem = format!("is no IP address with port, such as {default:?}");
             self.origin.fault("listen", key, default, problem)
         })
+    }
+
+    fn rate(&self, key: &str, number: i64) -> Result<u64, ConfigError> {
+        match u64::try_from(number) {
+            Ok(number) if RATE.contains(&number) => Ok(number),
+            _ => {
+                let problem =
+                    format!("out of range; {} to {} are allowed", RATE.start(), RATE.end());
+                Err(self.origin.fault("listen", key, "", problem))
+            }
+        }
     }
 
     fn expiry_warning(&self, days: i64) -> Result<Duration, ConfigError> {
@@ -214,6 +241,8 @@ struct RawCollector {
 #[serde(default, deny_unknown_fields)]
 struct RawListen {
     sensors: String,
+    sensor_mib_per_second: i64,
+    sensor_records_per_second: i64,
     api: String,
 }
 
@@ -240,7 +269,12 @@ struct RawStore {
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { sensors: DEFAULT_SENSORS.to_owned(), api: DEFAULT_API.to_owned() }
+        Self {
+            sensors: DEFAULT_SENSORS.to_owned(),
+            sensor_mib_per_second: DEFAULT_SENSOR_MIB,
+            sensor_records_per_second: DEFAULT_SENSOR_RECORDS,
+            api: DEFAULT_API.to_owned(),
+        }
     }
 }
 
@@ -272,7 +306,10 @@ impl Default for RawStore {
 /// All sections and keys, in the order of `config/collector.toml`.
 const SECTIONS: &[Section] = &[
     Section { name: "collector", keys: &["name"] },
-    Section { name: "listen", keys: &["sensors", "api"] },
+    Section {
+        name: "listen",
+        keys: &["sensors", "sensor_mib_per_second", "sensor_records_per_second", "api"],
+    },
     Section { name: "tls", keys: &["ca", "certificate", "key", "crl", "expiry_warning_days"] },
     Section {
         name: "store",
@@ -290,6 +327,11 @@ pub const DEFAULT_CERTIFICATE: &str = "/etc/ringwatch/pki/collector.pem";
 pub const DEFAULT_KEY: &str = "/etc/ringwatch/pki/collector.key.pem";
 /// Default of `[store] path`.
 pub const DEFAULT_STORE: &str = "/var/lib/ringwatch/collector";
+/// More than a link of 10 Gbit/s brings.
+const DEFAULT_SENSOR_MIB: i64 = 2048;
+/// Ten times what a sensor writes by its own default limits.
+const DEFAULT_SENSOR_RECORDS: i64 = 200_000;
+const RATE: std::ops::RangeInclusive<u64> = 1..=1_000_000_000;
 const DEFAULT_EXPIRY_WARNING_DAYS: i64 = 14;
 const EXPIRY_WARNING_DAYS: std::ops::RangeInclusive<u64> = 0..=365;
 const DEFAULT_SEGMENT_MIB: i64 = 256;

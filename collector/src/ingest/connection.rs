@@ -10,9 +10,11 @@ use mio::net::TcpStream;
 use rustls::pki_types::UnixTime;
 use trust::{CollectorTls, PeerError, Role, Validity, words};
 
+use super::allowance::{Allowance, Answer};
 use super::intake::{Conversation, Progress, TakenMarks};
 use super::secure::Secure;
 use crate::committer::Queue;
+use crate::config::Rates;
 use crate::session::{Now, SessionError};
 use crate::status::{self, Sensor, Shared};
 
@@ -32,6 +34,10 @@ pub struct Common {
     pub queue: Queue,
     /// How far each sensor was taken, by name.
     pub taken: BTreeMap<String, TakenMarks>,
+    /// What one sensor may bring.
+    pub rates: Rates,
+    /// What each sensor has left of that, by name: as many as the authority issued certificates.
+    pub allowances: BTreeMap<String, Allowance>,
     /// Where sockets are read into.
     pub scratch: Vec<u8>,
 }
@@ -81,6 +87,8 @@ pub enum Wish {
     Turn,
     /// To be served again when the store has taken something.
     Room,
+    /// To be served again a moment later: the sensor has had its share.
+    Rest,
 }
 
 /// See the module.
@@ -204,6 +212,10 @@ impl Connection {
             self.flush()?;
             return Ok(Wish::Room);
         }
+        if !self.has_allowance(common, now) {
+            self.flush()?;
+            return Ok(Wish::Rest);
+        }
         // If so, the socket was full just now, and says when it is not.
         let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
         let has_read = !is_blocked && self.read(common)?;
@@ -315,7 +327,29 @@ impl Connection {
             Some(taken) => taken,
             None => common.taken.entry(conversation.sensor().name().to_owned()).or_default(),
         };
-        Ok(conversation.digest(&common.queue, taken, now)?)
+        let progress = conversation.digest(&common.queue, taken, now)?;
+        if let Some(allowance) = common.allowances.get_mut(conversation.sensor().name()) {
+            allowance.take(0, conversation.count_records());
+        }
+        Ok(progress)
+    }
+
+    /// Whether the sensor has not had its share of this second. Peers that are not known yet are
+    /// limited by their number.
+    fn has_allowance(&self, common: &mut Common, now: Now) -> bool {
+        let Some(sensor) = &self.sensor else { return true };
+        let Common { allowances, rates, .. } = common;
+        let allowance = match allowances.get_mut(sensor.name()) {
+            Some(allowance) => allowance,
+            None => allowances
+                .entry(sensor.name().to_owned())
+                .or_insert_with(|| Allowance::new(*rates, now.instant)),
+        };
+        let answer = allowance.ask(now.instant);
+        if answer == Answer::Pause {
+            sensor.state().pauses += 1;
+        }
+        answer == Answer::Go
     }
 
     /// Reads once from the socket. False if there was nothing.
@@ -331,6 +365,11 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(CloseReason::Lost(error)),
         };
+        if let Some(sensor) = &self.sensor
+            && let Some(allowance) = common.allowances.get_mut(sensor.name())
+        {
+            allowance.take(count as u64, 0);
+        }
         let was_handshaking = self.secure.is_handshaking();
         let arrived = &mut common.scratch[..start + count];
         let (conversation, early) = (&mut self.conversation, &mut self.early);

@@ -19,6 +19,8 @@ pub struct Conversation {
     boot_epoch: u64,
     decoder: Decoder,
     session: Session,
+    /// Records that were taken, of which nobody has asked yet.
+    records: u64,
     /// Decrypted bytes that the decoder had no room for: at most what one read of the socket gave,
     /// because nothing is read while there are any.
     overflow: Vec<u8>,
@@ -59,6 +61,7 @@ impl Conversation {
             boot_epoch: 0,
             decoder: Decoder::new(),
             session,
+            records: 0,
             overflow: Vec::new(),
         })
     }
@@ -115,6 +118,8 @@ impl Conversation {
                     state.missing = state.missing.saturating_add(records.missing);
                     state.duplicates += records.duplicates;
                     drop(state);
+                    // Those that were stored already cost the same work.
+                    self.records += records.count + records.duplicates;
                     Body::Records(records)
                 }
                 Intake::Hello(hello) => {
@@ -135,6 +140,11 @@ impl Conversation {
             let (sensor, connection) = (Arc::clone(&self.sensor), self.connection);
             queue.send(Command { sensor, connection, boot_epoch: self.boot_epoch, body });
         }
+    }
+
+    /// Records that were taken since the last call.
+    pub const fn count_records(&mut self) -> u64 {
+        std::mem::replace(&mut self.records, 0)
     }
 
     /// Tells the sensor what is stored now.

@@ -8,6 +8,7 @@
 //! A connection is read a piece at a time, in turn with the others. One that misbehaves is closed
 //! with a named reason; the others do not notice.
 
+mod allowance;
 mod capacity;
 mod connection;
 mod intake;
@@ -26,6 +27,7 @@ use mio::{Events, Interest, Poll, Token};
 use trust::{CollectorTls, Keeper};
 
 use crate::committer::{Mailbox, Queue, now};
+use crate::config::Rates;
 use crate::limit::LineLimit;
 use crate::status::{Shared, add};
 use capacity::Handshakes;
@@ -52,6 +54,8 @@ pub struct Ingest {
     turns: BTreeSet<Token>,
     /// Connections that wait for the store.
     waiting: BTreeSet<Token>,
+    /// Connections whose sensor has had its share of the second.
+    resting: BTreeSet<Token>,
     /// Sessions whose sensor's certificate is to be verified anew.
     doubtful: BTreeSet<Token>,
     next_token: usize,
@@ -64,29 +68,45 @@ pub struct Ingest {
     shared: Arc<Shared>,
 }
 
+/// What stands between the network and the event loop.
+pub struct Door {
+    /// Where sensors connect.
+    pub listener: std::net::TcpListener,
+    /// Who we are, and whom we take.
+    pub identity: Keeper<CollectorTls>,
+    /// What one sensor may bring.
+    pub rates: Rates,
+}
+
 /// The waker of an event loop's poll has this token.
 pub const WAKER: Token = Token(1);
 
 impl Ingest {
-    /// An event loop for `listener`, whose `poll` has a waker with the token [`WAKER`]. Raises the
+    /// An event loop behind `door`, whose `poll` has a waker with the token [`WAKER`]. Raises the
     /// process's limit of open files.
     ///
     /// # Errors
     /// What the system says about registering the socket.
     pub fn new(
         poll: Poll,
-        listener: std::net::TcpListener,
-        identity: Keeper<CollectorTls>,
+        door: Door,
         queue: Queue,
         mailbox: Arc<Mailbox>,
         shared: Arc<Shared>,
         is_stopping: Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        let Door { listener, identity, rates } = door;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let (taken, scratch) = (BTreeMap::new(), Vec::new());
-        let common = Common { shared: Arc::clone(&shared), queue, taken, scratch };
+        let common = Common {
+            shared: Arc::clone(&shared),
+            queue,
+            taken: BTreeMap::new(),
+            rates,
+            allowances: BTreeMap::new(),
+            scratch: Vec::new(),
+        };
         Ok(Self {
             poll,
             listener: Some(listener),
@@ -100,6 +120,7 @@ impl Ingest {
             sensors: BTreeMap::new(),
             turns: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            resting: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             next_token: WAKER.0 + 1,
             last_tick: Instant::now(),
@@ -137,8 +158,9 @@ impl Ingest {
             match event.token() {
                 LISTENER => self.has_callers = true,
                 WAKER => has_mail = true,
-                // A connection that waits for the store is served when that has taken something.
-                token if self.waiting.contains(&token) => {}
+                // A connection that waits for the store is served when that has taken something, and
+                // one that rests is served anyway.
+                token if self.waiting.contains(&token) || self.resting.contains(&token) => {}
                 token => _ = self.turns.insert(token),
             }
         }
@@ -149,6 +171,7 @@ impl Ingest {
         if self.has_callers {
             self.accept();
         }
+        self.turns.append(&mut self.resting);
         for token in std::mem::take(&mut self.turns) {
             self.serve(token);
         }
@@ -161,7 +184,11 @@ impl Ingest {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let is_idle = self.turns.is_empty() && self.doubtful.is_empty() && !self.has_callers;
-        let patience = if is_idle { TICK } else { Duration::ZERO };
+        let patience = match (is_idle, self.resting.is_empty()) {
+            (false, _) => Duration::ZERO,
+            (true, false) => REST,
+            (true, true) => TICK,
+        };
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -249,6 +276,7 @@ impl Ingest {
             Ok(Wish::Readiness) => {}
             Ok(Wish::Turn) => _ = self.turns.insert(token),
             Ok(Wish::Room) => _ = self.waiting.insert(token),
+            Ok(Wish::Rest) => _ = self.resting.insert(token),
             Err(reason) => self.close(token, &reason),
         }
         if let Some(sensor) = newcomer
@@ -291,7 +319,7 @@ impl Ingest {
         let now = now();
         let tokens: Vec<Token> = self.connections.keys().copied().collect();
         for token in tokens {
-            let is_listening = !self.waiting.contains(&token);
+            let is_listening = !self.waiting.contains(&token) && !self.resting.contains(&token);
             let Some(connection) = self.connections.get_mut(&token) else { continue };
             if connection.is_verification_due(self.identity.current(), now) {
                 self.doubtful.insert(token);
@@ -307,6 +335,8 @@ impl Ingest {
         self.handshakes.end(token);
         self.turns.remove(&token);
         self.waiting.remove(&token);
+        self.resting.remove(&token);
+        self.doubtful.remove(&token);
         let sensor = connection.sensor().map(ToOwned::to_owned);
         if let Some(sensor) = &sensor
             && self.sensors.get(sensor) == Some(&token)
@@ -365,6 +395,8 @@ impl Ingest {
         self.has_callers = false;
         self.common = None;
         self.turns.clear();
+        self.resting.clear();
+        self.doubtful.clear();
     }
 
     /// Sends what there is to send, for a limited time.
@@ -388,6 +420,8 @@ impl Ingest {
 const LISTENER: Token = Token(0);
 /// Callers accepted in one round.
 const MOST_ACCEPTED: usize = 64;
+/// How often sensors that have had their share are looked at, if there is nothing else to do.
+const REST: Duration = Duration::from_millis(10);
 /// Certificates verified in one round, a tenth of a millisecond each.
 const MOST_VERIFIED: usize = 16;
 /// How often deadlines are looked at.

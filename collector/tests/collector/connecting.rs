@@ -343,3 +343,100 @@ fn a_silent_sensor_is_given_up_after_fifteen_seconds() {
     assert!(sensor.heartbeats.len() >= 3, "{}", sensor.heartbeats.len());
     check_refused(&collector, "silent");
 }
+
+/// Sends `bytes` one by one, a second apart, until the collector closes; for how long that took.
+fn dribble(stream: &mut TcpStream, bytes: &[u8]) -> Duration {
+    let start = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    for byte in bytes {
+        if stream.write_all(&[*byte]).is_err() {
+            break;
+        }
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+            Ok(_) => panic!("the collector answers half a message"),
+        }
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_handshake_byte_by_byte_is_closed_after_ten_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let mut stream = TcpStream::connect(&collector.sensors).unwrap();
+    // A TLS record of 512 bytes, the first of which are those of a ClientHello.
+    let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    hello.resize(517, 0);
+    let waited = dribble(&mut stream, &hello);
+    assert!((9..14).contains(&waited.as_secs()), "{waited:?}");
+    check_refused(&collector, "handshake_timeout");
+}
+
+#[test]
+fn a_message_byte_by_byte_is_closed_after_fifteen_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let message = frame_batch(1, &[vec![1; 600]]);
+    let start = Instant::now();
+    for byte in message {
+        sensor.send_bytes(&[byte]);
+        std::thread::sleep(Duration::from_millis(500));
+        if collector.status()["refused"]["silent"] == 1 {
+            break;
+        }
+    }
+    let waited = start.elapsed();
+    assert!((13..19).contains(&waited.as_secs()), "{waited:?}");
+    check_refused(&collector, "silent");
+}
+
+#[test]
+fn a_sensor_that_brings_more_than_its_share_is_read_more_slowly_and_others_are_not() {
+    let lab = Lab::new();
+    lab.configure_listen("sensor_records_per_second = 100\n", "segment_age = \"24h\"");
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut greedy =
+        Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("greedy"), "greedy", 5);
+    let mut modest =
+        Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("modest"), "modest", 5);
+    let start = Instant::now();
+    for sequence in 1..=500 {
+        greedy.send_records(sequence, &[(RecordKind::Flow, "{}")]);
+    }
+    modest.send_records(1, &[(RecordKind::Flow, "{}")]);
+    modest.wait_for_ack(1, 0);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    greedy.wait_for_ack(500, 0);
+    // A hundred at once, and a hundred a second; records of one read of the socket are taken whole.
+    let waited = start.elapsed();
+    let metrics = collector.get("/metrics").1;
+    let pauses = |name: &str| format!("ringwatch_sensor_pauses_total{{sensor=\"{name}\"}} ");
+    assert!(metrics.contains(&format!("{}0\n", pauses("modest"))), "{metrics}");
+    assert!(!metrics.contains(&format!("{}0\n", pauses("greedy"))), "{metrics}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert_eq!(collector.status()["refused"]["silent"], 0);
+}
+
+#[test]
+fn to_come_again_is_no_way_to_bring_more() {
+    let lab = Lab::new();
+    lab.configure_listen("sensor_records_per_second = 50\n", "segment_age = \"24h\"");
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let batch = [(RecordKind::Flow, "{}"); 200];
+    sensor.send_records(1, &batch);
+    sensor.wait_for_ack(200, 0);
+    let start = Instant::now();
+    // The share is overdrawn by 150 records, which takes three seconds.
+    let mut again = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    again.send_records(201, &batch[..1]);
+    again.wait_for_ack(201, 0);
+    assert!(start.elapsed() > Duration::from_millis(2500), "{:?}", start.elapsed());
+}

@@ -83,8 +83,13 @@ impl Lab {
 
     /// Writes the configuration, with `store` in its last section.
     pub fn configure(&self, store: &str) {
+        self.configure_listen("", store);
+    }
+
+    /// Writes the configuration, with the lines `listen` in its first section and `store` in its last.
+    pub fn configure_listen(&self, listen: &str, store: &str) {
         let text = format!(
-            "[listen]\nsensors = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n\
+            "[listen]\nsensors = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n{listen}\
              [tls]\nca = \"ca.pem\"\ncertificate = \"ids.pem\"\nkey = \"ids.key.pem\"\n\
              [store]\npath = \"store\"\n{store}\n"
         );
