@@ -5,6 +5,7 @@
 //!   api      what a collector says of itself over HTTP
 //!   status   that, as a table
 //!   up       a collector and a sensor on this machine, with a live view
+//!   token    who may use a collector's HTTP interface
 //!   text     numbers, rates and times as people read them
 //! ```
 #![forbid(unsafe_code)]
@@ -13,4 +14,5 @@ pub mod api;
 pub mod pki;
 pub mod status;
 pub mod text;
+pub mod token;
 pub mod up;

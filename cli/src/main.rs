@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use cli::api::{ApiError, Client};
+use cli::api::{ApiError, Client, Credentials};
 use cli::pki::{self, Existing, Host, Name, PkiError, RenewedKey, Which};
 use cli::text::counted;
+use cli::token::{self, TokenFileError};
 use cli::{status, up};
 use trust::Role;
+use trust::tokens::Access;
 use wire::text::error_chain;
 
 /// Drives Ringwatch: certificates, state, and the whole appliance on one machine.
@@ -38,6 +40,9 @@ enum Command {
     /// Make, renew, revoke and list certificates
     #[command(subcommand)]
     Pki(Pki),
+    /// Make, list and revoke tokens of a collector's HTTP interface
+    #[command(subcommand)]
+    Token(Token),
     /// Show a collector and its sensors
     Status(StatusArguments),
     /// Ends the processes named on standard input when it closes (`up` starts this)
@@ -151,14 +156,81 @@ struct CrlLife {
     days: u32,
 }
 
+#[derive(Subcommand)]
+enum Token {
+    /// Make a token, add its hash to FILE, and print it: it stands nowhere else
+    #[command(after_help = "Examples:
+  ringwatch token create /etc/ringwatch/tokens board viewer > board.token
+  ringwatch token create /etc/ringwatch/tokens anna analyst --days 90")]
+    Create {
+        /// File of tokens, [api] tokens in collector.toml; made if missing
+        file: PathBuf,
+        /// Whose it is: 1 to 63 of a-z 0-9 . - _, a letter or digit first
+        name: String,
+        /// viewer: status and events; analyst: contents of frames as well, each look recorded;
+        /// admin: everything
+        #[arg(value_parser = PossibleValuesParser::new(Access::WORDS)
+            .try_map(|access| access.parse::<Access>()))]
+        access: Access,
+        /// Days for which it is good. Default: until it is revoked
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: Option<u32>,
+    },
+    /// List the tokens of FILE
+    List {
+        /// File of tokens
+        file: PathBuf,
+    },
+    /// Take a token out of FILE; a running collector refuses it within a second
+    Revoke {
+        /// File of tokens
+        file: PathBuf,
+        /// Its name
+        name: String,
+    },
+}
+
+/// Where a collector is, and what it asks for.
+#[derive(Args)]
+struct Collector {
+    /// The collector's HTTP interface
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "RINGWATCH_COLLECTOR",
+        default_value = "http://127.0.0.1:8480"
+    )]
+    collector: String,
+    /// File with the token to show; the variable RINGWATCH_TOKEN may hold the token itself
+    #[arg(long, value_name = "FILE", env = "RINGWATCH_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Authority of the collector's certificate, for https:// (PEM)
+    #[arg(long, value_name = "FILE", env = "RINGWATCH_CA")]
+    ca: Option<PathBuf>,
+}
+
+impl Collector {
+    fn client(&self) -> Result<Client, ApiError> {
+        let token = match &self.token_file {
+            None => std::env::var("RINGWATCH_TOKEN").ok(),
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|source| ApiError::Token { path: path.clone(), source })?,
+            ),
+        };
+        let credentials = Credentials { token, authority: self.ca.clone() };
+        Client::with(&self.collector, Duration::from_secs(5), &credentials)
+    }
+}
+
 #[derive(Args)]
 #[command(after_help = "Examples:
   ringwatch status
-  ringwatch status --collector http://ids.example:8480 --json")]
+  ringwatch status --json
+  ringwatch status --collector https://ids.example:8480 --ca ca.pem --token-file board.token")]
 struct StatusArguments {
-    /// The collector's HTTP interface
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8480")]
-    collector: String,
+    #[command(flatten)]
+    collector: Collector,
     /// Print the collector's answer as JSON
     #[arg(long)]
     json: bool,
@@ -169,6 +241,8 @@ struct StatusArguments {
 enum CommandError {
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error(transparent)]
+    Token(#[from] TokenFileError),
     #[error(transparent)]
     Status(#[from] ApiError),
     #[error(transparent)]
@@ -189,7 +263,11 @@ impl CommandError {
     /// What to check, where the error alone does not tell.
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Status(_) => Some(
+            Self::Status(ApiError::Refused { .. }) => Some(
+                "`ringwatch token create FILE NAME viewer` on the collector's host makes a token; \
+                 show it with --token-file FILE or in RINGWATCH_TOKEN.",
+            ),
+            Self::Status(ApiError::Request { .. }) => Some(
                 "Is the collector running (systemctl status ringwatch-collector)? Does it listen \
                  there ([listen] api in collector.toml; ss -ltn)? --collector URL asks another.",
             ),
@@ -219,6 +297,7 @@ fn run(command: Command) -> Result<(), CommandError> {
     match command {
         Command::Up(options) => Ok(up::run(options)?),
         Command::Pki(command) => run_pki(command),
+        Command::Token(command) => run_token(command),
         Command::Status(arguments) => run_status(&arguments),
         Command::Watchdog => {
             up::watchdog();
@@ -287,8 +366,27 @@ fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Keep }
 }
 
+fn run_token(command: Token) -> Result<(), CommandError> {
+    let output = match command {
+        Token::Create { file, name, access, days } => {
+            let secret = token::create(&file, &name, access, days)?;
+            // Not on standard output, which is the token alone, to be kept in a file.
+            let mut stderr = std::io::stderr();
+            let _ =
+                writeln!(stderr, "{access} {name}; shown once, {} has its hash", file.display());
+            format!("{secret}\n")
+        }
+        Token::List { file } => token::list(&file, jiff::Timestamp::now())?,
+        Token::Revoke { file, name } => {
+            token::revoke(&file, &name)?;
+            format!("{name} is revoked\n")
+        }
+    };
+    print(&output)
+}
+
 fn run_status(arguments: &StatusArguments) -> Result<(), CommandError> {
-    let client = Client::new(&arguments.collector, Duration::from_secs(5));
+    let client = arguments.collector.client()?;
     if arguments.json {
         // As the collector gave it, fields that this version does not know included.
         let answer = client.text("/api/v1/status")?;

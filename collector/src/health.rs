@@ -16,6 +16,9 @@ pub fn problems(shared: &Shared, now: i64) -> Vec<String> {
     if shared.is_disk_short.load(Ordering::Relaxed) {
         problems.push("the disk of the store is nearly full".to_owned());
     }
+    if let Some(api) = shared.api_tls.get() {
+        problems.extend(api.problems(now));
+    }
     let Some(tls) = shared.tls.get() else { return problems };
     problems.extend(tls.problems(now));
     let warning = i64::try_from(tls.warning().as_secs()).unwrap_or(i64::MAX);

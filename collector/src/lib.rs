@@ -17,12 +17,14 @@
 //!   status      counters and what is known about sensors
 //!   health      what an operator has to do something about
 //!   limit       one log line per peer and minute
-//!   api         HTTP
+//!   api         HTTP, and who may see what
+//!   audit       who looked at the contents of frames
 //!   pipeline    the only place where threads and queues are made
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod audit;
 pub mod committer;
 pub mod config;
 pub mod frames;

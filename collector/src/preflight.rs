@@ -4,18 +4,23 @@
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
-use trust::{CollectorTls, FileKind, Identity, Keeper};
+use trust::{ApiTls, CollectorTls, FileKind, Files, Identity, Keeper};
 
+use crate::api::access::Gate;
+use crate::audit::Audit;
 use crate::config::{
-    Config, ConfigError, DEFAULT_CA, DEFAULT_CERTIFICATE, DEFAULT_KEY, DEFAULT_STORE,
+    ApiConfig, Config, ConfigError, DEFAULT_CA, DEFAULT_CERTIFICATE, DEFAULT_KEY, DEFAULT_STORE,
 };
 /// What the checks found.
-#[derive(Debug)]
 pub struct Checked {
     /// The TLS identity.
     pub identity: Keeper<CollectorTls>,
     /// The name of this collector.
     pub name: String,
+    /// The certificate of the API, if that has TLS.
+    pub api_identity: Option<Keeper<ApiTls>>,
+    /// Who may use the API, if there is one.
+    pub gate: Option<Gate>,
 }
 
 /// Checks certificates, key, name and store.
@@ -40,7 +45,25 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         return Err(config.origin.fault("collector", "name", "", problem));
     }
     check_store(config)?;
-    Ok(Checked { name: certified, identity })
+    let (api_identity, gate) = check_api(config, &certified)?;
+    Ok(Checked { name: certified, identity, api_identity, gate })
+}
+
+/// Certificate and tokens of the API.
+fn check_api(
+    config: &Config,
+    name: &str,
+) -> Result<(Option<Keeper<ApiTls>>, Option<Gate>), ConfigError> {
+    let Some(ApiConfig { tokens, tls, .. }) = &config.api else { return Ok((None, None)) };
+    let open = |files: &Files| {
+        Keeper::<ApiTls>::open(files.clone(), config.expiry_warning)
+            .map_err(|error| config.origin.fault("api", error.file().name(), "", error.to_string()))
+    };
+    let identity = tls.as_ref().map(open).transpose()?;
+    let audit = Audit::new(config.store.path.join("audit.json"), name.to_owned());
+    let gate = Gate::open(tokens.clone(), audit)
+        .map_err(|error| config.origin.fault("api", "tokens", "", error.to_string()))?;
+    Ok((identity, Some(gate)))
 }
 
 /// Whether the store's folder can be written, or made.

@@ -32,6 +32,8 @@ pub struct Shared {
     pub catalog: Catalog,
     /// What is known about the files of our TLS identity; empty before the start has come so far.
     pub tls: OnceLock<Arc<KeeperStatus>>,
+    /// The same for the certificate of the API, where it has one of its own.
+    pub api_tls: OnceLock<Arc<KeeperStatus>>,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
@@ -206,6 +208,7 @@ impl Shared {
             open_segments: Mutex::default(),
             catalog: Catalog::default(),
             tls: OnceLock::new(),
+            api_tls: OnceLock::new(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             is_disk_short: AtomicBool::new(false),

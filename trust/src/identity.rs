@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -46,8 +46,8 @@ impl Validity {
 pub struct Expiry {
     /// The own certificate.
     pub certificate: Validity,
-    /// The authority's certificate: of several the first one to expire.
-    pub ca: i64,
+    /// The authority's certificate: of several the first one to expire. `None`: there is none.
+    pub ca: Option<i64>,
     /// When a newer revocation list is due: of several the first one.
     pub crl: Option<i64>,
 }
@@ -56,8 +56,8 @@ impl Expiry {
     /// Each file that expires, and when.
     #[must_use]
     pub fn all(&self) -> Vec<(FileKind, i64)> {
-        let mut all =
-            vec![(FileKind::Certificate, self.certificate.until), (FileKind::Ca, self.ca)];
+        let mut all = vec![(FileKind::Certificate, self.certificate.until)];
+        all.extend(self.ca.map(|ca| (FileKind::Ca, ca)));
         all.extend(self.crl.map(|crl| (FileKind::Crl, crl)));
         all
     }
@@ -79,6 +79,11 @@ pub trait Identity: Sized {
 
     /// When its files expire.
     fn expiry(&self) -> &Expiry;
+
+    /// The name in the peer's certificate that was refused last, if it has one; once. What it says is
+    /// not verified. To be asked by the thread that shakes hands, before it does so with another
+    /// peer.
+    fn take_refused(&self) -> Option<String>;
 }
 
 /// The identity of a sensor.
@@ -145,7 +150,7 @@ impl Identity for SensorTls {
             .allow_unknown_revocation_status()
             .build()
             .map_err(|error| unusable_rules(files, &error))?;
-        let verifier = Arc::new(PeerVerifier { inner, peer: Role::Collector });
+        let verifier = PeerVerifier::new(inner, Self::ROLE.peer());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
@@ -166,6 +171,10 @@ impl Identity for SensorTls {
     fn expiry(&self) -> &Expiry {
         &self.expiry
     }
+
+    fn take_refused(&self) -> Option<String> {
+        self.verifier.take_refused()
+    }
 }
 
 impl Identity for CollectorTls {
@@ -179,7 +188,7 @@ impl Identity for CollectorTls {
             .allow_unknown_revocation_status()
             .build()
             .map_err(|error| unusable_rules(files, &error))?;
-        let verifier = Arc::new(PeerVerifier { inner, peer: Role::Sensor });
+        let verifier = PeerVerifier::new(inner, Self::ROLE.peer());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .and_then(|builder| {
@@ -200,6 +209,54 @@ impl Identity for CollectorTls {
 
     fn expiry(&self) -> &Expiry {
         &self.expiry
+    }
+
+    fn take_refused(&self) -> Option<String> {
+        self.verifier.take_refused()
+    }
+}
+
+/// The certificate of a collector's HTTP API. It may be of any authority: who asks shows a token, and
+/// no certificate.
+#[derive(Clone, Debug)]
+pub struct ApiTls {
+    expiry: Expiry,
+    /// What rustls needs to serve HTTP/1.1.
+    pub config: Arc<ServerConfig>,
+}
+
+impl Identity for ApiTls {
+    const ROLE: Role = Role::Collector;
+
+    /// Looks at certificate and key alone.
+    fn load(files: &Files) -> Result<Self, FileError> {
+        let chain = files::certificates(FileKind::Certificate, &files.certificate)?;
+        let key = files::private_key(&files.key)?;
+        let bad = || mismatch(files, CertificateError::BadEncoding.into());
+        let certificate = chain.first().and_then(Validity::of).ok_or_else(bad)?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+            .map_err(|source| mismatch(files, source))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let expiry = Expiry { certificate, ca: None, crl: None };
+        Ok(Self { expiry, config: Arc::new(config) })
+    }
+
+    /// It has none that means something.
+    fn name(&self) -> &'static str {
+        ""
+    }
+
+    fn expiry(&self) -> &Expiry {
+        &self.expiry
+    }
+
+    /// It asks nobody for a certificate.
+    fn take_refused(&self) -> Option<String> {
+        None
     }
 }
 
@@ -254,7 +311,7 @@ impl Material {
                 (crls, due)
             }
         };
-        let expiry = Expiry { certificate, ca, crl };
+        let expiry = Expiry { certificate, ca: Some(ca), crl };
         Ok(Self { name, chain, key, roots: Arc::new(roots), crls, expiry })
     }
 }
@@ -319,16 +376,36 @@ fn unusable_rules(files: &Files, error: &rustls::server::VerifierBuilderError) -
 /// Everything that webpki checks (chain, validity, revocation, host, key usage), then the role.
 #[derive(Debug)]
 struct PeerVerifier<V: ?Sized> {
-    inner: Arc<V>,
     peer: Role,
+    /// The name in the certificate that was refused last, until somebody asks.
+    refused: Mutex<Option<String>>,
+    inner: Arc<V>,
 }
 
 impl<V: ?Sized> PeerVerifier<V> {
-    fn check_role(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        match name_in(certificate, self.peer) {
-            Ok(_) => Ok(()),
+    fn new(inner: Arc<V>, peer: Role) -> Arc<Self> {
+        Arc::new(Self { peer, refused: Mutex::default(), inner })
+    }
+
+    /// Adds the role to what webpki found, and remembers who was refused.
+    fn conclude<T>(
+        &self,
+        certificate: &CertificateDer<'_>,
+        verified: Result<T, rustls::Error>,
+    ) -> Result<T, rustls::Error> {
+        let name = name_in(certificate, self.peer);
+        if verified.is_err() {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = name.ok();
+            return verified;
+        }
+        match name {
+            Ok(_) => verified,
             Err(error) => Err(CertificateError::Other(OtherError(Arc::new(error))).into()),
         }
+    }
+
+    fn take_refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -343,9 +420,8 @@ impl ServerCertVerifier for PeerVerifier<WebPkiServerVerifier> {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let inner = &self.inner;
         let verified =
-            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        self.check_role(end_entity)?;
-        Ok(verified)
+            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        self.conclude(end_entity, verified)
     }
 
     fn verify_tls12_signature(
@@ -382,9 +458,8 @@ impl ClientCertVerifier for PeerVerifier<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        self.check_role(end_entity)?;
-        Ok(verified)
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        self.conclude(end_entity, verified)
     }
 
     fn verify_tls12_signature(

@@ -142,7 +142,14 @@ impl<I: Identity> Keeper<I> {
     /// What an operator reads about a failure of TLS.
     #[must_use]
     pub fn explain(&self, error: &rustls::Error) -> String {
-        explain(error, I::ROLE.peer(), self.current.expiry().certificate, UnixTime::now())
+        let own = self.current.expiry().certificate;
+        let text = explain(error, I::ROLE.peer(), own, UnixTime::now());
+        match (error, self.current.take_refused()) {
+            (rustls::Error::InvalidCertificate(_), Some(name)) => {
+                format!("{text} (it is in the name of {name})")
+            }
+            _ => text,
+        }
     }
 
     /// Looks whether the files changed, and reads them if they did. Costs a `stat` for each file
@@ -250,7 +257,7 @@ impl KeeperStatus {
 
 /// What tells a file from an earlier one of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -276,8 +283,10 @@ impl Stamps {
 }
 
 impl Stamp {
-    /// Of what the name leads to in the end: secrets of Kubernetes are symbolic links.
-    fn of(path: &Path) -> Option<Self> {
+    /// Of what the name leads to in the end: secrets of Kubernetes are symbolic links. `None`: there
+    /// is nothing.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
         Some(Self {
             device: metadata.dev(),

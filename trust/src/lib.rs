@@ -7,6 +7,7 @@
 //!   crl ─────────┘             (rules for the peer)         file changes
 //!
 //!   role      what a certificate lets its owner be, and under which name
+//!   tokens    who may use a collector's API
 //!   words     what went wrong, for people: both times where a clock or a validity is to blame
 //! ```
 //!
@@ -18,11 +19,12 @@ mod files;
 mod identity;
 mod keeper;
 mod role;
+pub mod tokens;
 pub mod words;
 
 pub use files::{FileError, FileKind, Files};
-pub use identity::{CollectorTls, Expiry, Identity, SensorTls, Validity, provider};
-pub use keeper::{Keeper, KeeperStatus, Known, Look};
+pub use identity::{ApiTls, CollectorTls, Expiry, Identity, SensorTls, Validity, provider};
+pub use keeper::{Keeper, KeeperStatus, Known, Look, Stamp};
 pub use role::{PeerError, Role, name_in};
 
 /// Bytes that nobody can foresee.
@@ -31,8 +33,7 @@ pub use role::{PeerError, Role, name_in};
 /// The system gives none.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandom> {
     let mut bytes = [0; N];
-    let source = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-    source.fill(&mut bytes).map_err(|_| NoRandom)?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandom)?;
     Ok(bytes)
 }
 
@@ -40,3 +41,12 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandom> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system gives no random numbers")]
 pub struct NoRandom;
+
+/// SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    let found = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.copy_from_slice(found.as_ref());
+    digest
+}

@@ -241,7 +241,8 @@ fn check_revoked_while_connected(revoked: &str, reissue: &[&str], words: &Words)
 fn a_sensor_that_is_revoked_while_connected_is_cut_off() {
     let words = Words {
         sensor: "the collector refused our certificate as revoked",
-        collector: "reason=\"distrusted\" cause=\"the sensor's certificate is revoked\"",
+        collector: "reason=\"distrusted\" cause=\"the sensor's certificate is revoked (it is in the \
+                    name of web-0)\"",
     };
     check_revoked_while_connected("web-0", &["sensor", "web-0"], &words);
 }

@@ -1,7 +1,10 @@
 //! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`, `/api/v1/frames`. Reads what the other threads wrote down;
-//! changes nothing. One thread; a slow reader delays nobody but other readers.
+//! changes nothing. One thread; a slow reader delays nobody but other readers. Who may see what, [`access`] decides, for
+//! every route.
 
+pub mod access;
 mod frames;
+mod listener;
 mod metrics;
 mod rates;
 mod report;
@@ -15,12 +18,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio::sync::{Semaphore, oneshot};
+use trust::{ApiTls, Keeper};
 
 use crate::committer::wall_clock;
 use crate::health;
 use crate::status::Shared;
+use access::{Caller, Gate, Peer};
+use listener::Listener;
 use rates::Rates;
 
 /// What the handlers share.
@@ -41,16 +47,27 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// What stands between the network and the handlers.
+pub struct Entrance {
+    /// The API's socket, of [`bind`].
+    pub listener: TcpListener,
+    /// Its certificate; `None`: no TLS.
+    pub identity: Option<Keeper<ApiTls>>,
+    /// Who may see what.
+    pub gate: Gate,
+}
+
 /// Serves requests until `stop` is sent or dropped, and then for a moment longer those that have
 /// begun.
 ///
 /// # Errors
 /// What the system says about setting up.
 pub fn serve(
-    listener: TcpListener,
+    entrance: Entrance,
     shared: Arc<Shared>,
     stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
+    let Entrance { listener, identity, gate } = entrance;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answering = Arc::new(Semaphore::new(frames::MOST_AT_ONCE));
     let context = Arc::new(Context { shared, rates: Mutex::default(), answering });
@@ -60,10 +77,12 @@ pub fn serve(
         .route("/metrics", get(metrics_text))
         .route("/api/v1/status", get(status))
         .route("/api/v1/frames", get(frames::frames))
-        .with_state(context);
+        .route_layer(axum::middleware::from_fn_with_state(Arc::new(gate), access::check))
+        .with_state(context)
+        .into_make_service_with_connect_info::<Peer>();
     let result = runtime.block_on(async {
         let sampling = tokio::spawn(sample(sampler));
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener, identity)?;
         let (stopping, stopped) = oneshot::channel();
         let server = axum::serve(listener, routes).with_graceful_shutdown(async {
             // An error means that the sender is gone, which is a stop as well.
@@ -96,10 +115,18 @@ async fn sample(context: Arc<Context>) {
     }
 }
 
-async fn health(State(context): State<Arc<Context>>) -> impl IntoResponse {
+async fn health(
+    State(context): State<Arc<Context>>,
+    caller: Option<Extension<Caller>>,
+) -> impl IntoResponse {
     let problems = health::problems(&context.shared, now_seconds());
     if problems.is_empty() {
         return (StatusCode::OK, "ok\n".to_owned());
+    }
+    if caller.is_none() {
+        // Problems name files, sensors and times.
+        let why = "not all is well; a token is needed to see what\n".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, why);
     }
     let lines = problems.into_iter().map(|problem| format!("{problem}\n"));
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())

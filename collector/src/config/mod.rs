@@ -27,8 +27,8 @@ pub struct Config {
     pub sensors: SocketAddr,
     /// What one sensor may bring.
     pub sensor_rates: Rates,
-    /// Where the HTTP API listens; `None`: nowhere.
-    pub api: Option<SocketAddr>,
+    /// The HTTP API; `None`: there is none.
+    pub api: Option<ApiConfig>,
     /// Files of the TLS identity.
     pub tls: trust::Files,
     /// How long before it expires a certificate or revocation list is a problem.
@@ -37,6 +37,17 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where each value stands in the file, for errors found later.
     pub origin: Origin,
+}
+
+/// The HTTP API. Beyond loopback it has TLS and tokens.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The file of tokens; `None`: who asks is a viewer.
+    pub tokens: Option<PathBuf>,
+    /// Files of its certificate; `None`: no TLS.
+    pub tls: Option<trust::Files>,
 }
 
 /// What one sensor may bring in a second.
@@ -81,6 +92,7 @@ impl Config {
         let origin = Origin::parse(file, text, SECTIONS)?;
         let raw: RawConfig = toml::from_str(text).map_err(|error| origin.locate(text, &error))?;
         let check = Check { origin: &origin };
+        let api = check.api(folder, &raw)?;
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
             sensors: check.address("sensors", DEFAULT_SENSORS, &raw.listen.sensors)?,
@@ -89,10 +101,7 @@ impl Config {
                 records: check
                     .rate("sensor_records_per_second", raw.listen.sensor_records_per_second)?,
             },
-            api: match raw.listen.api.as_str() {
-                "" => None,
-                text => Some(check.address("api", DEFAULT_API, text)?),
-            },
+            api,
             expiry_warning: check.expiry_warning(raw.tls.expiry_warning_days)?,
             tls: trust::Files {
                 ca: folder.join(raw.tls.ca),
@@ -150,6 +159,38 @@ impl Check<'_> {
             let problem = format!("is no IP address with port, such as {default:?}");
             self.origin.fault("listen", key, default, problem)
         })
+    }
+
+    fn api(&self, folder: &Path, raw: &RawConfig) -> Result<Option<ApiConfig>, ConfigError> {
+        if raw.listen.api.is_empty() {
+            return Ok(None);
+        }
+        let address = self.address("api", DEFAULT_API, &raw.listen.api)?;
+        let is_local = address.ip().to_canonical().is_loopback();
+        let RawApi { tokens, tls, certificate, key } = &raw.api;
+        let has_tls = tls.unwrap_or(!is_local || certificate.is_some());
+        if certificate.is_some() != key.is_some() {
+            let problem = "certificate and key are needed both, or none".to_owned();
+            return Err(self.origin.fault("api", "certificate", "", problem));
+        }
+        if !is_local && (tokens.is_none() || !has_tls) {
+            let lacking = if has_tls { "[api] tokens" } else { "[api] tls" };
+            let problem = format!(
+                "is not loopback, where TLS and tokens are needed; {lacking} is missing: \
+                 `ringwatch token create FILE NAME viewer` makes a file for [api] tokens, and TLS is \
+                 on unless [api] tls = false"
+            );
+            return Err(self.origin.fault("listen", "api", DEFAULT_API, problem));
+        }
+        let own =
+            |file: &Option<PathBuf>, ours: &Path| folder.join(file.as_deref().unwrap_or(ours));
+        let tls = has_tls.then(|| trust::Files {
+            ca: folder.join(&raw.tls.ca),
+            certificate: own(certificate, &raw.tls.certificate),
+            key: own(key, &raw.tls.key),
+            crl: None,
+        });
+        Ok(Some(ApiConfig { address, tokens: tokens.as_ref().map(|it| folder.join(it)), tls }))
     }
 
     fn rate(&self, key: &str, number: i64) -> Result<u64, ConfigError> {
@@ -228,7 +269,17 @@ struct RawConfig {
     collector: RawCollector,
     listen: RawListen,
     tls: RawTls,
+    api: RawApi,
     store: RawStore,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawApi {
+    tokens: Option<PathBuf>,
+    tls: Option<bool>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -310,6 +361,7 @@ const SECTIONS: &[Section] = &[
         name: "listen",
         keys: &["sensors", "sensor_mib_per_second", "sensor_records_per_second", "api"],
     },
+    Section { name: "api", keys: &["tokens", "tls", "certificate", "key"] },
     Section { name: "tls", keys: &["ca", "certificate", "key", "crl", "expiry_warning_days"] },
     Section {
         name: "store",
@@ -364,7 +416,7 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         let config = parse("").unwrap();
         assert_eq!(config.sensors.to_string(), "0.0.0.0:4750");
-        assert_eq!(config.api.unwrap().to_string(), "127.0.0.1:8480");
+        assert_eq!(config.api.unwrap().address.to_string(), "127.0.0.1:8480");
         assert_eq!(config.store.segment_bytes, 256 * 1024 * 1024);
         assert_eq!(config.store.segment_age, Duration::from_secs(60));
     }
@@ -456,6 +508,42 @@ mod tests {
 
     #[test]
     fn an_empty_api_address_turns_the_api_off() {
-        assert_eq!(parse("[listen]\napi = \"\"").unwrap().api, None);
+        assert!(parse("[listen]\napi = \"\"").unwrap().api.is_none());
+    }
+
+    #[test]
+    fn an_api_beyond_loopback_has_tls_and_tokens() {
+        for (text, lacking) in [
+            ("[listen]\napi = \"0.0.0.0:8480\"", "[api] tokens is missing"),
+            ("[listen]\napi = \"192.0.2.1:80\"\n[api]\ntls = true", "[api] tokens is missing"),
+            (
+                "[listen]\napi = \"[::]:1\"\n[api]\ntokens = \"t\"\ntls = false",
+                "[api] tls is missing",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with("/etc/c.toml:2: [listen] api = "), "{error}");
+            assert!(error.contains(lacking), "{error}");
+        }
+        let api = parse("[listen]\napi = \"[::]:1\"\n[api]\ntokens = \"t\"").unwrap().api.unwrap();
+        assert_eq!(api.tokens.unwrap(), Path::new("/etc/t"));
+        let files = api.tls.unwrap();
+        assert_eq!(files.certificate, Path::new(DEFAULT_CERTIFICATE), "that of the collector");
+    }
+
+    #[test]
+    fn an_api_on_loopback_has_tls_only_if_it_is_asked_for() {
+        for (text, has_tls) in [
+            ("", false),
+            ("[listen]\napi = \"[::ffff:127.0.0.1]:1\"", false),
+            ("[api]\ntls = true", true),
+            ("[api]\ncertificate = \"a\"\nkey = \"b\"", true),
+        ] {
+            let api = parse(text).unwrap().api.unwrap();
+            assert_eq!(api.tls.is_some(), has_tls, "{text}");
+            assert_eq!(api.tokens, None);
+        }
+        let error = parse("[api]\ncertificate = \"a\"").unwrap_err();
+        assert!(error.contains("are needed both"), "{error}");
     }
 }

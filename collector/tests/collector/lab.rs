@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use serde_json::Value;
+use trust::tokens::{Access, Tokens};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,6 +66,8 @@ impl Authority {
 /// Folder with everything that a collector needs; gone when dropped.
 pub struct Lab {
     pub authority: Authority,
+    /// What opens the API of its collectors.
+    token: String,
     folder: tempfile::TempDir,
 }
 
@@ -76,7 +79,10 @@ impl Lab {
         write(&folder.path().join("ca.pem"), &authority.certificate(), 0o644);
         write(&folder.path().join("ids.pem"), &own.certificate, 0o644);
         write(&folder.path().join("ids.key.pem"), &own.key, 0o600);
-        let lab = Self { authority, folder };
+        let mut tokens = Tokens::default();
+        let token = tokens.create("test", Access::Admin, 0, None).unwrap();
+        write(&folder.path().join("tokens"), &tokens.render(), 0o644);
+        let lab = Self { authority, folder, token };
         lab.configure("segment_age = \"24h\"");
         lab
     }
@@ -91,6 +97,7 @@ impl Lab {
         let text = format!(
             "[listen]\nsensors = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n{listen}\
              [tls]\nca = \"ca.pem\"\ncertificate = \"ids.pem\"\nkey = \"ids.key.pem\"\n\
+             [api]\ntokens = \"tokens\"\n\
              [store]\npath = \"store\"\n{store}\n"
         );
         write(&self.config(), &text, 0o644);
@@ -150,7 +157,13 @@ impl Lab {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut collector = Collector { child, log, sensors: String::new(), api: String::new() };
+        let mut collector = Collector {
+            child,
+            log,
+            sensors: String::new(),
+            api: String::new(),
+            token: self.token.clone(),
+        };
         let line = collector.wait_for_line("collector started");
         collector.sensors = field(&line, "sensors=");
         collector.api = field(&line, "api=");
@@ -165,6 +178,8 @@ pub struct Collector {
     /// Where sensors connect.
     pub sensors: String,
     pub api: String,
+    /// What opens its API.
+    pub token: String,
 }
 
 impl Collector {
@@ -190,7 +205,13 @@ impl Collector {
     /// Status code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.api).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let token = &self.token;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
