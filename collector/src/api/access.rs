@@ -65,9 +65,9 @@ fn need_of(path: &str) -> Need {
     };
     if path == "/healthz" {
         Need::Nothing
-    } else if VIEWER.iter().any(|root| is_under(&root)) {
+    } else if VIEWER.iter().any(|root| is_under(root)) {
         Need::Token(Access::Viewer)
-    } else if CONTENTS.iter().any(|root| is_under(&root)) {
+    } else if CONTENTS.iter().any(|root| is_under(root)) {
         Need::Contents
     } else {
         Need::Token(Access::Admin)

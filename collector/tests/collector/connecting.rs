@@ -440,3 +440,49 @@ fn to_come_again_is_no_way_to_bring_more() {
     again.wait_for_ack(201, 0);
     assert!(start.elapsed() > Duration::from_millis(2500), "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_session_ends_when_its_certificate_expires() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor_until("a", 3), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let start = Instant::now();
+    sensor.read_to_end();
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+    assert_eq!(sensor.goodbye.as_deref(), Some("certificate no longer trusted"));
+    check_refused(&collector, "distrusted");
+    let line = collector.wait_for_line("distrusted");
+    assert!(line.contains("the sensor's certificate expired at"), "{line}");
+    assert!(line.contains("sensor=\"a\""), "{line}");
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_sensor_certificate_expiry_seconds{sensor=\"a\"} -"));
+}
+
+#[test]
+fn a_certificate_of_a_sensor_that_expires_soon_is_a_problem_while_it_is_connected() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let day = 24 * 3600;
+    let _late = Sensor::join(
+        &collector.sensors,
+        &ca,
+        &lab.authority.sensor_until("late", 15 * day),
+        "late",
+        5,
+    );
+    assert_eq!(collector.get("/healthz"), (200, "ok\n".to_owned()));
+    let own = lab.authority.sensor_until("soon", 13 * day);
+    let mut soon = Sensor::join(&collector.sensors, &ca, &own, "soon", 5);
+    let (status, body) = collector.get("/healthz");
+    assert_eq!(status, 503);
+    assert!(body.starts_with("the certificate of sensor soon expires at "), "{body}");
+    assert!(body.ends_with(": ringwatch pki renew DIR soon\n"), "{body}");
+    let status = collector.status();
+    assert_eq!(format!("{}\n", status["problems"][0].as_str().unwrap()), body);
+    soon.send(&Control::Goodbye(Goodbye { reason: "shutdown".into() }));
+    soon.read_to_end();
+    collector.wait_for_status("away", |status| status["problems"] == serde_json::json!([]));
+}

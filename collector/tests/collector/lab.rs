@@ -51,8 +51,26 @@ impl Authority {
         self.issue(&[&uri], &[ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
+    /// A sensor's certificate that expires in so many seconds.
+    pub fn sensor_until(&self, name: &str, seconds: u64) -> Issued {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + Duration::from_secs(seconds);
+        let uri = format!("ringwatch://sensor/{name}");
+        self.sign(params, &[&uri], &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        self.sign(params, uris, purposes)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        uris: &[&str],
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> Issued {
         params.extended_key_usages = purposes.to_vec();
         for uri in uris {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
