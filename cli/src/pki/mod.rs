@@ -166,7 +166,9 @@ pub fn init(folder: &Path, existing: Existing) -> Result<Issued, PkiError> {
     let mut params = CertificateParams::default();
     // A name of its own for each authority: verifiers look up issuers by name, and two authorities
     // of one name give errors that nobody understands.
-    let name = format!("Ringwatch CA {}", now.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let number: [u8; 2] = trust::random().map_err(|_| PkiError::Random)?;
+    let number = u16::from_be_bytes(number);
+    let name = format!("Ringwatch CA {} {number:04x}", now.strftime("%Y-%m-%dT%H:%M:%SZ"));
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
