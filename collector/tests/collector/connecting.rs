@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
@@ -485,4 +486,34 @@ fn a_certificate_of_a_sensor_that_expires_soon_is_a_problem_while_it_is_connecte
     soon.send(&Control::Goodbye(Goodbye { reason: "shutdown".into() }));
     soon.read_to_end();
     collector.wait_for_status("away", |status| status["problems"] == serde_json::json!([]));
+}
+
+#[test]
+fn a_flood_of_handshakes_neither_stops_a_sensor_nor_takes_memory() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("a"), "a", 5);
+    let before = collector.resident_kib();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Far enough to cost the collector a signature; it is refused without a certificate.
+                    let _ = handshake(&collector.sensors, &ca, None);
+                }
+            });
+        }
+        for sequence in 1..=100 {
+            sensor.send_records(sequence, &[(RecordKind::Flow, "{}")]);
+            sensor.wait_for_ack(sequence, 0);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let refused = collector.status()["handshake_failures"]["no_certificate"].as_u64().unwrap();
+    assert!(refused > 50, "{refused}");
+    let growth = collector.resident_kib().saturating_sub(before);
+    // 128 handshakes of 64 KiB at most; hundreds were made.
+    assert!(growth < 32 << 10, "{growth} KiB after {refused} handshakes");
 }
