@@ -132,7 +132,7 @@ impl<I: Identity> Keeper<I> {
         }
     }
 
-    /// [`Keeper::refresh`], unless the files were looked at within [`LOOK_EVERY`].
+    /// [`Keeper::refresh`], unless the files were looked at within two seconds.
     pub fn refresh_if_due(&mut self, now: Instant) {
         if now.saturating_duration_since(self.looked) >= LOOK_EVERY {
             self.refresh(now);

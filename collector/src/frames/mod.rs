@@ -36,7 +36,7 @@ pub struct Told {
     pub frames: u64,
     /// The limit of frames was reached.
     pub is_limited: bool,
-    /// Frames that came too late to be put in order: see [`merge`].
+    /// Frames that came too late to be put in order: see `merge`.
     pub late: u64,
 }
 
