@@ -331,6 +331,29 @@ fn an_authority_takes_the_place_of_another_while_all_runs() {
 }
 
 #[test]
+fn a_certificate_that_expires_soon_is_said_by_health_metrics_and_status() {
+    let Some(site) = Site::new(1) else { return };
+    replace_by_shifted(&site, Role::Sensor, "web-0", -9000, 13 * 86_400);
+    let collector = site.start_collector();
+    let sensor = site.start_sensor(&Settings::frames("none"));
+    site.wait_connected(&sensor);
+    let health = site.ask_sensor(&sensor, "/healthz");
+    assert_eq!(health.status, 503);
+    let problem = health.json()["problems"][0].as_str().unwrap().to_owned();
+    assert!(problem.contains("web-0.pem expires at 20"), "{problem}");
+    assert!(problem.ends_with("ringwatch pki renew DIR NAME"), "{problem}");
+    let left = site.metric(&sensor, "ringwatch_tls_expiry_seconds", "\"certificate\"");
+    assert!((12 * 86_400..=13 * 86_400).contains(&left), "{left}");
+    let status = site.ringwatch(&["status"]);
+    assert!(status.contains("\n! the certificate of sensor web-0 expires at 20"), "{status}");
+    // Renewed, all is well without a restart of either.
+    site.ringwatch(&["pki", "issue", &site.path("pki"), "sensor", "web-0", "--force"]);
+    let is_well = || site.ask_sensor(&sensor, "/healthz").status == 200;
+    wait_until("health", PATIENCE, is_well, || sensor.process.describe());
+    site.finish(vec![sensor], collector);
+}
+
+#[test]
 fn a_sensor_cannot_start_as_a_collector() {
     let Some(site) = Site::new(1) else { return };
     let settings = Settings { name: "ids".into(), ..Settings::frames("all") };
