@@ -163,7 +163,7 @@ enum Token {
   ringwatch token create /etc/ringwatch/tokens board viewer > board.token
   ringwatch token create /etc/ringwatch/tokens anna analyst --days 90")]
     Create {
-        /// File of tokens, [api] tokens in collector.toml; made if missing
+        /// File of tokens, `tokens` of the section `api` in collector.toml; made if missing
         file: PathBuf,
         /// Whose it is: 1 to 63 of a-z 0-9 . - _, a letter or digit first
         name: String,
