@@ -4,10 +4,16 @@
 //! version lacks are zero, those it adds are ignored.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use wire::ledger::{Imbalance, Ledger};
+
+use crate::text::harmless;
 
 /// State of a collector and of every sensor it knows.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -21,6 +27,8 @@ pub struct Status {
     pub started: String,
     /// For how long it runs, in seconds.
     pub uptime_seconds: f64,
+    /// What an operator has to do something about.
+    pub problems: Vec<String>,
     /// What lies on its disk.
     pub store: Store,
     /// Sensors seen in this run, connected or not.
@@ -90,6 +98,8 @@ pub struct Sensor {
     pub last_record: Option<String>,
     /// By how much the sensor's clock is ahead, in milliseconds.
     pub clock_offset_ms: Option<f64>,
+    /// When the certificate of its last connection expires, RFC 3339.
+    pub certificate_until: Option<String>,
     /// The sensor's last ledger.
     pub ledger: Option<Ledger>,
 }
@@ -199,6 +209,43 @@ pub enum ApiError {
         /// What the HTTP client says.
         source: Box<ureq::Error>,
     },
+    /// A token would be seen by whoever is on the way.
+    #[error("{url} is not encrypted: a token goes to https://, or to this machine")]
+    TokenInClear {
+        /// What was to be asked.
+        url: String,
+    },
+    /// There is nothing to verify the other end's certificate with.
+    #[error("{url} needs the authority of its certificate: --ca FILE")]
+    NoAuthority {
+        /// What was to be asked.
+        url: String,
+    },
+    /// The token's file cannot be read.
+    #[error("cannot read the token in {}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The authority's file has no certificates.
+    #[error("cannot read certificates in {}: {problem}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What the HTTP interface of a collector asks for beyond loopback.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The token to show.
+    pub token: Option<String>,
+    /// Certificates of the authorities that the collector's certificate may be of (PEM).
+    pub authority: Option<PathBuf>,
 }
 
 /// Asks the HTTP interface of one program. Keeps its connection open between questions, so that a
@@ -207,6 +254,8 @@ pub enum ApiError {
 pub struct Client {
     agent: ureq::Agent,
     base: String,
+    /// Header `Authorization`.
+    authorization: Option<String>,
 }
 
 impl Client {
@@ -214,21 +263,48 @@ impl Client {
     /// an answer. Proxies of the environment are not used.
     #[must_use]
     pub fn new(base: &str, patience: Duration) -> Self {
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(patience)).proxy(None).build();
-        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned() }
+        let agent = agent(patience, TlsConfig::default());
+        Self { agent, base: base.trim_end_matches('/').to_owned(), authorization: None }
+    }
+
+    /// [`Client::new`] with what a collector beyond this machine asks for.
+    ///
+    /// # Errors
+    /// [`ApiError::TokenInClear`], [`ApiError::NoAuthority`], [`ApiError::Authority`].
+    pub fn with(
+        base: &str,
+        patience: Duration,
+        credentials: &Credentials,
+    ) -> Result<Self, ApiError> {
+        let mut client = Self::new(base, patience);
+        if client.base.starts_with("https://") && credentials.authority.is_none() {
+            return Err(ApiError::NoAuthority { url: client.base });
+        }
+        if let Some(path) = &credentials.authority {
+            let roots = RootCerts::Specific(Arc::new(certificates(path)?));
+            let tls = TlsConfig::builder()
+                .unversioned_rustls_crypto_provider(trust::provider())
+                .root_certs(roots)
+                .build();
+            client.agent = agent(patience, tls);
+        }
+        if let Some(token) = &credentials.token {
+            if !client.base.starts_with("https://") && !is_local(&client.base) {
+                return Err(ApiError::TokenInClear { url: client.base });
+            }
+            client.authorization = Some(format!("Bearer {}", token.trim()));
+        }
+        Ok(client)
     }
 
     /// Asks a collector for its state.
     ///
     /// # Errors
-    /// [`ApiError::Request`] if there is no answer, or none that is a collector's.
+    /// [`ApiError::Request`] if there is no answer, or none that is a collector's;
+    /// [`ApiError::Refused`].
     pub fn status(&self) -> Result<Status, ApiError> {
-        let url = format!("{}/api/v1/status", self.base);
-        let answer = self.agent.get(&url).call();
-        answer
-            .and_then(|mut answer| answer.body_mut().read_json())
-            .map_err(|source| request(url, source))
+        let (url, mut answer) = self.ask("/api/v1/status", &[])?;
+        answer.body_mut().read_json().map_err(|source| request(url, source))
     }
 
     /// Asks a collector for stored events.
@@ -236,48 +312,114 @@ impl Client {
     /// # Errors
     /// [`ApiError::Refused`] if it says why not, [`ApiError::Request`] if there is no answer.
     pub fn events(&self, path: &str, query: &[(&str, String)]) -> Result<Events, ApiError> {
-        /// What an error looks like.
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Refusal {
-            error: String,
-            detail: String,
-        }
-        let url = format!("{}{path}", self.base);
-        let mut asked = self.agent.get(&url).config().http_status_as_error(false).build();
-        for (name, value) in query {
-            asked = asked.query(name, value);
-        }
-        let mut answer = asked.call().map_err(|source| request(url.clone(), source))?;
-        let status = answer.status().as_u16();
-        let expired = answer.headers().get("ringwatch-expired").cloned();
+        let (url, mut answer) = self.ask(path, query)?;
+        let expired = expired(&answer);
         let body = answer.body_mut().with_config().limit(MOST_BYTES);
-        if status != 200 {
-            let Refusal { error, detail } = body.read_json().unwrap_or_default();
-            let text = |text: &str, otherwise: &str| match text {
-                "" => otherwise.to_owned(),
-                text => crate::text::harmless(text, 300),
-            };
-            let error = text(&error, "not a collector of this version");
-            let detail = text(&detail, &format!("no answer from {url}"));
-            return Err(ApiError::Refused { status, error, detail });
-        }
-        let mut events: Events = body.read_json().map_err(|source| request(url, source))?;
-        events.expired = expired.and_then(|value| value.to_str().ok().map(ToOwned::to_owned));
-        Ok(events)
+        let events: Events = body.read_json().map_err(|source| request(url, source))?;
+        Ok(Events { expired, ..events })
+    }
+
+    /// Asks a collector for stored frames: a pcapng file, `None` if there are none; and up to when they were deleted,
+    /// if the question reaches that far back.
+    ///
+    /// # Errors
+    /// [`ApiError::Refused`] if it says why not, [`ApiError::Request`] if there is no answer.
+    pub fn frames(
+        &self,
+        query: &[(&str, String)],
+    ) -> Result<(Option<impl std::io::Read + use<>>, Option<String>), ApiError> {
+        let (_, answer) = self.ask("/api/v1/frames", query)?;
+        let expired = expired(&answer);
+        let has_frames = answer.status().as_u16() == 200;
+        Ok((has_frames.then(|| answer.into_body().into_reader()), expired))
     }
 
     /// The text behind `path`, such as `/metrics`.
     ///
     /// # Errors
-    /// [`ApiError::Request`] if there is no answer.
+    /// [`ApiError::Request`] if there is no answer; [`ApiError::Refused`].
     pub fn text(&self, path: &str) -> Result<String, ApiError> {
-        let url = format!("{}{path}", self.base);
-        let answer = self.agent.get(&url).call();
-        answer
-            .and_then(|mut answer| answer.body_mut().read_to_string())
-            .map_err(|source| request(url, source))
+        let (url, mut answer) = self.ask(path, &[])?;
+        answer.body_mut().read_to_string().map_err(|source| request(url, source))
     }
+
+    fn ask(&self, path: &str, query: &[(&str, String)]) -> Result<(String, Answer), ApiError> {
+        let url = format!("{}{path}", self.base);
+        let mut question = self.agent.get(&url);
+        for (name, value) in query {
+            question = question.query(name, value);
+        }
+        if let Some(authorization) = &self.authorization {
+            question = question.header("Authorization", authorization);
+        }
+        let answer = match question.call() {
+            Ok(answer) => answer,
+            Err(source) => return Err(request(url, source)),
+        };
+        match answer.status().as_u16() {
+            200..300 => Ok((url, answer)),
+            status => Err(refused(&url, status, answer)),
+        }
+    }
+}
+
+/// What a program says of why it does not answer: JSON, or plain text.
+fn refused(url: &str, status: u16, mut answer: Answer) -> ApiError {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Refusal {
+        error: String,
+        detail: String,
+    }
+    let text = answer.body_mut().read_to_string().unwrap_or_default();
+    let said: Refusal = serde_json::from_str(&text)
+        .unwrap_or_else(|_| Refusal { detail: text.trim().to_owned(), ..Refusal::default() });
+    let or = |text: &str, otherwise: &str| match text {
+        "" => otherwise.to_owned(),
+        text => harmless(text, 300),
+    };
+    let error = or(&said.error, "refused");
+    let detail = or(&said.detail, &format!("no answer from {url}"));
+    ApiError::Refused { status, error, detail }
+}
+
+/// Up to when what was asked for may be deleted.
+fn expired(answer: &Answer) -> Option<String> {
+    let header = answer.headers().get("ringwatch-expired")?;
+    header.to_str().ok().map(ToOwned::to_owned)
+}
+
+type Answer = ureq::http::Response<ureq::Body>;
+
+fn agent(patience: Duration, tls: TlsConfig) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(patience))
+        .proxy(None)
+        .http_status_as_error(false)
+        // A token is for the collector that was named.
+        .max_redirects(0)
+        .tls_config(tls);
+    config.build().into()
+}
+
+/// Whether a URL leads to this machine, over its loopback.
+fn is_local(url: &str) -> bool {
+    let host = url.strip_prefix("http://").unwrap_or(url).split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, ApiError> {
+    let bad = |problem: String| ApiError::Authority { path: path.to_owned(), problem };
+    let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let found: Vec<_> = ureq::tls::parse_pem(&text)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if found.is_empty() { Err(bad("there are none".to_owned())) } else { Ok(found) }
 }
 
 /// Longest answer with events: a collector stops at 16 MiB, and one event.
@@ -338,6 +480,21 @@ mod tests {
             serde_json::from_str(r#"{"sensors":[{"name":"web","new":1}],"newer":{}}"#).unwrap();
         assert_eq!(status.sensors[0].name, "web");
         assert_eq!(status.sensors[0].balance(), Balance::Unknown);
+    }
+
+    #[test]
+    fn a_token_is_not_sent_in_clear_to_another_machine() {
+        let credentials = Credentials { token: Some("x".into()), authority: None };
+        let open = |url: &str| Client::with(url, Duration::from_secs(1), &credentials);
+        for url in ["http://127.0.0.1:8480", "http://[::1]:1/", "http://localhost"] {
+            assert!(open(url).is_ok(), "{url}");
+        }
+        assert!(matches!(open("https://a:1"), Err(ApiError::NoAuthority { .. })));
+        for url in
+            ["http://192.0.2.1:8480", "http://localhost.example:1", "http://127.0.0.1.example"]
+        {
+            assert!(matches!(open(url), Err(ApiError::TokenInClear { .. })), "{url}");
+        }
     }
 
     #[test]

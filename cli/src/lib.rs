@@ -6,13 +6,16 @@
 //!   status   that, as a table
 //!   search   what it stored: alerts, flows, DNS records
 //!   up       a collector and a sensor on this machine, with a live view
+//!   token    who may use a collector's HTTP interface
 //!   text     numbers, rates and times as people read them
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod pki;
 pub mod search;
 pub mod status;
 pub mod text;
+pub mod token;
 pub mod up;

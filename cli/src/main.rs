@@ -2,15 +2,21 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use cli::api::{ApiError, Client};
-use cli::pki::{self, Existing, Host, Name, PkiError, Role};
+use cli::access::Collector;
+use cli::api::ApiError;
+use cli::pki::{self, Existing, Host, Name, PkiError, RenewedKey, Which};
 use cli::search::{self, SearchError};
+use cli::text::counted;
+use cli::token::{self, TokenFileError};
 use cli::{status, up};
+use trust::Role;
+use trust::tokens::Access;
 use wire::text::error_chain;
 
 /// Drives Ringwatch: certificates, state, and the whole appliance on one machine.
@@ -34,9 +40,12 @@ Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration,
 enum Command {
     /// Run a collector and a sensor on this machine and watch what they see
     Up(up::Options),
-    /// Make and list certificates
+    /// Make, renew, revoke and list certificates
     #[command(subcommand)]
     Pki(Pki),
+    /// Make, list and revoke tokens of a collector's HTTP interface
+    #[command(subcommand)]
+    Token(Token),
     /// Show a collector and its sensors
     Status(StatusArguments),
     /// Search the stored alerts of a collector
@@ -54,8 +63,9 @@ enum Command {
 enum Pki {
     /// Make the authority of a new installation
     ///
-    /// Writes DIR/ca.pem and DIR/ca.key.pem (ECDSA P-256, 10 years). The key signs certificates
-    /// and is needed nowhere else: keep it off the sensors and the collector.
+    /// Writes DIR/ca.pem and DIR/ca.key.pem (ECDSA P-256, 10 years), and an empty revocation list,
+    /// DIR/crl.pem. The key signs and is needed nowhere else: keep it off the sensors and the
+    /// collector.
     #[command(after_help = "Example:\n  ringwatch pki init /etc/ringwatch/pki")]
     Init {
         /// Folder of the certificates; created if missing
@@ -66,8 +76,7 @@ enum Pki {
     },
     /// Issue the certificate of one sensor or collector
     ///
-    /// Writes DIR/NAME.pem and DIR/NAME.key.pem (ECDSA P-256, 1 year). Copy both, and ca.pem, to
-    /// that host.
+    /// Writes DIR/NAME.pem and DIR/NAME.key.pem (ECDSA P-256). Copy both, and ca.pem, to that host.
     #[command(after_help = "Examples:
   ringwatch pki issue /etc/ringwatch/pki sensor web-7
   ringwatch pki issue /etc/ringwatch/pki collector ids --host ids.example --host 192.0.2.7")]
@@ -75,6 +84,8 @@ enum Pki {
         /// Folder with the authority
         dir: PathBuf,
         /// What the certificate may act as
+        #[arg(value_parser = PossibleValuesParser::new(["sensor", "collector"])
+            .try_map(|role| role.parse::<Role>()))]
         role: Role,
         /// 1 to 63 of a-z 0-9 . - _, a letter or digit first
         name: Name,
@@ -82,11 +93,57 @@ enum Pki {
         /// 127.0.0.1 and ::1 are always in)
         #[arg(long = "host", value_name = "NAME_OR_IP")]
         hosts: Vec<Host>,
+        #[command(flatten)]
+        life: LeafLife,
         /// Replace the certificate of that name
         #[arg(long)]
         force: bool,
     },
-    /// List the certificates of a folder, with role, expiry and hosts
+    /// Issue a certificate anew: same name, role and hosts, new key
+    ///
+    /// Replaces DIR/NAME.pem and DIR/NAME.key.pem. Copy both to that host; its program reads them
+    /// without a restart. The certificate before is good until its end: revoke it with
+    /// `ringwatch pki revoke DIR NAME --earlier` if its key is lost.
+    #[command(after_help = "Example:\n  ringwatch pki renew /etc/ringwatch/pki web-7")]
+    Renew {
+        /// Folder with the authority
+        dir: PathBuf,
+        /// Name of the certificate
+        name: Name,
+        #[command(flatten)]
+        life: LeafLife,
+        /// Keep the private key
+        #[arg(long)]
+        keep_key: bool,
+    },
+    /// Revoke all certificates that were ever issued under a name
+    ///
+    /// Writes DIR/crl.pem. Copy it to every collector (for sensors) or sensor (for collectors), to the
+    /// file that its configuration names: it is read without a restart, and live sessions of what is
+    /// revoked end within seconds. The name can be issued again.
+    #[command(after_help = "Example:\n  ringwatch pki revoke /etc/ringwatch/pki web-7")]
+    Revoke {
+        /// Folder with the authority
+        dir: PathBuf,
+        /// Name of the certificates
+        name: Name,
+        /// Leave the one that lies in DIR
+        #[arg(long)]
+        earlier: bool,
+        #[command(flatten)]
+        life: CrlLife,
+    },
+    /// Sign the revocation list anew, before the next one is due
+    ///
+    /// Writes DIR/crl.pem. Copy it to every host whose configuration names one.
+    #[command(after_help = "Example:\n  ringwatch pki crl /etc/ringwatch/pki")]
+    Crl {
+        /// Folder with the authority
+        dir: PathBuf,
+        #[command(flatten)]
+        life: CrlLife,
+    },
+    /// List the certificates of a folder, with role, serial number, expiry and hosts
     #[command(after_help = "Example:\n  ringwatch pki list /etc/ringwatch/pki")]
     List {
         /// Folder with the authority
@@ -95,13 +152,61 @@ enum Pki {
 }
 
 #[derive(Args)]
+struct LeafLife {
+    /// Days for which the certificate is valid, at most until that of the authority ends
+    #[arg(long, default_value_t = pki::LEAF_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Args)]
+struct CrlLife {
+    /// Days until the next list is due
+    #[arg(long, default_value_t = pki::CRL_DAYS, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Make a token, add its hash to FILE, and print it: it stands nowhere else
+    #[command(after_help = "Examples:
+  ringwatch token create /etc/ringwatch/tokens board viewer > board.token
+  ringwatch token create /etc/ringwatch/tokens anna analyst --days 90")]
+    Create {
+        /// File of tokens, `tokens` of the section `api` in collector.toml; made if missing
+        file: PathBuf,
+        /// Whose it is: 1 to 63 of a-z 0-9 . - _, a letter or digit first
+        name: String,
+        /// viewer: status and events; analyst: contents of frames as well, each look recorded;
+        /// admin: everything
+        #[arg(value_parser = PossibleValuesParser::new(Access::WORDS)
+            .try_map(|access| access.parse::<Access>()))]
+        access: Access,
+        /// Days for which it is good. Default: until it is revoked
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: Option<u32>,
+    },
+    /// List the tokens of FILE
+    List {
+        /// File of tokens
+        file: PathBuf,
+    },
+    /// Take a token out of FILE; a running collector refuses it within a second
+    Revoke {
+        /// File of tokens
+        file: PathBuf,
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Args)]
 #[command(after_help = "Examples:
   ringwatch status
-  ringwatch status --collector http://ids.example:8480 --json")]
+  ringwatch status --json
+  ringwatch status --collector https://ids.example:8480 --ca ca.pem --token-file board.token")]
 struct StatusArguments {
-    /// The collector's HTTP interface
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8480")]
-    collector: String,
+    #[command(flatten)]
+    collector: Collector,
     /// Print the collector's answer as JSON
     #[arg(long)]
     json: bool,
@@ -112,6 +217,8 @@ struct StatusArguments {
 enum CommandError {
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error(transparent)]
+    Token(#[from] TokenFileError),
     #[error(transparent)]
     Status(#[from] ApiError),
     #[error(transparent)]
@@ -144,10 +251,17 @@ impl CommandError {
     /// What to check, where the error alone does not tell.
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Status(_) | Self::Search(ApiError::Request { .. }) => Some(
-                "Is the collector running (systemctl status ringwatch-collector)? Does it listen \
-                 there ([listen] api in collector.toml; ss -ltn)? --collector URL asks another.",
+            Self::Status(ApiError::Refused { status: 401 | 403, .. })
+            | Self::Search(ApiError::Refused { status: 401 | 403, .. }) => Some(
+                "`ringwatch token create FILE NAME viewer` on the collector's host makes a token; \
+                 show it with --token-file FILE or in RINGWATCH_TOKEN.",
             ),
+            Self::Status(ApiError::Request { .. }) | Self::Search(ApiError::Request { .. }) => {
+                Some(
+                    "Is the collector running (systemctl status ringwatch-collector)? Does it listen \
+                 there ([listen] api in collector.toml; ss -ltn)? --collector URL asks another.",
+                )
+            }
             _ => None,
         }
     }
@@ -174,6 +288,7 @@ fn run(command: Command) -> Result<(), CommandError> {
     match command {
         Command::Up(options) => Ok(up::run(options)?),
         Command::Pki(command) => run_pki(command),
+        Command::Token(command) => run_token(command),
         Command::Status(arguments) => run_status(&arguments),
         Command::Alerts(arguments) => Ok(arguments.run()?),
         Command::Flows(arguments) => Ok(arguments.run()?),
@@ -196,8 +311,8 @@ fn run_pki(command: Pki) -> Result<(), CommandError> {
                 dir.display()
             )
         }
-        Pki::Issue { dir, role, name, hosts, force } => {
-            let made = pki::issue(&dir, role, &name, &hosts, existing(force))?;
+        Pki::Issue { dir, role, name, hosts, life, force } => {
+            let made = pki::issue(&dir, role, &name, &hosts, life.days, existing(force))?;
             format!(
                 "certificate {}\nprivate key {}\nCopy both, and {}, to {name}.\n",
                 made.certificate.display(),
@@ -205,17 +320,67 @@ fn run_pki(command: Pki) -> Result<(), CommandError> {
                 dir.join("ca.pem").display()
             )
         }
+        Pki::Renew { dir, name, life, keep_key } => {
+            let key = if keep_key { RenewedKey::Same } else { RenewedKey::New };
+            let made = pki::renew(&dir, &name, key, life.days)?;
+            format!(
+                "certificate {}\nprivate key {}\nCopy both to {name}; it takes them without a \
+                 restart.\n",
+                made.certificate.display(),
+                made.key.display(),
+            )
+        }
+        Pki::Revoke { dir, name, earlier, life } => {
+            let which = if earlier { Which::Earlier } else { Which::All };
+            let (list, added) = pki::revoke(&dir, &name, which, life.days)?;
+            format!(
+                "{} newly revoked\n{}",
+                counted(added as u64, "certificate"),
+                crl_made(&dir, &list)
+            )
+        }
+        Pki::Crl { dir, life } => crl_made(&dir, &pki::sign_crl(&dir, life.days)?),
         Pki::List { dir } => pki::render(&pki::list(&dir)?, jiff::Timestamp::now()),
     };
     print(&output)
+}
+
+fn crl_made(dir: &Path, list: &pki::Revoked) -> String {
+    format!(
+        "revocation list {} (number {}, {} revoked, next due {})\nCopy it to the collectors and \
+         sensors.\n",
+        pki::crl_file(dir).display(),
+        list.number,
+        list.serials.len(),
+        list.due.strftime("%Y-%m-%d"),
+    )
 }
 
 fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Keep }
 }
 
+fn run_token(command: Token) -> Result<(), CommandError> {
+    let output = match command {
+        Token::Create { file, name, access, days } => {
+            let secret = token::create(&file, &name, access, days)?;
+            // Not on standard output, which is the token alone, to be kept in a file.
+            let mut stderr = std::io::stderr();
+            let _ =
+                writeln!(stderr, "{access} {name}; shown once, {} has its hash", file.display());
+            format!("{secret}\n")
+        }
+        Token::List { file } => token::list(&file, jiff::Timestamp::now())?,
+        Token::Revoke { file, name } => {
+            token::revoke(&file, &name)?;
+            format!("{name} is revoked\n")
+        }
+    };
+    print(&output)
+}
+
 fn run_status(arguments: &StatusArguments) -> Result<(), CommandError> {
-    let client = Client::new(&arguments.collector, Duration::from_secs(5));
+    let client = arguments.collector.client(Duration::from_secs(5))?;
     if arguments.json {
         // As the collector gave it, fields that this version does not know included.
         let answer = client.text("/api/v1/status")?;

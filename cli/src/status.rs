@@ -36,6 +36,9 @@ pub fn render(status: &Status) -> String {
             let _ = writeln!(text, "! {}: {imbalance}", harmless(&sensor.name, 64));
         }
     }
+    for problem in &status.problems {
+        let _ = writeln!(text, "! {}", harmless(problem, 400));
+    }
     let refused: Vec<_> = status
         .refused
         .iter()
@@ -108,6 +111,13 @@ mod tests {
         let text = render(&status());
         assert!(text.contains("refused   bad_crc 2\n"), "{text}");
         assert!(!text.contains("bad_magic"), "{text}");
+    }
+
+    #[test]
+    fn what_has_to_be_done_is_said() {
+        let problems = vec!["ids.pem expires at 2026-12-01T00:00:00Z: renew it".to_owned()];
+        let text = render(&Status { problems, ..status() });
+        assert!(text.contains("\n! ids.pem expires at 2026-12-01T00:00:00Z: renew it\n"), "{text}");
     }
 
     #[test]

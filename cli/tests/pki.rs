@@ -8,14 +8,17 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{CertificateError, RootCertStore};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 fn ringwatch(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringwatch")).args(arguments).output().unwrap()
@@ -214,12 +217,146 @@ fn the_list_names_every_certificate_once() {
     fs::remove_file(format!("{dir}/web.key.pem")).unwrap();
     let text = done(&["pki", "list", &dir]);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[0].starts_with("authority "), "{text}");
-    assert!(lines[1].starts_with("collector/ids "), "{text}");
-    assert!(lines[1].ends_with("localhost 127.0.0.1 ::1 ids.example 192.0.2.7"), "{text}");
-    assert!(lines[2].starts_with("sensor/web "), "{text}");
-    assert!(lines[2].ends_with("(no key here)"), "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines[0].starts_with("CERTIFICATE "), "{text}");
+    assert!(lines[1].starts_with("authority "), "{text}");
+    assert!(lines[2].starts_with("collector/ids "), "{text}");
+    assert!(lines[2].ends_with("localhost 127.0.0.1 ::1 ids.example 192.0.2.7"), "{text}");
+    assert!(lines[3].starts_with("sensor/web "), "{text}");
+    assert!(lines[3].ends_with(" days left (no key here)"), "{text}");
+    assert!(lines[3].contains(&serial(&dir, "web")), "{text}");
+    assert!(lines[4].starts_with("revocation list 1: 0 revoked, next due "), "{text}");
+}
+
+/// Serial number in hexadecimal digits.
+fn serial(dir: &str, name: &str) -> String {
+    let der = certificate(dir, name);
+    let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+    parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Number of the revocation list, days until the next, and the serial numbers on it.
+fn revocation_list(dir: &str) -> (u64, i64, Vec<String>) {
+    let pem = CertificateRevocationListDer::from_pem_file(format!("{dir}/crl.pem")).unwrap();
+    let (_, list) = CertificateRevocationList::from_der(&pem).unwrap();
+    let number = list.crl_number().unwrap().try_into().unwrap();
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap();
+    // Rounded: the second may have turned meanwhile.
+    let days = (list.next_update().unwrap().timestamp() - now + 43_200) / 86_400;
+    let hex = |serial: &[u8]| serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    (number, days, list.iter_revoked_certificates().map(|one| hex(one.raw_serial())).collect())
+}
+
+/// Whether the sensor's certificate is refused as revoked by what both programs verify with.
+fn is_revoked(dir: &str, certificate: &CertificateDer<'_>) -> bool {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let list = CertificateRevocationListDer::from_pem_file(format!("{dir}/crl.pem")).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(dir), provider)
+        .with_crls([list])
+        .build()
+        .unwrap();
+    match verifier.verify_client_cert(certificate, &[], UnixTime::now()) {
+        Ok(_) => false,
+        Err(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => true,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_renewed_certificate_keeps_name_role_and_hosts_and_has_a_new_key() {
+    let (_folder, dir) = installation();
+    let (before, key) = (certificate(&dir, "ids"), fs::read(format!("{dir}/ids.key.pem")).unwrap());
+    done(&["pki", "renew", &dir, "ids"]);
+    let after = certificate(&dir, "ids");
+    assert_ne!(after, before);
+    assert_ne!(fs::read(format!("{dir}/ids.key.pem")).unwrap(), key);
+    assert_eq!(mode(&format!("{dir}/ids.key.pem")), 0o600);
+    let (_, before) = X509Certificate::from_der(&before).unwrap();
+    let (_, after) = X509Certificate::from_der(&after).unwrap();
+    assert_eq!(names(&after), names(&before));
+    assert!(verifies_as_server(&dir, "ids", "ids.example") && !verifies_as_client(&dir, "ids"));
+}
+
+#[test]
+fn a_renewed_certificate_with_its_key_kept_has_a_serial_number_of_its_own() {
+    let (_folder, dir) = installation();
+    let (before, key) = (serial(&dir, "web"), fs::read(format!("{dir}/web.key.pem")).unwrap());
+    done(&["pki", "renew", &dir, "web", "--keep-key", "--days", "10"]);
+    assert_ne!(serial(&dir, "web"), before);
+    assert_eq!(fs::read(format!("{dir}/web.key.pem")).unwrap(), key);
+    let der = certificate(&dir, "web");
+    let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+    let validity = parsed.validity();
+    // Valid from a day before its issue.
+    let seconds = validity.not_after.timestamp() - validity.not_before.timestamp();
+    assert_eq!(seconds, 11 * 86_400);
+}
+
+#[test]
+fn nothing_outlives_its_authority() {
+    let (_folder, dir) = installation();
+    done(&["pki", "issue", &dir, "sensor", "old", "--days", "3650"]);
+    done(&["pki", "renew", &dir, "old", "--days", "3650"]);
+    let end = |name: &str| {
+        let der = certificate(&dir, name);
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        parsed.validity().not_after.timestamp()
+    };
+    assert!(end("old") <= end("ca"));
+}
+
+#[test]
+fn revoking_a_name_revokes_all_certificates_that_it_ever_had() {
+    let (_folder, dir) = installation();
+    let first = certificate(&dir, "web");
+    done(&["pki", "renew", &dir, "web"]);
+    let second = certificate(&dir, "web");
+    assert!(!is_revoked(&dir, &first) && !is_revoked(&dir, &second));
+    let said = done(&["pki", "revoke", &dir, "web"]);
+    assert!(said.starts_with("2 certificates newly revoked\n"), "{said}");
+    assert!(is_revoked(&dir, &first) && is_revoked(&dir, &second));
+    let (number, days, serials) = revocation_list(&dir);
+    assert_eq!((number, days, serials.len()), (2, 90, 2));
+    let text = done(&["pki", "list", &dir]);
+    assert!(text.lines().any(|line| line.starts_with("sensor/web ") && line.contains("REVOKED")));
+    // Once more changes nothing but the number, and the name can have a new certificate.
+    assert!(done(&["pki", "revoke", &dir, "web"]).starts_with("0 certificates newly revoked\n"));
+    done(&["pki", "issue", &dir, "sensor", "web", "--force"]);
+    assert!(!is_revoked(&dir, &certificate(&dir, "web")));
+    assert!(is_revoked(&dir, &first));
+}
+
+#[test]
+fn a_lost_key_can_be_revoked_after_its_certificate_was_replaced() {
+    let (_folder, dir) = installation();
+    let lost = certificate(&dir, "web");
+    done(&["pki", "renew", &dir, "web"]);
+    done(&["pki", "revoke", &dir, "web", "--earlier"]);
+    assert!(is_revoked(&dir, &lost));
+    assert!(!is_revoked(&dir, &certificate(&dir, "web")));
+}
+
+#[test]
+fn a_revocation_list_signed_anew_keeps_what_it_lists_and_counts_on() {
+    let (_folder, dir) = installation();
+    done(&["pki", "revoke", &dir, "web"]);
+    let (number, _, serials) = revocation_list(&dir);
+    let said = done(&["pki", "crl", &dir, "--days", "30"]);
+    assert!(said.contains("(number 3, 1 revoked, next due "), "{said}");
+    assert_eq!(revocation_list(&dir), (number + 1, 30, serials));
+    assert_eq!(mode(&format!("{dir}/crl.pem")), 0o644);
+}
+
+#[test]
+fn what_was_never_issued_cannot_be_renewed_or_revoked() {
+    let (_folder, dir) = installation();
+    for command in ["renew", "revoke"] {
+        let said = refused(&["pki", command, &dir, "db"], 1);
+        assert!(said.contains("no certificate called db"), "{said}");
+    }
+    fs::write(format!("{dir}/issued.json"), "{}\n").unwrap();
+    let said = refused(&["pki", "revoke", &dir, "web"], 1);
+    assert!(said.contains("issued.json:1: cannot be read"), "{said}");
 }
 
 #[test]

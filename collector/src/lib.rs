@@ -9,7 +9,6 @@
 //!
 //!   config      the configuration, checked
 //!   preflight   everything that can be wrong, checked before anything starts
-//!   tls         our identity, and who a peer is
 //!   session     the conversation with a sensor, without I/O and clock
 //!   ingest      event loop: sockets, TLS, sessions
 //!   committer   the one thread that writes what sensors send
@@ -18,18 +17,22 @@
 //!   frames      questions for stored frames
 //!   archive     index of stored records, questions for them, how long they are kept
 //!   status      counters and what is known about sensors
+//!   health      what an operator has to do something about
 //!   limit       one log line per peer and minute
-//!   api         HTTP
+//!   api         HTTP, and who may see what
+//!   audit       who looked at the contents of frames
 //!   pipeline    the only place where threads and queues are made
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod archive;
+pub mod audit;
 pub mod committer;
 pub mod config;
 pub mod following;
 pub mod frames;
+pub mod health;
 pub mod ingest;
 pub mod limit;
 pub mod pipeline;
@@ -37,4 +40,3 @@ pub mod preflight;
 pub mod session;
 pub mod status;
 pub mod store;
-pub mod tls;

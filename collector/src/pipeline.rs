@@ -23,11 +23,11 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use crate::api;
+use crate::api::{self, Entrance};
 use crate::committer::{self, Committer, Mailbox};
-use crate::config::Config;
+use crate::config::{ApiConfig, Config};
 use crate::following;
-use crate::ingest::{Ingest, WAKER};
+use crate::ingest::{Door, Ingest, WAKER};
 use crate::preflight::Checked;
 use crate::status::Shared;
 use crate::store::{self, Store};
@@ -100,17 +100,23 @@ impl Pipeline {
     /// # Errors
     /// See [`PipelineError`]; nothing runs then.
     pub fn start(config: &Config, checked: Checked) -> Result<Self, PipelineError> {
-        let Checked { identity, name } = checked;
+        let Checked { identity, name, api_identity, gate } = checked;
         let sensors = TcpListener::bind(config.sensors).map_err(|source| {
             PipelineError::Listen { address: config.sensors, purpose: "sensors", source }
         })?;
-        let api_socket = config.api.map(|address| {
+        let api_socket = config.api.as_ref().map(|ApiConfig { address, .. }| {
+            let address = *address;
             let purpose = "the API";
             api::bind(address).map_err(|source| PipelineError::Listen { address, purpose, source })
         });
         let api_socket = api_socket.transpose()?;
         let shared =
             Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
+        // Set once, here, before anything reads it.
+        let _ = shared.tls.set(identity.status());
+        if let Some(own) = api_identity.as_ref().filter(|_| has_own_certificate(config)) {
+            let _ = shared.api_tls.set(own.status());
+        }
         let store = Store::open(&config.store, Arc::clone(&shared))?;
         let events = store.event_log()?;
         let (index, retention) = store.index()?;
@@ -128,8 +134,7 @@ impl Pipeline {
 
         let ingest = Ingest::new(
             poll,
-            sensors,
-            identity.server,
+            Door { listener: sensors, identity, rates: config.sensor_rates },
             queue,
             Arc::clone(&mailbox),
             Arc::clone(&shared),
@@ -154,11 +159,13 @@ impl Pipeline {
             spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
         let ingest = spawn("ingest", move || ingest.run())?;
-        let api = match api_socket {
+        let api = match api_socket.zip(gate) {
             None => None,
-            Some(socket) => {
+            Some((listener, gate)) => {
                 let (stop, stopped) = oneshot::channel();
-                Some((spawn("api", move || api::serve(socket, for_api, archive, stopped))?, stop))
+                let entrance = Entrance { listener, identity: api_identity, gate };
+                let serve = move || api::serve(entrance, for_api, archive, stopped);
+                Some((spawn("api", serve)?, stop))
             }
         };
         Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, index, api })
@@ -214,6 +221,12 @@ impl Pipeline {
             batches => Err(PipelineError::NotStored { batches }),
         }
     }
+}
+
+/// Whether the API has another certificate than that for sensors, which is looked after anyway.
+fn has_own_certificate(config: &Config) -> bool {
+    let api = config.api.as_ref().and_then(|api| api.tls.as_ref());
+    api.is_some_and(|files| files.certificate != config.tls.certificate)
 }
 
 /// Says where everything is, with the ports that the system gave where the configuration has 0.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use trust::KeeperStatus;
 use wire::header::Stream;
 use wire::ledger::Ledger;
 use wire::message::{Resume, SensorHello};
@@ -34,6 +35,10 @@ pub struct Shared {
     open_segments: Mutex<BTreeMap<Group, PathBuf>>,
     /// All segments.
     pub catalog: Catalog,
+    /// What is known about the files of our TLS identity; empty before the start has come so far.
+    pub tls: OnceLock<Arc<KeeperStatus>>,
+    /// The same for the certificate of the API, where it has one of its own.
+    pub api_tls: OnceLock<Arc<KeeperStatus>>,
     /// All counters that belong to no sensor.
     pub counters: Counters,
     /// The store takes nothing at the moment.
@@ -158,6 +163,8 @@ pub struct SensorState {
     pub host: String,
     /// Its version.
     pub version: String,
+    /// When the certificate of its last connection expires, in seconds since 1970.
+    pub certificate_until: Option<i64>,
     /// What is stored, since the collector was started.
     pub stored: Stored,
     /// Last record and frame batch stored; records count when they are on the disk.
@@ -166,6 +173,8 @@ pub struct SensorState {
     pub on_connection: OnConnection,
     /// Records and frame batches that were stored already when they came.
     pub duplicates: u64,
+    /// Times that it was not read for a moment because it had brought its share of a second.
+    pub pauses: u64,
     /// Records and frame batches that never came, seen by a hole in the sequence.
     pub missing: u64,
     /// Frames that the sensor itself reported as missing.
@@ -275,6 +284,8 @@ impl Shared {
             store_path,
             open_segments: Mutex::default(),
             catalog: Catalog::default(),
+            tls: OnceLock::new(),
+            api_tls: OnceLock::new(),
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             is_disk_short: AtomicBool::new(false),
@@ -439,6 +450,7 @@ const REFUSED: &[&str] = &[
     "closed_in_handshake",
     "accept_failed",
     "too_many_connections",
+    "distrusted",
     "tls",
     "bad_magic",
     "unsupported_version",
@@ -455,7 +467,7 @@ const REFUSED: &[&str] = &[
     "cannot_encode",
 ];
 
-/// What handshakes fail for; always shown, also at zero. See [`crate::tls::handshake_failure`].
+/// What handshakes fail for; always shown, also at zero. See [`trust::words::failure`].
 const HANDSHAKES: &[&str] = &[
     "no_certificate",
     "unknown_issuer",
@@ -464,7 +476,7 @@ const HANDSHAKES: &[&str] = &[
     "revoked",
     "wrong_purpose",
     "bad_certificate",
-    "not_a_sensor",
+    "wrong_role",
     "not_tls",
     "refused_by_peer",
     "incompatible",

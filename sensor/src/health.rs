@@ -1,11 +1,12 @@
 //! Is the sensor doing its work? Asked by `/healthz`, answered from what the supervisor says, and from link
-//! states. No answer depends on the wall clock, which may be set at any time.
+//! states. No answer depends on the wall clock, which may be set at any time, but for that about certificates.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use trust::KeeperStatus;
 use wire::units::UnixNanos;
 
 use crate::counters::Counters;
@@ -24,6 +25,8 @@ pub struct Health {
     watched: AtomicU64,
     /// How the spool is.
     spool: Arc<SpoolStatus>,
+    /// What is known about the uplink's certificates; empty without an uplink.
+    certificates: OnceLock<Arc<KeeperStatus>>,
     started: Instant,
 }
 
@@ -44,9 +47,15 @@ impl Health {
     #[must_use]
     pub fn new(counters: Arc<Counters>) -> Self {
         let links = counters.interfaces().iter().map(|_| AtomicU8::new(Link::Up as u8)).collect();
-        let watched = AtomicU64::new(0);
-        let (watch, spool) = (ArcSwap::default(), Arc::default());
-        Self { counters, links, watch, watched, spool, started: Instant::now() }
+        Self {
+            counters,
+            links,
+            watch: ArcSwap::default(),
+            watched: AtomicU64::new(0),
+            spool: Arc::default(),
+            certificates: OnceLock::new(),
+            started: Instant::now(),
+        }
     }
 
     /// Looks at this spool as well.
@@ -68,6 +77,12 @@ impl Health {
         let link =
             self.links.get(interface).map_or(Link::Gone as u8, |it| it.load(Ordering::Relaxed));
         Link::read(link)
+    }
+
+    /// From now on certificates that expire soon are a problem as well.
+    pub fn watch_certificates(&self, certificates: Arc<KeeperStatus>) {
+        // There is one uplink, started once.
+        let _ = self.certificates.set(certificates);
     }
 
     /// Replaces what the supervisor says is wrong.
@@ -93,6 +108,9 @@ impl Health {
         problems.extend(self.spool.problems());
         problems.extend(self.watch.load().iter().cloned());
         problems.extend(self.silent_supervisor(self.started.elapsed()));
+        if let Some(certificates) = self.certificates.get() {
+            problems.extend(certificates.problems(now_seconds()));
+        }
         problems
     }
 
@@ -117,6 +135,12 @@ impl Link {
             _ => Self::Gone,
         }
     }
+}
+
+/// The wall clock, in seconds since 1970.
+#[must_use]
+pub fn now_seconds() -> i64 {
+    i64::try_from(now().0 / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
 /// The wall clock.

@@ -437,7 +437,11 @@ impl Common {
         };
         let (ledger, status) = (self.ledger.clone(), Arc::clone(&self.uplink));
         let settings = (settings, start.config.spool.as_ref());
-        Ok(Some(UplinkThread::start(settings, &about, batches, ledger, status)?))
+        let uplink = UplinkThread::start(settings, &about, batches, ledger, status)?;
+        if let Some(certificates) = self.uplink.certificates.get() {
+            self.health.watch_certificates(Arc::clone(certificates));
+        }
+        Ok(Some(uplink))
     }
 
     fn recorder(&self, start: &Start, output: Output, uplink: Option<&UplinkThread>) -> Recorder {

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use packet::Address;
 use packet::frame::LinkType;
 use packet::libpcap::Program;
+use trust::{FileError, Identity, SensorTls};
 
 use crate::afpacket::{Fanout, Interface, OpenError, PeerRule, RingConfig, Scope};
 use crate::analyse::FlowSettings;
-use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow, Uplink};
+use crate::config::{Capture, Config, Detect, ExportFrames, FanoutMode, Flow};
 use crate::detect::{AllowList, DetectorConfig};
 use crate::evidence::ContactTable;
 use crate::filter::{Compiler, FilterError, RingFilter};
 use crate::flow::Timeouts;
 use crate::host;
 use crate::interfaces::{InterfaceNames, PatternError, Patterns};
-use crate::uplink::tls::{self, TlsError, TlsFiles};
 
 /// What stands against a start, before anything was started.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ pub enum SetupError {
     },
     /// The certificates cannot be used.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] FileError),
     /// The configured name is another one than that of the certificate.
     #[error(
         "sensor.name = {name} is not the name in {certificate}, which is {certified}; \
@@ -406,13 +406,6 @@ pub fn flows(config: &Config, workers: usize) -> Option<FlowSettings> {
     })
 }
 
-/// The files of the uplink's identity.
-#[must_use]
-pub fn tls_files(uplink: &Uplink) -> TlsFiles {
-    let Uplink { ca, certificate, key, collectors: _ } = uplink.clone();
-    TlsFiles { ca, certificate, key }
-}
-
 /// The name of this sensor: that of its certificate, else the configured one, else the host's.
 ///
 /// # Errors
@@ -422,9 +415,9 @@ pub fn sensor_name(config: &Config) -> Result<String, SetupError> {
     let Some(uplink) = &config.uplink else {
         return Ok(if configured.is_empty() { host::name() } else { configured });
     };
-    let certified = tls::load(&tls_files(uplink))?.name;
+    let certified = SensorTls::load(&uplink.tls)?.name().to_owned();
     if !configured.is_empty() && configured != certified {
-        let certificate = uplink.certificate.clone();
+        let certificate = uplink.tls.certificate.clone();
         return Err(SetupError::Name { name: configured, certificate, certified });
     }
     Ok(certified)
@@ -433,6 +426,7 @@ pub fn sensor_name(config: &Config) -> Result<String, SetupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Uplink;
 
     fn capture(ring_mib: u32) -> Capture {
         Capture { ring_mib, ..Config::without_file().capture }
@@ -532,9 +526,13 @@ mod tests {
         assert!(matches!(filter(&config).for_link(LinkType::ETHERNET), Ok(None)), "no uplink");
         config.uplink = Some(Uplink {
             collectors: Vec::new(),
-            ca: PathBuf::new(),
-            certificate: PathBuf::new(),
-            key: PathBuf::new(),
+            tls: trust::Files {
+                ca: PathBuf::new(),
+                certificate: PathBuf::new(),
+                key: PathBuf::new(),
+                crl: None,
+            },
+            expiry_warning_days: 14,
         });
         assert!(matches!(filter(&config).for_link(LinkType::RAW), Ok(None)));
         let reason = filter(&config).for_link(LinkType::ETHERNET).unwrap_err().to_owned();

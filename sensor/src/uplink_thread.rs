@@ -6,19 +6,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
+use trust::{FileError, Keeper, SensorTls};
 use wire::message::SensorHello;
 
 use crate::config::Uplink;
+use crate::health;
 use crate::host;
 use crate::interfaces::InterfaceNames;
 use crate::ledger::LedgerView;
 use crate::metrics::{Families, Source};
-use crate::setup;
 use crate::spool::disk::RealDisk;
 use crate::spool::status::{SpoolStatus, read};
 use crate::spool::{Spool, SpoolError, SpoolSettings};
 use crate::uplink::session::Timing;
-use crate::uplink::tls::{self, TlsError};
 use crate::uplink::{
     self, BatchRing, EndReason, OutgoingRecord, RECORD_QUEUE_BYTES, UplinkConfig, UplinkInputs,
     UplinkStatus,
@@ -26,6 +26,8 @@ use crate::uplink::{
 
 /// Records between recorder and uplink; the uplink takes them out whether it is connected or not.
 const RECORD_QUEUE: usize = 1 << 16;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The running uplink.
 pub struct UplinkThread {
@@ -54,7 +56,7 @@ pub enum UplinkStartError {
     #[error(
         "once it has given up its privileges, the sensor cannot use its certificates; it must own them"
     )]
-    Identity(#[from] TlsError),
+    Identity(#[from] FileError),
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -77,11 +79,14 @@ impl UplinkThread {
     ) -> Result<Self, UplinkStartError> {
         let (records, records_out) = bounded(RECORD_QUEUE);
         let (stop, stopped) = bounded(1);
-        // They are read again for each connection, by a thread without any privilege, such as this.
-        tls::load(&setup::tls_files(settings))?;
+        // They are read again when they change, by a thread without any privilege, such as this.
+        let warning = DAY * settings.expiry_warning_days;
+        let identity = Keeper::<SensorTls>::open(settings.tls.clone(), warning)?;
+        // Set once, here, before anything reads it.
+        let _ = status.certificates.set(identity.status());
         let config = UplinkConfig {
             collectors: settings.collectors.clone(),
-            tls: setup::tls_files(settings),
+            identity,
             hello: hello(about),
             interfaces: Arc::clone(&about.interfaces),
             snaplen: about.snaplen,
@@ -208,6 +213,7 @@ impl Source for UplinkMetrics {
             "Times that a copy of the uplink's own traffic was among the frames to be sent",
             [(vec![], metrics.loops_total())],
         )?;
+        write_certificates(&self.0, families)?;
         write_spool(&self.0.spool, families)?;
         write_deliveries(&self.0, families)
     }
@@ -296,4 +302,27 @@ fn write_spool(status: &SpoolStatus, families: &mut Families<'_>) -> fmt::Result
         families.counter(name, help, [(vec![], read(value))])?;
     }
     Ok(())
+}
+
+/// When the files of the sensor's identity expire, and what became of those that changed.
+fn write_certificates(status: &UplinkStatus, families: &mut Families<'_>) -> fmt::Result {
+    let Some(certificates) = status.certificates.get() else { return Ok(()) };
+    let (known, now) = (certificates.read(), health::now_seconds());
+    families.gauge(
+        "ringwatch_tls_expiry_seconds",
+        "Seconds until a file of our identity expires",
+        known.expiry.all().into_iter().map(|(file, until)| {
+            (vec![("file", file.name().to_owned())], until.saturating_sub(now) as f64)
+        }),
+    )?;
+    families.counter(
+        "ringwatch_tls_reloads",
+        "Times that changed certificates came into use",
+        [(vec![], known.reloads)],
+    )?;
+    families.counter(
+        "ringwatch_tls_reload_failures",
+        "Times that changed certificates were refused",
+        [(vec![], known.refusals)],
+    )
 }

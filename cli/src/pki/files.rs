@@ -54,6 +54,26 @@ pub(super) fn write(
     })
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failure("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds a line to a file that only its owner reads, and brings it to the disk.
+pub(super) fn append(path: &Path, line: &str) -> Result<(), PkiError> {
+    let add = || {
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_all()
+    };
+    add().map_err(|source| failure("write", path, source))
+}
+
 fn write_draft(draft: &Path, text: &str, access: Access) -> std::io::Result<()> {
     let mode = match access {
         Access::Owner => 0o600,

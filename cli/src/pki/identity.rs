@@ -1,28 +1,10 @@
-//! Who a certificate speaks for: role, name, and the hosts a collector answers as.
+//! Whom a certificate speaks for: its name, and the hosts a collector answers as.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use wire::text::{NAME_RULE, is_name};
-
-/// What the holder of a certificate may act as. It decides the extended key usage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Role {
-    /// Dials collectors: client authentication only.
-    Sensor,
-    /// Takes sensors: server authentication only.
-    Collector,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sensor => "sensor",
-            Self::Collector => "collector",
-        })
-    }
-}
 
 /// Name of a sensor or collector: 1 to 63 of `a-z 0-9 . - _`, a letter or digit first. It is also
 /// the name of the files, so names that would collide with other files of the folder are refused.

@@ -1,38 +1,63 @@
-//! What certificates a folder holds.
+//! What certificates a folder holds, and which of them are revoked.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use trust::Role;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::{Pem, parse_x509_pem};
 
+use super::revocation::Revoked;
 use super::{PkiError, files};
+use crate::text::table;
 
 /// One certificate of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The file.
     pub path: PathBuf,
-    /// `authority`, or the role and name that its URI gives (`ringwatch://sensor/NAME`).
+    /// `authority`, or the role and name that its URI gives (`sensor/NAME`).
     pub identity: String,
+    /// Its role; `None` for the authority, and for what is not of Ringwatch.
+    pub role: Option<Role>,
+    /// Serial number, most significant byte first.
+    pub serial: Vec<u8>,
     /// DNS names and addresses that it answers as.
     pub hosts: Vec<String>,
+    /// First moment of validity.
+    pub not_before: Timestamp,
     /// Last moment of validity.
     pub not_after: Timestamp,
     /// Is the private key beside it?
     pub has_key: bool,
 }
 
-/// All certificates in `folder`, the authority first, then by file name.
+/// All certificates of a folder, and its revocation list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// The authority first, then by file name.
+    pub entries: Vec<Entry>,
+    /// What is revoked.
+    pub revoked: Revoked,
+}
+
+impl Entry {
+    /// The serial number in hexadecimal digits, as other tools show it.
+    #[must_use]
+    pub fn serial_text(&self) -> String {
+        self.serial.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// All certificates in `folder`.
 ///
 /// # Errors
 /// [`PkiError::NoAuthority`] if `folder` has no `ca.pem`; [`PkiError::Content`] for a `.pem` file
 /// that is no certificate.
-pub fn list(folder: &Path) -> Result<Vec<Entry>, PkiError> {
+pub fn list(folder: &Path) -> Result<Inventory, PkiError> {
     if !folder.join("ca.pem").exists() {
         return Err(PkiError::NoAuthority(folder.to_owned()));
     }
@@ -42,42 +67,79 @@ pub fn list(folder: &Path) -> Result<Vec<Entry>, PkiError> {
         let path = file.map_err(read)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(".pem") && !name.ends_with(".key.pem") && name != "crl.pem" {
-            entries.push(describe(path)?);
+            entries.push(describe(&path)?);
         }
     }
     entries.sort_by_key(|entry| (entry.identity != AUTHORITY, entry.path.clone()));
-    Ok(entries)
+    Ok(Inventory { entries, revoked: Revoked::read(folder)? })
 }
 
-/// The list as a table for people. `now` decides what counts as expired.
+/// The inventory as a table for people. `now` decides what counts as expired.
 #[must_use]
-pub fn render(entries: &[Entry], now: Timestamp) -> String {
-    let width = entries.iter().map(|entry| entry.identity.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for entry in entries {
-        let days = entry.not_after.duration_since(now).as_hours() / 24;
-        let life = match days {
-            ..0 => "EXPIRED".to_owned(),
-            days => format!("{days} days left"),
-        };
-        let key = if entry.has_key { "" } else { "  (no key here)" };
-        let until = entry.not_after.strftime("%Y-%m-%d");
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{:width$}  until {until}  {life:>14}  {}{key}",
-            entry.identity,
-            entry.hosts.join(" ")
+pub fn render(inventory: &Inventory, now: Timestamp) -> String {
+    let Inventory { entries, revoked } = inventory;
+    let day = |time: Timestamp| time.strftime("%Y-%m-%d").to_string();
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let mut state = days_left(entry.not_after, now);
+            if revoked.contains(&entry.serial) {
+                state = "REVOKED".to_owned();
+            } else if entry.not_before > now {
+                state = "NOT YET".to_owned();
+            }
+            if !entry.has_key {
+                state.push_str(" (no key here)");
+            }
+            [
+                entry.identity.clone(),
+                entry.serial_text(),
+                day(entry.not_before),
+                day(entry.not_after),
+                state,
+                entry.hosts.join(" "),
+            ]
+        })
+        .collect();
+    let mut text = table(HEADS, [false; HEADS.len()], &rows);
+    if revoked.number > 0 {
+        text += &format!(
+            "revocation list {}: {} revoked, next due {}, {}\n",
+            revoked.number,
+            revoked.serials.len(),
+            day(revoked.due),
+            days_left(revoked.due, now),
         );
     }
     text
 }
 
+const HEADS: [&str; 6] = ["CERTIFICATE", "SERIAL", "FROM", "UNTIL", "STATE", "HOSTS"];
+
+fn days_left(until: Timestamp, now: Timestamp) -> String {
+    match until.duration_since(now).as_secs() {
+        ..0 => "EXPIRED".to_owned(),
+        left => format!("{} days left", left / 86_400),
+    }
+}
+
 const AUTHORITY: &str = "authority";
 
-fn describe(path: PathBuf) -> Result<Entry, PkiError> {
-    let pem = pem_of(&path, &files::read(&path)?)?;
-    let certificate = certificate_of(&path, &pem)?;
+/// What stands in a certificate's file.
+///
+/// # Errors
+/// [`PkiError::Content`] if that is no certificate.
+pub fn describe(path: &Path) -> Result<Entry, PkiError> {
+    entry_of(path, &files::read(path)?)
+}
+
+/// What stands in a certificate that is, or will be, the file `path`.
+///
+/// # Errors
+/// [`PkiError::Content`] if the text is no certificate.
+pub fn entry_of(path: &Path, text: &str) -> Result<Entry, PkiError> {
+    let pem = pem_of(path, text)?;
+    let certificate = certificate_of(path, &pem)?;
     let mut identity = None;
     let mut hosts = Vec::new();
     for name in certificate
@@ -94,16 +156,32 @@ fn describe(path: PathBuf) -> Result<Entry, PkiError> {
         }
     }
     let unknown = if certificate.is_ca() { AUTHORITY } else { "not of ringwatch" };
-    let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp())?;
-    let has_key = path.with_extension("key.pem").exists();
     let identity = identity.unwrap_or(unknown).to_owned();
-    Ok(Entry { identity, hosts, not_after, has_key, path })
+    let validity = certificate.validity();
+    let serial = certificate.raw_serial();
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    Ok(Entry {
+        role: identity.split_once('/').and_then(|(role, _)| role.parse().ok()),
+        identity,
+        serial: serial.get(zeros..).unwrap_or_default().to_owned(),
+        hosts,
+        not_before: Timestamp::from_second(validity.not_before.timestamp())?,
+        not_after: Timestamp::from_second(validity.not_after.timestamp())?,
+        has_key: path.with_extension("key.pem").exists(),
+        path: path.to_owned(),
+    })
 }
 
-/// The subject public key info (DER) of the first certificate in `text`.
-pub(super) fn public_key(path: &Path, text: &str) -> Result<Vec<u8>, PkiError> {
+/// The subject public key info (DER) of the first certificate in `text`, and the last second of its
+/// validity since 1970.
+///
+/// # Errors
+/// [`PkiError::Content`] if the text is no certificate.
+pub fn key_and_end(path: &Path, text: &str) -> Result<(Vec<u8>, i64), PkiError> {
     let pem = pem_of(path, text)?;
-    Ok(certificate_of(path, &pem)?.public_key().raw.to_vec())
+    let certificate = certificate_of(path, &pem)?;
+    let until = certificate.validity().not_after.timestamp();
+    Ok((certificate.public_key().raw.to_vec(), until))
 }
 
 fn pem_of(path: &Path, text: &str) -> Result<Pem, PkiError> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use crate::api::{ApiError, Client};
+use crate::access::Collector;
+use crate::api::ApiError;
 
 /// Events asked for at once: as many as a collector gives.
 const PAGE: usize = 1000;
@@ -20,9 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the three commands have in common.
 #[derive(Args, Debug)]
 pub struct Common {
-    /// The collector's HTTP interface
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8480")]
-    collector: String,
+    #[command(flatten)]
+    collector: Collector,
     /// Not before: 2026-11-21T10:15:00Z, '2026-11-21 10:15' (UTC), seconds since 1970, or 90m, 2h, 7d ago
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     from: Option<String>,
@@ -185,7 +185,7 @@ fn search(
     common: &Common,
     own: &[(&'static str, Option<&str>)],
 ) -> Result<(), SearchError> {
-    let client = Client::new(&common.collector, PATIENCE);
+    let client = common.collector.client(PATIENCE)?;
     let path = format!("/api/v1/{}", kind.word());
     let parameters = common.parameters(own);
     let mut stdout = io::stdout().lock();

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use trust::Role;
 
 use super::place::Ports;
 use super::{Frames, UpError};
-use crate::pki::{self, Existing, Issued, Name, Role};
+use crate::pki::{self, Existing, Issued, LEAF_DAYS, Name};
 
 /// Name of the collector's certificate.
 const COLLECTOR: &str = "collector";
@@ -85,7 +86,7 @@ impl Folder {
         let folder = self.root.join("pki");
         let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
         let lasting = match pki::list(&folder) {
-            Ok(entries) => {
+            Ok(pki::Inventory { entries, .. }) => {
                 entries.iter().filter(|entry| entry.has_key && entry.not_after > tomorrow).count()
             }
             // Missing or damaged: it is a throw-away authority, a new one does.
@@ -96,8 +97,9 @@ impl Folder {
         }
         let name = |text: &str| text.parse::<Name>().map_err(UpError::Name);
         pki::init(&folder, Existing::Replace)?;
-        pki::issue(&folder, Role::Collector, &name(COLLECTOR)?, &[], Existing::Replace)?;
-        pki::issue(&folder, Role::Sensor, &name(SENSOR)?, &[], Existing::Replace)?;
+        for (role, text) in [(Role::Collector, COLLECTOR), (Role::Sensor, SENSOR)] {
+            pki::issue(&folder, role, &name(text)?, &[], LEAF_DAYS, Existing::Replace)?;
+        }
         Ok(Certificates::Made)
     }
 

@@ -207,13 +207,40 @@ impl Site {
     }
 
     fn tls(&self, name: &str) -> String {
+        for kind in ["ca", "crl"] {
+            if !fs::exists(self.host_file(name, kind)).unwrap() {
+                self.copy_to_host(name, kind);
+            }
+        }
         let file = |name: &str| self.path(&format!("pki/{name}"));
         format!(
-            "ca = {:?}\ncertificate = {:?}\nkey = {:?}",
-            file("ca.pem"),
+            "ca = {:?}\ncrl = {:?}\ncertificate = {:?}\nkey = {:?}",
+            self.host_file(name, "ca"),
+            self.host_file(name, "crl"),
             file(&format!("{name}.pem")),
             file(&format!("{name}.key.pem")),
         )
+    }
+
+    /// Where the program called `name` has its own copy of the authority's `ca` or `crl`.
+    pub fn host_file(&self, name: &str, kind: &str) -> String {
+        self.path(&format!("{name}.{kind}.pem"))
+    }
+
+    /// Copies the authority's `ca` or `crl` to where the program called `name` has it.
+    pub fn copy_to_host(&self, name: &str, kind: &str) {
+        self.write_to_host(
+            name,
+            kind,
+            &fs::read_to_string(self.path(&format!("pki/{kind}.pem"))).unwrap(),
+        );
+    }
+
+    /// Writes the `ca` or `crl` of the program called `name`, at once.
+    pub fn write_to_host(&self, name: &str, kind: &str, text: &str) {
+        let draft = self.path("draft");
+        fs::write(&draft, text).unwrap();
+        fs::rename(draft, self.host_file(name, kind)).unwrap();
     }
 
     /// What a sensor's HTTP interface says.

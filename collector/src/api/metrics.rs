@@ -9,12 +9,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::now_seconds;
 use super::report::free_bytes;
 use crate::status::{Reasons, SensorState, Shared, read};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BySensor {
     sensor: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFile {
+    file: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,6 +37,7 @@ pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
     register_sensors(&mut registry, shared);
     register_collector(&mut registry, shared);
     register_records(&mut registry, shared);
+    register_tls(&mut registry, shared, now_seconds());
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -54,6 +61,9 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
     register("stored_alerts", "Alert records stored", |state| state.stored.alerts);
     register("duplicates", "Records and frame batches that were stored already", |state| {
         state.duplicates
+    });
+    register("sensor_pauses", "Times that it waited after it had brought its share", |state| {
+        state.pauses
     });
     register("missing", "Records and frame batches that never came", |state| state.missing);
     register("gap_frames", "Frames that the sensor reported as lost", |state| state.gap_frames);
@@ -164,6 +174,34 @@ fn register_gauges(registry: &mut Registry, gauges: &[(&str, &str, u64)]) {
     }
 }
 
+/// When certificates expire, ours and the sensors', and what became of files that changed.
+fn register_tls(registry: &mut Registry, shared: &Shared, now: i64) {
+    let left = Family::<BySensor, Gauge>::default();
+    for sensor in shared.sensors() {
+        if let Some(until) = sensor.state().certificate_until {
+            let labels = BySensor { sensor: sensor.name().to_owned() };
+            left.get_or_create(&labels).set(until.saturating_sub(now));
+        }
+    }
+    let help = "Seconds until the certificate of the sensor's last connection expires";
+    registry.register("sensor_certificate_expiry_seconds", help, left);
+    let Some(tls) = shared.tls.get() else { return };
+    let known = tls.read();
+    let own = Family::<ByFile, Gauge>::default();
+    for (file, until) in known.expiry.all() {
+        own.get_or_create(&ByFile { file: file.name() }).set(until.saturating_sub(now));
+    }
+    registry.register("tls_expiry_seconds", "Seconds until a file of our identity expires", own);
+    for (name, help, value) in [
+        ("tls_reloads", "Times that changed certificates came into use", known.reloads),
+        ("tls_reload_failures", "Times that changed certificates were refused", known.refusals),
+    ] {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
+}
+
 fn by_reason(reasons: &Reasons) -> Family<ByReason, Counter> {
     let family = Family::<ByReason, Counter>::default();
     for (reason, count) in reasons.snapshot() {
@@ -192,7 +230,7 @@ mod tests {
             "ringwatch_refused_connections_total{reason=\"tls\"} 0\n",
             "ringwatch_refused_connections_total{reason=\"cannot_encode\"} 0\n",
             "ringwatch_refused_connections_total{reason=\"handshake_crowded\"} 0\n",
-            "ringwatch_handshake_failures_total{reason=\"not_a_sensor\"} 0\n",
+            "ringwatch_handshake_failures_total{reason=\"wrong_role\"} 0\n",
             "ringwatch_replaced_connections_total 0\n",
             "ringwatch_store_errors_total 0\n",
             "ringwatch_expired_segments_total{reason=\"free_space\"} 0\n",

@@ -1,15 +1,17 @@
 //! The HTTP API: `/healthz`, `/metrics`, `/api/v1/status`, and questions for what is stored: `/api/v1/frames`,
-//! `/api/v1/alerts`, `/api/v1/flows`, `/api/v1/dns`. Reads what the other threads wrote down; changes nothing. One thread; a slow reader delays nobody but other readers.
+//! `/api/v1/alerts`, `/api/v1/flows`, `/api/v1/dns`. Reads what the other threads wrote down; changes nothing. One
+//! thread; a slow reader delays nobody but other readers. Who may see what, [`access`] decides, for every route.
 
+pub mod access;
 mod events;
 mod frames;
+mod listener;
 mod metrics;
 mod rates;
 mod report;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,11 +19,16 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio::sync::{Semaphore, oneshot};
+use trust::{ApiTls, Keeper};
 
 use crate::archive::query::Archive;
+use crate::committer::wall_clock;
+use crate::health;
 use crate::status::Shared;
+use access::{Caller, Gate, Peer};
+use listener::Listener;
 use rates::Rates;
 
 /// What the handlers share.
@@ -46,17 +53,28 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// What stands between the network and the handlers.
+pub struct Entrance {
+    /// The API's socket, of [`bind`].
+    pub listener: TcpListener,
+    /// Its certificate; `None`: no TLS.
+    pub identity: Option<Keeper<ApiTls>>,
+    /// Who may see what.
+    pub gate: Gate,
+}
+
 /// Serves requests until `stop` is sent or dropped, and then for a moment longer those that have
 /// begun.
 ///
 /// # Errors
 /// What the system says about setting up.
 pub fn serve(
-    listener: TcpListener,
+    entrance: Entrance,
     shared: Arc<Shared>,
     archive: Archive,
     stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
+    let Entrance { listener, identity, gate } = entrance;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answering = Arc::new(Semaphore::new(frames::MOST_AT_ONCE));
     let searching = Arc::new(Semaphore::new(events::MOST_AT_ONCE));
@@ -71,11 +89,12 @@ pub fn serve(
         .route("/api/v1/alerts", get(events::alerts))
         .route("/api/v1/flows", get(events::flows))
         .route("/api/v1/dns", get(events::dns))
-        // Who may ask what is decided in one layer here, around all routes.
-        .with_state(context);
+        .route_layer(axum::middleware::from_fn_with_state(Arc::new(gate), access::check))
+        .with_state(context)
+        .into_make_service_with_connect_info::<Peer>();
     let result = runtime.block_on(async {
         let sampling = tokio::spawn(sample(sampler));
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener, identity)?;
         let (stopping, stopped) = oneshot::channel();
         let server = axum::serve(listener, routes).with_graceful_shutdown(async {
             // An error means that the sender is gone, which is a stop as well.
@@ -108,17 +127,21 @@ async fn sample(context: Arc<Context>) {
     }
 }
 
-async fn health(State(context): State<Arc<Context>>) -> impl IntoResponse {
-    if context.shared.is_store_failing.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the store fails\n");
+async fn health(
+    State(context): State<Arc<Context>>,
+    caller: Option<Extension<Caller>>,
+) -> impl IntoResponse {
+    let problems = health::problems(&context.shared, now_seconds());
+    if problems.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
     }
-    if context.shared.is_disk_short.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the disk of the store is nearly full\n");
+    if caller.is_none() {
+        // Problems name files, sensors and times.
+        let why = "not all is well; a token is needed to see what\n".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, why);
     }
-    if context.shared.events.is_failing.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the event log cannot be written\n");
-    }
-    (StatusCode::OK, "ok\n")
+    let lines = problems.into_iter().map(|problem| format!("{problem}\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
 async fn metrics_text(State(context): State<Arc<Context>>) -> impl IntoResponse {
@@ -134,6 +157,11 @@ async fn metrics_text(State(context): State<Arc<Context>>) -> impl IntoResponse 
 
 async fn status(State(context): State<Arc<Context>>) -> Json<report::Status> {
     Json(report::status(&context.shared, &context.rates()))
+}
+
+/// The wall clock, in seconds since 1970.
+fn now_seconds() -> i64 {
+    i64::try_from(wall_clock().0 / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
 impl Context {

@@ -6,8 +6,10 @@ use serde::Serialize;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
+use super::now_seconds;
 use super::rates::{Rate, Rates};
 use crate::committer::wall_clock;
+use crate::health;
 use crate::status::{Sensor, SensorState, Shared, Stored, read};
 
 /// The collector as a whole. Names of fields are read by other programs: keep them.
@@ -17,6 +19,8 @@ pub struct Status {
     version: &'static str,
     started: String,
     uptime_seconds: f64,
+    /// As `/healthz` says it; empty when all is well.
+    problems: Vec<String>,
     store: Store,
     sensors: Vec<SensorReport>,
     refused: BTreeMap<&'static str, u64>,
@@ -66,10 +70,12 @@ struct SensorReport {
     last_frame: Option<String>,
     last_record: Option<String>,
     duplicates: u64,
+    pauses: u64,
     missing: u64,
     gap_frames: u64,
     gap_records: u64,
     clock_offset_ms: Option<f64>,
+    certificate_until: Option<String>,
     ledger: Option<Ledger>,
 }
 
@@ -85,6 +91,7 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
         version: env!("CARGO_PKG_VERSION"),
         started: rfc3339(shared.started),
         uptime_seconds: wall_clock().since(shared.started).as_secs_f64(),
+        problems: health::problems(shared, now_seconds()),
         store: Store {
             path: shared.store_path.display().to_string(),
             events: shared.events_path.display().to_string(),
@@ -136,10 +143,12 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
         last_frame: stored.last_frame.map(rfc3339),
         last_record: stored.last_record.map(rfc3339),
         duplicates: state.duplicates,
+        pauses: state.pauses,
         missing: state.missing,
         gap_frames: state.gap_frames,
         gap_records: state.gap_records,
         clock_offset_ms: clock_offset.map(|nanos| nanos as f64 / 1e6),
+        certificate_until: state.certificate_until.map(trust::words::utc),
         ledger,
     }
 }

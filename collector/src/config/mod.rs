@@ -26,25 +26,38 @@ pub struct Config {
     pub name: Option<String>,
     /// Where sensors connect.
     pub sensors: SocketAddr,
-    /// Where the HTTP API listens; `None`: nowhere.
-    pub api: Option<SocketAddr>,
+    /// What one sensor may bring.
+    pub sensor_rates: Rates,
+    /// The HTTP API; `None`: there is none.
+    pub api: Option<ApiConfig>,
     /// Files of the TLS identity.
-    pub tls: TlsFiles,
+    pub tls: trust::Files,
+    /// How long before it expires a certificate or revocation list is a problem.
+    pub expiry_warning: Duration,
     /// Where and how things are stored.
     pub store: StoreConfig,
     /// Where each value stands in the file, for errors found later.
     pub origin: Origin,
 }
 
-/// Files of the collector's identity, all PEM.
+/// The HTTP API. Beyond loopback it has TLS and tokens.
 #[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// Certificate of the authority that issued the sensors' certificates.
-    pub ca: PathBuf,
-    /// Certificate chain of this collector, its own certificate first.
-    pub certificate: PathBuf,
-    /// Private key of the certificate.
-    pub key: PathBuf,
+pub struct ApiConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The file of tokens; `None`: who asks is a viewer.
+    pub tokens: Option<PathBuf>,
+    /// Files of its certificate; `None`: no TLS.
+    pub tls: Option<trust::Files>,
+}
+
+/// What one sensor may bring in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Event records.
+    pub records: u64,
 }
 
 /// Where and how things are stored.
@@ -82,17 +95,22 @@ impl Config {
         let origin = Origin::parse(file, text, SECTIONS)?;
         let raw: RawConfig = toml::from_str(text).map_err(|error| origin.locate(text, &error))?;
         let check = Check { origin: &origin };
+        let api = check.api(folder, &raw)?;
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
             sensors: check.address("sensors", DEFAULT_SENSORS, &raw.listen.sensors)?,
-            api: match raw.listen.api.as_str() {
-                "" => None,
-                text => Some(check.address("api", DEFAULT_API, text)?),
+            sensor_rates: Rates {
+                bytes: check.rate("sensor_mib_per_second", raw.listen.sensor_mib_per_second)? << 20,
+                records: check
+                    .rate("sensor_records_per_second", raw.listen.sensor_records_per_second)?,
             },
-            tls: TlsFiles {
+            api,
+            expiry_warning: check.expiry_warning(raw.tls.expiry_warning_days)?,
+            tls: trust::Files {
                 ca: folder.join(raw.tls.ca),
                 certificate: folder.join(raw.tls.certificate),
                 key: folder.join(raw.tls.key),
+                crl: raw.tls.crl.map(|crl| folder.join(crl)),
             },
             store: StoreConfig {
                 path: folder.join(raw.store.path),
@@ -159,6 +177,62 @@ impl Check<'_> {
         })
     }
 
+    fn api(&self, folder: &Path, raw: &RawConfig) -> Result<Option<ApiConfig>, ConfigError> {
+        if raw.listen.api.is_empty() {
+            return Ok(None);
+        }
+        let address = self.address("api", DEFAULT_API, &raw.listen.api)?;
+        let is_local = address.ip().to_canonical().is_loopback();
+        let RawApi { tokens, tls, certificate, key } = &raw.api;
+        let has_tls = tls.unwrap_or(!is_local || certificate.is_some());
+        if certificate.is_some() != key.is_some() {
+            let problem = "certificate and key are needed both, or none".to_owned();
+            return Err(self.origin.fault("api", "certificate", "", problem));
+        }
+        if !is_local && (tokens.is_none() || !has_tls) {
+            let lacking = if has_tls { "[api] tokens" } else { "[api] tls" };
+            let problem = format!(
+                "is not loopback, where TLS and tokens are needed; {lacking} is missing: \
+                 `ringwatch token create FILE NAME viewer` makes a file for [api] tokens, and TLS is \
+                 on unless [api] tls = false"
+            );
+            return Err(self.origin.fault("listen", "api", DEFAULT_API, problem));
+        }
+        let own =
+            |file: &Option<PathBuf>, ours: &Path| folder.join(file.as_deref().unwrap_or(ours));
+        let tls = has_tls.then(|| trust::Files {
+            ca: folder.join(&raw.tls.ca),
+            certificate: own(certificate, &raw.tls.certificate),
+            key: own(key, &raw.tls.key),
+            crl: None,
+        });
+        Ok(Some(ApiConfig { address, tokens: tokens.as_ref().map(|it| folder.join(it)), tls }))
+    }
+
+    fn rate(&self, key: &str, number: i64) -> Result<u64, ConfigError> {
+        match u64::try_from(number) {
+            Ok(number) if RATE.contains(&number) => Ok(number),
+            _ => {
+                let problem =
+                    format!("out of range; {} to {} are allowed", RATE.start(), RATE.end());
+                Err(self.origin.fault("listen", key, "", problem))
+            }
+        }
+    }
+
+    fn expiry_warning(&self, days: i64) -> Result<Duration, ConfigError> {
+        match u64::try_from(days) {
+            Ok(days) if EXPIRY_WARNING_DAYS.contains(&days) => {
+                Ok(Duration::from_secs(days * 24 * 3600))
+            }
+            _ => {
+                let (least, most) = (EXPIRY_WARNING_DAYS.start(), EXPIRY_WARNING_DAYS.end());
+                let problem = format!("out of range; {least} to {most} days are allowed");
+                Err(self.origin.fault("tls", "expiry_warning_days", "14", problem))
+            }
+        }
+    }
+
     fn number(
         &self,
         key: &str,
@@ -211,7 +285,17 @@ struct RawConfig {
     collector: RawCollector,
     listen: RawListen,
     tls: RawTls,
+    api: RawApi,
     store: RawStore,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawApi {
+    tokens: Option<PathBuf>,
+    tls: Option<bool>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -224,6 +308,8 @@ struct RawCollector {
 #[serde(default, deny_unknown_fields)]
 struct RawListen {
     sensors: String,
+    sensor_mib_per_second: i64,
+    sensor_records_per_second: i64,
     api: String,
 }
 
@@ -233,6 +319,8 @@ struct RawTls {
     ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    crl: Option<PathBuf>,
+    expiry_warning_days: i64,
 }
 
 #[derive(Deserialize)]
@@ -250,7 +338,12 @@ struct RawStore {
 
 impl Default for RawListen {
     fn default() -> Self {
-        Self { sensors: DEFAULT_SENSORS.to_owned(), api: DEFAULT_API.to_owned() }
+        Self {
+            sensors: DEFAULT_SENSORS.to_owned(),
+            sensor_mib_per_second: DEFAULT_SENSOR_MIB,
+            sensor_records_per_second: DEFAULT_SENSOR_RECORDS,
+            api: DEFAULT_API.to_owned(),
+        }
     }
 }
 
@@ -260,6 +353,8 @@ impl Default for RawTls {
             ca: DEFAULT_CA.into(),
             certificate: DEFAULT_CERTIFICATE.into(),
             key: DEFAULT_KEY.into(),
+            crl: None,
+            expiry_warning_days: DEFAULT_EXPIRY_WARNING_DAYS,
         }
     }
 }
@@ -282,8 +377,12 @@ impl Default for RawStore {
 /// All sections and keys, in the order of `config/collector.toml`.
 const SECTIONS: &[Section] = &[
     Section { name: "collector", keys: &["name"] },
-    Section { name: "listen", keys: &["sensors", "api"] },
-    Section { name: "tls", keys: &["ca", "certificate", "key"] },
+    Section {
+        name: "listen",
+        keys: &["sensors", "sensor_mib_per_second", "sensor_records_per_second", "api"],
+    },
+    Section { name: "api", keys: &["tokens", "tls", "certificate", "key"] },
+    Section { name: "tls", keys: &["ca", "certificate", "key", "crl", "expiry_warning_days"] },
     Section {
         name: "store",
         keys: &[
@@ -309,6 +408,13 @@ pub const DEFAULT_CERTIFICATE: &str = "/etc/ringwatch/pki/collector.pem";
 pub const DEFAULT_KEY: &str = "/etc/ringwatch/pki/collector.key.pem";
 /// Default of `[store] path`.
 pub const DEFAULT_STORE: &str = "/var/lib/ringwatch/collector";
+/// More than a link of 10 Gbit/s brings.
+const DEFAULT_SENSOR_MIB: i64 = 2048;
+/// Ten times what a sensor writes by its own default limits.
+const DEFAULT_SENSOR_RECORDS: i64 = 200_000;
+const RATE: std::ops::RangeInclusive<u64> = 1..=1_000_000_000;
+const DEFAULT_EXPIRY_WARNING_DAYS: i64 = 14;
+const EXPIRY_WARNING_DAYS: std::ops::RangeInclusive<u64> = 0..=365;
 const DEFAULT_SEGMENT_MIB: i64 = 256;
 const DEFAULT_SEGMENT_AGE: &str = "60s";
 const DEFAULT_MAX_GIB: i64 = 0;
@@ -340,7 +446,7 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         let config = parse("").unwrap();
         assert_eq!(config.sensors.to_string(), "0.0.0.0:4750");
-        assert_eq!(config.api.unwrap().to_string(), "127.0.0.1:8480");
+        assert_eq!(config.api.unwrap().address.to_string(), "127.0.0.1:8480");
         assert_eq!(config.store.segment_bytes, 256 * 1024 * 1024);
         assert_eq!(config.store.segment_age, Duration::from_secs(60));
     }
@@ -381,7 +487,8 @@ mod tests {
     fn a_key_like_no_other_lists_those_that_exist() {
         check_error(
             "[tls]\nzzz = true",
-            "/etc/c.toml:2: [tls] zzz = true: unknown key; known: ca, certificate, key",
+            "/etc/c.toml:2: [tls] zzz = true: unknown key; \
+             known: ca, certificate, key, crl, expiry_warning_days",
         );
     }
 
@@ -444,6 +551,42 @@ mod tests {
 
     #[test]
     fn an_empty_api_address_turns_the_api_off() {
-        assert_eq!(parse("[listen]\napi = \"\"").unwrap().api, None);
+        assert!(parse("[listen]\napi = \"\"").unwrap().api.is_none());
+    }
+
+    #[test]
+    fn an_api_beyond_loopback_has_tls_and_tokens() {
+        for (text, lacking) in [
+            ("[listen]\napi = \"0.0.0.0:8480\"", "[api] tokens is missing"),
+            ("[listen]\napi = \"192.0.2.1:80\"\n[api]\ntls = true", "[api] tokens is missing"),
+            (
+                "[listen]\napi = \"[::]:1\"\n[api]\ntokens = \"t\"\ntls = false",
+                "[api] tls is missing",
+            ),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with("/etc/c.toml:2: [listen] api = "), "{error}");
+            assert!(error.contains(lacking), "{error}");
+        }
+        let api = parse("[listen]\napi = \"[::]:1\"\n[api]\ntokens = \"t\"").unwrap().api.unwrap();
+        assert_eq!(api.tokens.unwrap(), Path::new("/etc/t"));
+        let files = api.tls.unwrap();
+        assert_eq!(files.certificate, Path::new(DEFAULT_CERTIFICATE), "that of the collector");
+    }
+
+    #[test]
+    fn an_api_on_loopback_has_tls_only_if_it_is_asked_for() {
+        for (text, has_tls) in [
+            ("", false),
+            ("[listen]\napi = \"[::ffff:127.0.0.1]:1\"", false),
+            ("[api]\ntls = true", true),
+            ("[api]\ncertificate = \"a\"\nkey = \"b\"", true),
+        ] {
+            let api = parse(text).unwrap().api.unwrap();
+            assert_eq!(api.tls.is_some(), has_tls, "{text}");
+            assert_eq!(api.tokens, None);
+        }
+        let error = parse("[api]\ncertificate = \"a\"").unwrap_err();
+        assert!(error.contains("are needed both"), "{error}");
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! An answer is made by a thread of its own, while it is sent. It reads segments that the committer writes and
 //! retention deletes, and waits for nobody: an open segment is read as far as it was written when its turn came, a deleted one is
-//! left out. Memory is bounded by [`merge::MOST_WAITING`] and one stride of a segment.
+//! left out. Memory is bounded by `merge::MOST_WAITING` and one stride of a segment.
 
 mod answer;
 mod merge;
@@ -36,7 +36,7 @@ pub struct Told {
     pub frames: u64,
     /// The limit of frames was reached.
     pub is_limited: bool,
-    /// Frames that came too late to be put in order: see [`merge`].
+    /// Frames that came too late to be put in order: see `merge`.
     pub late: u64,
 }
 

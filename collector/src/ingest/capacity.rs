@@ -36,6 +36,12 @@ impl Handshakes {
         self.peers.insert(token, peer);
     }
 
+    /// Whether a connection is in its handshake.
+    #[must_use]
+    pub fn contains(&self, token: Token) -> bool {
+        self.peers.contains_key(&token)
+    }
+
     /// A handshake is over, whether it succeeded or not; or it was over before.
     pub fn end(&mut self, token: Token) {
         self.peers.remove(&token);

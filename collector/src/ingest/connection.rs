@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
+use trust::{CollectorTls, PeerError, Role, Validity, words};
 
+use super::allowance::{Allowance, Answer};
 use super::intake::{Conversation, Progress, TakenMarks};
 use super::secure::Secure;
 use crate::committer::Queue;
+use crate::config::Rates;
 use crate::session::{Now, SessionError};
 use crate::status::{self, Sensor, Shared};
-use crate::tls::{self, PeerError, Role};
 
 /// Time that a peer has for the handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -32,6 +34,10 @@ pub struct Common {
     pub queue: Queue,
     /// How far each sensor was taken, by name.
     pub taken: BTreeMap<String, TakenMarks>,
+    /// What one sensor may bring.
+    pub rates: Rates,
+    /// What each sensor has left of that, by name: as many as the authority issued certificates.
+    pub allowances: BTreeMap<String, Allowance>,
     /// Where sockets are read into.
     pub scratch: Vec<u8>,
 }
@@ -57,6 +63,10 @@ pub enum CloseReason {
     /// Too many peers were in their handshake, and this one for longest.
     #[error("too many connections in their handshake")]
     Crowded,
+    /// The certificate of a live session is no longer taken: revoked, expired, or of an authority
+    /// that is trusted no more.
+    #[error("certificate is no longer trusted")]
+    Distrusted(#[source] rustls::Error),
     /// TLS failed after the handshake.
     #[error("TLS failed")]
     Tls(#[source] rustls::Error),
@@ -77,6 +87,8 @@ pub enum Wish {
     Turn,
     /// To be served again when the store has taken something.
     Room,
+    /// To be served again a moment later: the sensor has had its share.
+    Rest,
 }
 
 /// See the module.
@@ -86,8 +98,12 @@ pub struct Connection {
     socket: TcpStream,
     secure: Secure,
     since: Instant,
+    /// By whose rules the peer's certificate was verified last, or is to be.
+    verified_by: Arc<CollectorTls>,
     /// Who the peer is, once the handshake is done.
     sensor: Option<Arc<Sensor>>,
+    /// When its certificate expires, in seconds since 1970.
+    certificate_until: i64,
     /// Begins when all that was taken on an earlier connection of the sensor is stored.
     conversation: Option<Box<Conversation>>,
     /// Plain bytes that came with the end of the handshake, before the conversation began. Filled by
@@ -104,6 +120,7 @@ impl CloseReason {
             Self::Handshake(_) | Self::NotASensor(_) => Some("tls_handshake"),
             Self::HandshakeTimeout => Some("handshake_timeout"),
             Self::Crowded => Some("handshake_crowded"),
+            Self::Distrusted(_) => Some("distrusted"),
             Self::Tls(_) => Some("tls"),
             Self::Session(error) => Some(error.name()),
         }
@@ -113,8 +130,17 @@ impl CloseReason {
     #[must_use]
     pub fn handshake_failure(&self) -> Option<&'static str> {
         match self {
-            Self::Handshake(error) => Some(tls::handshake_failure(error)),
-            Self::NotASensor(_) => Some("not_a_sensor"),
+            Self::Handshake(error) => Some(words::failure(error)),
+            Self::NotASensor(_) => Some("wrong_role"),
+            _ => None,
+        }
+    }
+
+    /// What TLS has to do with it, if anything.
+    #[must_use]
+    pub const fn tls_error(&self) -> Option<&rustls::Error> {
+        match self {
+            Self::Handshake(error) | Self::Distrusted(error) | Self::Tls(error) => Some(error),
             _ => None,
         }
     }
@@ -129,13 +155,46 @@ impl Connection {
         id: u64,
         peer: SocketAddr,
         socket: TcpStream,
-        config: Arc<ServerConfig>,
+        identity: Arc<CollectorTls>,
         now: Now,
     ) -> Result<Self, rustls::Error> {
-        let secure = Secure::new(config)?;
-        let since = now.instant;
-        let (sensor, conversation, early) = (None, None, Vec::new());
-        Ok(Self { id, peer, socket, secure, since, sensor, conversation, early })
+        Ok(Self {
+            id,
+            peer,
+            socket,
+            secure: Secure::new(Arc::clone(&identity.config))?,
+            since: now.instant,
+            verified_by: identity,
+            sensor: None,
+            certificate_until: i64::MAX,
+            conversation: None,
+            early: Vec::new(),
+        })
+    }
+
+    /// Whether the certificate of a live session is to be verified anew: the rules are other ones
+    /// than those by which it was, or it has expired since.
+    #[must_use]
+    pub fn is_verification_due(&self, identity: &Arc<CollectorTls>, now: Now) -> bool {
+        let is_expired =
+            i64::try_from(now.wall.0 / 1_000_000_000).unwrap_or(i64::MAX) > self.certificate_until;
+        self.sensor.is_some() && (is_expired || !Arc::ptr_eq(&self.verified_by, identity))
+    }
+
+    /// Verifies the certificate of a live session by the rules of now.
+    ///
+    /// # Errors
+    /// [`CloseReason::Distrusted`]; the sensor has been told, as far as its socket takes it.
+    pub fn verify(&mut self, identity: &Arc<CollectorTls>) -> Result<(), CloseReason> {
+        self.verified_by = Arc::clone(identity);
+        let chain = self.secure.peer_certificates();
+        let Err(error) = identity.verify_peer(chain, UnixTime::now()) else { return Ok(()) };
+        if let Some(conversation) = &mut self.conversation {
+            // It is closed next in any case.
+            let _ = conversation.session().close("certificate no longer trusted");
+            let _ = self.flush();
+        }
+        Err(CloseReason::Distrusted(error))
     }
 
     /// Reads once, takes what came, and writes what there is to say.
@@ -152,6 +211,10 @@ impl Connection {
             status::add(&common.shared.counters.store_waits, 1);
             self.flush()?;
             return Ok(Wish::Room);
+        }
+        if !self.has_allowance(common, now) {
+            self.flush()?;
+            return Ok(Wish::Rest);
         }
         // If so, the socket was full just now, and says when it is not.
         let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
@@ -264,7 +327,29 @@ impl Connection {
             Some(taken) => taken,
             None => common.taken.entry(conversation.sensor().name().to_owned()).or_default(),
         };
-        Ok(conversation.digest(&common.queue, &common.shared, taken, now)?)
+        let progress = conversation.digest(&common.queue, &common.shared, taken, now)?;
+        if let Some(allowance) = common.allowances.get_mut(conversation.sensor().name()) {
+            allowance.take(0, conversation.count_records());
+        }
+        Ok(progress)
+    }
+
+    /// Whether the sensor has not had its share of this second. Peers that are not known yet are
+    /// limited by their number.
+    fn has_allowance(&self, common: &mut Common, now: Now) -> bool {
+        let Some(sensor) = &self.sensor else { return true };
+        let Common { allowances, rates, .. } = common;
+        let allowance = match allowances.get_mut(sensor.name()) {
+            Some(allowance) => allowance,
+            None => allowances
+                .entry(sensor.name().to_owned())
+                .or_insert_with(|| Allowance::new(*rates, now.instant)),
+        };
+        let answer = allowance.ask(now.instant);
+        if answer == Answer::Pause {
+            sensor.state().pauses += 1;
+        }
+        answer == Answer::Go
     }
 
     /// Reads once from the socket. False if there was nothing.
@@ -280,6 +365,11 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(CloseReason::Lost(error)),
         };
+        if let Some(sensor) = &self.sensor
+            && let Some(allowance) = common.allowances.get_mut(sensor.name())
+        {
+            allowance.take(count as u64, 0);
+        }
         let was_handshaking = self.secure.is_handshaking();
         let arrived = &mut common.scratch[..start + count];
         let (conversation, early) = (&mut self.conversation, &mut self.early);
@@ -297,11 +387,17 @@ impl Connection {
     /// The handshake is done: finds out who the peer is. The caller then ends an older connection of
     /// the same sensor, before this one is served again.
     fn identify(&mut self, common: &Common) -> Result<(), CloseReason> {
-        let certificate = self.secure.peer_certificate().ok_or(PeerError::NoCertificate);
-        let name = certificate
-            .and_then(|certificate| tls::name_in(certificate, Role::Sensor))
+        let certificate = self.secure.peer_certificates().first().ok_or(PeerError::NoCertificate);
+        let (name, validity) = certificate
+            .and_then(|certificate| {
+                let validity = Validity::of(certificate).ok_or(PeerError::Unreadable)?;
+                Ok((trust::name_in(certificate, Role::Sensor)?, validity))
+            })
             .map_err(CloseReason::NotASensor)?;
-        self.sensor = Some(common.shared.sensor(&name));
+        let sensor = common.shared.sensor(&name);
+        sensor.state().certificate_until = Some(validity.until);
+        self.certificate_until = validity.until;
+        self.sensor = Some(sensor);
         Ok(())
     }
 

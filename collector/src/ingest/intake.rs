@@ -20,6 +20,8 @@ pub struct Conversation {
     spool_epoch: u64,
     decoder: Decoder,
     session: Session,
+    /// Records that were taken, of which nobody has asked yet.
+    records: u64,
     /// Decrypted bytes that the decoder had no room for: at most what one read of the socket gave,
     /// because nothing is read while there are any.
     overflow: Vec<u8>,
@@ -61,6 +63,7 @@ impl Conversation {
             spool_epoch: 0,
             decoder: Decoder::new(),
             session,
+            records: 0,
             overflow: Vec::new(),
         })
     }
@@ -118,6 +121,8 @@ impl Conversation {
                     state.missing = state.missing.saturating_add(records.missing);
                     state.duplicates += records.duplicates;
                     drop(state);
+                    // Those that were stored already cost the same work.
+                    self.records += u64::from(records.count) + records.duplicates;
                     Body::Records(records)
                 }
                 Intake::Hello(hello) => {
@@ -140,6 +145,11 @@ impl Conversation {
             let Self { boot_epoch, spool_epoch, .. } = *self;
             queue.send(Command { sensor, connection, boot_epoch, spool_epoch, body });
         }
+    }
+
+    /// Records that were taken since the last call.
+    pub const fn count_records(&mut self) -> u64 {
+        std::mem::replace(&mut self.records, 0)
     }
 
     /// Tells the sensor what is stored now.

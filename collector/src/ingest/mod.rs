@@ -8,6 +8,7 @@
 //! A connection is read a piece at a time, in turn with the others. One that misbehaves is closed
 //! with a named reason; the others do not notice.
 
+mod allowance;
 mod capacity;
 mod connection;
 mod intake;
@@ -23,9 +24,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use rustls::ServerConfig;
+use trust::{CollectorTls, Keeper};
 
 use crate::committer::{Mailbox, Queue, now};
+use crate::config::Rates;
 use crate::limit::LineLimit;
 use crate::status::{Shared, add};
 use capacity::Handshakes;
@@ -36,7 +38,7 @@ pub struct Ingest {
     poll: Poll,
     /// None once a stop was asked for.
     listener: Option<TcpListener>,
-    config: Arc<ServerConfig>,
+    identity: Keeper<CollectorTls>,
     mailbox: Arc<Mailbox>,
     is_stopping: Arc<AtomicBool>,
     connections: BTreeMap<Token, Connection>,
@@ -52,6 +54,10 @@ pub struct Ingest {
     turns: BTreeSet<Token>,
     /// Connections that wait for the store.
     waiting: BTreeSet<Token>,
+    /// Connections whose sensor has had its share of the second.
+    resting: BTreeSet<Token>,
+    /// Sessions whose sensor's certificate is to be verified anew.
+    doubtful: BTreeSet<Token>,
     next_token: usize,
     last_tick: Instant,
     limit: LineLimit,
@@ -62,33 +68,49 @@ pub struct Ingest {
     shared: Arc<Shared>,
 }
 
+/// What stands between the network and the event loop.
+pub struct Door {
+    /// Where sensors connect.
+    pub listener: std::net::TcpListener,
+    /// Who we are, and whom we take.
+    pub identity: Keeper<CollectorTls>,
+    /// What one sensor may bring.
+    pub rates: Rates,
+}
+
 /// The waker of an event loop's poll has this token.
 pub const WAKER: Token = Token(1);
 
 impl Ingest {
-    /// An event loop for `listener`, whose `poll` has a waker with the token [`WAKER`]. Raises the
+    /// An event loop behind `door`, whose `poll` has a waker with the token [`WAKER`]. Raises the
     /// process's limit of open files.
     ///
     /// # Errors
     /// What the system says about registering the socket.
     pub fn new(
         poll: Poll,
-        listener: std::net::TcpListener,
-        config: Arc<ServerConfig>,
+        door: Door,
         queue: Queue,
         mailbox: Arc<Mailbox>,
         shared: Arc<Shared>,
         is_stopping: Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        let Door { listener, identity, rates } = door;
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let (taken, scratch) = (BTreeMap::new(), Vec::new());
-        let common = Common { shared: Arc::clone(&shared), queue, taken, scratch };
+        let common = Common {
+            shared: Arc::clone(&shared),
+            queue,
+            taken: BTreeMap::new(),
+            rates,
+            allowances: BTreeMap::new(),
+            scratch: Vec::new(),
+        };
         Ok(Self {
             poll,
             listener: Some(listener),
-            config,
+            identity,
             mailbox,
             is_stopping,
             connections: BTreeMap::new(),
@@ -98,6 +120,8 @@ impl Ingest {
             sensors: BTreeMap::new(),
             turns: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             next_token: WAKER.0 + 1,
             last_tick: Instant::now(),
             limit: LineLimit::default(),
@@ -134,8 +158,9 @@ impl Ingest {
             match event.token() {
                 LISTENER => self.has_callers = true,
                 WAKER => has_mail = true,
-                // A connection that waits for the store is served when that has taken something.
-                token if self.waiting.contains(&token) => {}
+                // A connection that waits for the store is served when that has taken something, and
+                // one that rests is served anyway.
+                token if self.waiting.contains(&token) || self.resting.contains(&token) => {}
                 token => _ = self.turns.insert(token),
             }
         }
@@ -146,9 +171,19 @@ impl Ingest {
         if self.has_callers {
             self.accept();
         }
+        self.turns.append(&mut self.resting);
+        let mut handshakes = 0;
         for token in std::mem::take(&mut self.turns) {
+            if self.handshakes.contains(token) {
+                handshakes += 1;
+                if handshakes > MOST_HANDSHAKES_SERVED {
+                    self.turns.insert(token);
+                    continue;
+                }
+            }
             self.serve(token);
         }
+        self.verify_some();
         if self.last_tick.elapsed() >= TICK {
             self.tick();
         }
@@ -156,8 +191,12 @@ impl Ingest {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let is_idle = self.turns.is_empty() && !self.has_callers;
-        let patience = if is_idle { TICK } else { Duration::ZERO };
+        let is_idle = self.turns.is_empty() && self.doubtful.is_empty() && !self.has_callers;
+        let patience = match (is_idle, self.resting.is_empty()) {
+            (false, _) => Duration::ZERO,
+            (true, false) => REST,
+            (true, true) => TICK,
+        };
         match self.poll.poll(events, Some(patience)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -193,6 +232,8 @@ impl Ingest {
     }
 
     fn admit(&mut self, mut socket: TcpStream, peer: SocketAddr) {
+        // A socket for both families gives IPv4 addresses within IPv6 ones.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         add(&self.shared.counters.connections, 1);
         let is_full = self.connections.len() >= self.most_connections;
         if let Some(oldest) = self.handshakes.in_the_way(peer.ip(), is_full) {
@@ -208,8 +249,9 @@ impl Ingest {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let _ = socket.set_nodelay(true);
         let registered = self.poll.registry().register(&mut socket, token, interest);
-        let config = Arc::clone(&self.config);
-        match (registered, Connection::new(token.0 as u64, peer, socket, config, now())) {
+        self.identity.refresh(Instant::now());
+        let identity = Arc::clone(self.identity.current());
+        match (registered, Connection::new(token.0 as u64, peer, socket, identity, now())) {
             (Ok(()), Ok(connection)) => {
                 self.connections.insert(token, connection);
                 self.handshakes.begin(token, peer.ip());
@@ -244,6 +286,7 @@ impl Ingest {
             Ok(Wish::Readiness) => {}
             Ok(Wish::Turn) => _ = self.turns.insert(token),
             Ok(Wish::Room) => _ = self.waiting.insert(token),
+            Ok(Wish::Rest) => _ = self.resting.insert(token),
             Err(reason) => self.close(token, &reason),
         }
         if let Some(sensor) = newcomer
@@ -251,6 +294,18 @@ impl Ingest {
             && let Some(older) = self.sensors.insert(sensor, token)
         {
             self.close(older, &CloseReason::Replaced);
+        }
+    }
+
+    /// Verifies the certificates of a limited number of live sessions, so that sensors are served in
+    /// between.
+    fn verify_some(&mut self) {
+        for _ in 0..MOST_VERIFIED {
+            let Some(token) = self.doubtful.pop_first() else { return };
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if let Err(reason) = connection.verify(self.identity.current()) {
+                self.close(token, &reason);
+            }
         }
     }
 
@@ -270,11 +325,15 @@ impl Ingest {
         self.accept();
         // The committer says when something is stored, not when there is room.
         self.turns.extend(&self.waiting);
+        self.identity.refresh_if_due(self.last_tick);
         let now = now();
         let tokens: Vec<Token> = self.connections.keys().copied().collect();
         for token in tokens {
-            let is_listening = !self.waiting.contains(&token);
+            let is_listening = !self.waiting.contains(&token) && !self.resting.contains(&token);
             let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if connection.is_verification_due(self.identity.current(), now) {
+                self.doubtful.insert(token);
+            }
             if let Err(reason) = connection.tick(is_listening, now) {
                 self.close(token, &reason);
             }
@@ -286,6 +345,8 @@ impl Ingest {
         self.handshakes.end(token);
         self.turns.remove(&token);
         self.waiting.remove(&token);
+        self.resting.remove(&token);
+        self.doubtful.remove(&token);
         let sensor = connection.sensor().map(ToOwned::to_owned);
         if let Some(sensor) = &sensor
             && self.sensors.get(sensor) == Some(&token)
@@ -310,7 +371,10 @@ impl Ingest {
                 return;
             }
         }
-        let cause = reason.source().map(ToString::to_string);
+        let cause = match reason.tls_error() {
+            Some(error) => Some(self.identity.explain(error)),
+            None => reason.source().map(ToString::to_string),
+        };
         match (reason.name(), sensor) {
             (Some(name), _) => {
                 self.warn(peer, sensor, name, &cause.unwrap_or_else(|| reason.to_string()));
@@ -341,6 +405,8 @@ impl Ingest {
         self.has_callers = false;
         self.common = None;
         self.turns.clear();
+        self.resting.clear();
+        self.doubtful.clear();
     }
 
     /// Sends what there is to send, for a limited time.
@@ -364,6 +430,13 @@ impl Ingest {
 const LISTENER: Token = Token(0);
 /// Callers accepted in one round.
 const MOST_ACCEPTED: usize = 64;
+/// Handshakes that are moved on in one round. Each takes the time of a signature, and whoever connects can
+/// ask for one; known sensors are served in between.
+const MOST_HANDSHAKES_SERVED: usize = 4;
+/// How often sensors that have had their share are looked at, if there is nothing else to do.
+const REST: Duration = Duration::from_millis(10);
+/// Certificates verified in one round, a tenth of a millisecond each.
+const MOST_VERIFIED: usize = 16;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// Time for the last acknowledgements to leave at a stop.

@@ -92,10 +92,11 @@ impl Secure {
         self.is_closed_by_peer
     }
 
-    /// The peer's own certificate, verified; none before the handshake is done.
+    /// The peer's certificate chain, its own certificate first, verified; empty before the handshake
+    /// is done.
     #[must_use]
-    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.connection.peer_certificates()?.first()
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.connection.peer_certificates().unwrap_or_default()
     }
 
     /// Fetches the alert that tells the peer what was wrong. Exactly one call: rustls panics when it

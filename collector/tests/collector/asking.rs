@@ -33,7 +33,8 @@ fn ask(collector: &Collector, query: &str) -> (u16, Option<String>, Vec<u8>) {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let url = format!("http://{}/api/v1/frames?{query}", collector.api);
-    let mut answer = agent.get(&url).call().unwrap();
+    let bearer = format!("Bearer {}", collector.token);
+    let mut answer = agent.get(&url).header("Authorization", bearer).call().unwrap();
     let expired = answer.headers().get("ringwatch-expired").map(|v| v.to_str().unwrap().to_owned());
     (answer.status().as_u16(), expired, answer.body_mut().read_to_vec().unwrap())
 }
@@ -105,4 +106,19 @@ fn what_the_disk_has_no_room_for_is_deleted_and_told_as_expired() {
     assert!(expired.is_some_and(|time| time.starts_with("20")));
     assert_eq!(ask(&collector, "from=4000000000").0, 204, "the future is not deleted");
     collector.stop();
+}
+
+#[test]
+fn who_asked_for_frames_is_written_down() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    store(&lab, &collector, "web-1", &frames(1));
+    let (status, ..) = ask(&collector, "host=192.0.2.1");
+    assert_eq!(status, 200);
+    let text = std::fs::read_to_string(lab.store().join("audit.json")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+    let detail = &line["ringwatch"];
+    assert_eq!(detail["caller"], "test");
+    assert_eq!(detail["query"], "host=192.0.2.1");
+    assert_eq!(detail["outcome"], "allowed");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::ExtendedKeyUsagePurpose;
@@ -84,7 +85,7 @@ fn a_client_certificate_for_another_role_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://collector/a"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn a_certificate_with_two_identities_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://sensor/a", "ringwatch://sensor/b"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn a_certificate_with_a_further_uri_of_another_kind_is_refused() {
     let lab = Lab::new();
     let uris = ["ringwatch://sensor/a", "https://example.org/"];
     let own = lab.authority.issue(&uris, &[ExtendedKeyUsagePurpose::ClientAuth]);
-    check_handshake(&lab, Some(&own), "not_a_sensor");
+    check_handshake(&lab, Some(&own), "wrong_role");
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn a_certificate_that_allows_more_than_a_client_is_refused() {
     ] {
         let lab = Lab::new();
         let own = lab.authority.issue(&["ringwatch://sensor/a"], purposes);
-        check_handshake(&lab, Some(&own), "not_a_sensor");
+        check_handshake(&lab, Some(&own), "wrong_role");
     }
 }
 
@@ -342,4 +343,177 @@ fn a_silent_sensor_is_given_up_after_fifteen_seconds() {
     assert!((14..18).contains(&waited.as_secs()), "{waited:?}");
     assert!(sensor.heartbeats.len() >= 3, "{}", sensor.heartbeats.len());
     check_refused(&collector, "silent");
+}
+
+/// Sends `bytes` one by one, a second apart, until the collector closes; for how long that took.
+fn dribble(stream: &mut TcpStream, bytes: &[u8]) -> Duration {
+    let start = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    for byte in bytes {
+        if stream.write_all(&[*byte]).is_err() {
+            break;
+        }
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+            Ok(_) => panic!("the collector answers half a message"),
+        }
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_handshake_byte_by_byte_is_closed_after_ten_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let mut stream = TcpStream::connect(&collector.sensors).unwrap();
+    // A TLS record of 512 bytes, the first of which are those of a ClientHello.
+    let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    hello.resize(517, 0);
+    let waited = dribble(&mut stream, &hello);
+    assert!((9..14).contains(&waited.as_secs()), "{waited:?}");
+    check_refused(&collector, "handshake_timeout");
+}
+
+#[test]
+fn a_message_byte_by_byte_is_closed_after_fifteen_seconds() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let message = frame_batch(1, &[vec![1; 600]]);
+    let start = Instant::now();
+    for byte in message {
+        sensor.send_bytes(&[byte]);
+        std::thread::sleep(Duration::from_millis(500));
+        if collector.status()["refused"]["silent"] == 1 {
+            break;
+        }
+    }
+    let waited = start.elapsed();
+    assert!((13..19).contains(&waited.as_secs()), "{waited:?}");
+    check_refused(&collector, "silent");
+}
+
+#[test]
+fn a_sensor_that_brings_more_than_its_share_is_read_more_slowly_and_others_are_not() {
+    let lab = Lab::new();
+    lab.configure_listen("sensor_records_per_second = 100\n", "segment_age = \"24h\"");
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut greedy =
+        Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("greedy"), "greedy", 5);
+    let mut modest =
+        Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("modest"), "modest", 5);
+    let start = Instant::now();
+    for sequence in 1..=500 {
+        greedy.send_records(sequence, &[(RecordKind::Flow, "{}")]);
+    }
+    modest.send_records(1, &[(RecordKind::Flow, "{}")]);
+    modest.wait_for_ack(1, 0);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    greedy.wait_for_ack(500, 0);
+    // A hundred at once, and a hundred a second; records of one read of the socket are taken whole.
+    let waited = start.elapsed();
+    let metrics = collector.get("/metrics").1;
+    let pauses = |name: &str| format!("ringwatch_sensor_pauses_total{{sensor=\"{name}\"}} ");
+    assert!(metrics.contains(&format!("{}0\n", pauses("modest"))), "{metrics}");
+    assert!(!metrics.contains(&format!("{}0\n", pauses("greedy"))), "{metrics}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert_eq!(collector.status()["refused"]["silent"], 0);
+}
+
+#[test]
+fn to_come_again_is_no_way_to_bring_more() {
+    let lab = Lab::new();
+    lab.configure_listen("sensor_records_per_second = 50\n", "segment_age = \"24h\"");
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let batch = [(RecordKind::Flow, "{}"); 200];
+    sensor.send_records(1, &batch);
+    sensor.wait_for_ack(200, 0);
+    let start = Instant::now();
+    // The share is overdrawn by 150 records, which takes three seconds.
+    let mut again = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    again.send_records(201, &batch[..1]);
+    again.wait_for_ack(201, 0);
+    assert!(start.elapsed() > Duration::from_millis(2500), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_session_ends_when_its_certificate_expires() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor_until("a", 3), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    let start = Instant::now();
+    sensor.read_to_end();
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+    assert_eq!(sensor.goodbye.as_deref(), Some("certificate no longer trusted"));
+    check_refused(&collector, "distrusted");
+    let line = collector.wait_for_line("distrusted");
+    assert!(line.contains("the sensor's certificate expired at"), "{line}");
+    assert!(line.contains("sensor=\"a\""), "{line}");
+    let metrics = collector.get("/metrics").1;
+    assert!(metrics.contains("ringwatch_sensor_certificate_expiry_seconds{sensor=\"a\"} -"));
+}
+
+#[test]
+fn a_certificate_of_a_sensor_that_expires_soon_is_a_problem_while_it_is_connected() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let day = 24 * 3600;
+    let _late = Sensor::join(
+        &collector.sensors,
+        &ca,
+        &lab.authority.sensor_until("late", 15 * day),
+        "late",
+        5,
+    );
+    assert_eq!(collector.get("/healthz"), (200, "ok\n".to_owned()));
+    let own = lab.authority.sensor_until("soon", 13 * day);
+    let mut soon = Sensor::join(&collector.sensors, &ca, &own, "soon", 5);
+    let (status, body) = collector.get("/healthz");
+    assert_eq!(status, 503);
+    assert!(body.starts_with("the certificate of sensor soon expires at "), "{body}");
+    assert!(body.ends_with(": ringwatch pki renew DIR soon\n"), "{body}");
+    let status = collector.status();
+    assert_eq!(format!("{}\n", status["problems"][0].as_str().unwrap()), body);
+    soon.send(&Control::Goodbye(Goodbye { reason: "shutdown".into() }));
+    soon.read_to_end();
+    collector.wait_for_status("away", |status| status["problems"] == serde_json::json!([]));
+}
+
+#[test]
+fn a_flood_of_handshakes_neither_stops_a_sensor_nor_takes_memory() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &lab.authority.sensor("a"), "a", 5);
+    let before = collector.resident_kib();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Far enough to cost the collector a signature; it is refused without a certificate.
+                    let _ = handshake(&collector.sensors, &ca, None);
+                }
+            });
+        }
+        for sequence in 1..=100 {
+            sensor.send_records(sequence, &[(RecordKind::Flow, "{}")]);
+            sensor.wait_for_ack(sequence, 0);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let refused = collector.status()["handshake_failures"]["no_certificate"].as_u64().unwrap();
+    assert!(refused > 50, "{refused}");
+    let growth = collector.resident_kib().saturating_sub(before);
+    // 128 handshakes of 64 KiB at most; hundreds were made.
+    assert!(growth < 32 << 10, "{growth} KiB after {refused} handshakes");
 }

@@ -12,6 +12,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use serde_json::Value;
+use trust::tokens::{Access, Tokens};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,8 +51,26 @@ impl Authority {
         self.issue(&[&uri], &[ExtendedKeyUsagePurpose::ServerAuth])
     }
 
-    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
+    /// A sensor's certificate that expires in so many seconds.
+    pub fn sensor_until(&self, name: &str, seconds: u64) -> Issued {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + Duration::from_secs(seconds);
+        let uri = format!("ringwatch://sensor/{name}");
+        self.sign(params, &[&uri], &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    pub fn issue(&self, uris: &[&str], purposes: &[ExtendedKeyUsagePurpose]) -> Issued {
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        self.sign(params, uris, purposes)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        uris: &[&str],
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> Issued {
         params.extended_key_usages = purposes.to_vec();
         for uri in uris {
             params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
@@ -65,6 +84,8 @@ impl Authority {
 /// Folder with everything that a collector needs; gone when dropped.
 pub struct Lab {
     pub authority: Authority,
+    /// What opens the API of its collectors.
+    token: String,
     folder: tempfile::TempDir,
 }
 
@@ -76,16 +97,25 @@ impl Lab {
         write(&folder.path().join("ca.pem"), &authority.certificate(), 0o644);
         write(&folder.path().join("ids.pem"), &own.certificate, 0o644);
         write(&folder.path().join("ids.key.pem"), &own.key, 0o600);
-        let lab = Self { authority, folder };
+        let mut tokens = Tokens::default();
+        let token = tokens.create("test", Access::Admin, 0, None).unwrap();
+        write(&folder.path().join("tokens"), &tokens.render(), 0o644);
+        let lab = Self { authority, folder, token };
         lab.configure("segment_age = \"24h\"");
         lab
     }
 
     /// Writes the configuration, with `store` in its last section.
     pub fn configure(&self, store: &str) {
+        self.configure_listen("", store);
+    }
+
+    /// Writes the configuration, with the lines `listen` in its first section and `store` in its last.
+    pub fn configure_listen(&self, listen: &str, store: &str) {
         let text = format!(
-            "[listen]\nsensors = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n\
+            "[listen]\nsensors = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n{listen}\
              [tls]\nca = \"ca.pem\"\ncertificate = \"ids.pem\"\nkey = \"ids.key.pem\"\n\
+             [api]\ntokens = \"tokens\"\n\
              [store]\npath = \"store\"\n{store}\n"
         );
         write(&self.config(), &text, 0o644);
@@ -153,7 +183,13 @@ impl Lab {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let mut collector = Collector { child, log, sensors: String::new(), api: String::new() };
+        let mut collector = Collector {
+            child,
+            log,
+            sensors: String::new(),
+            api: String::new(),
+            token: self.token.clone(),
+        };
         let line = collector.wait_for_line("collector started");
         collector.sensors = field(&line, "sensors=");
         collector.api = field(&line, "api=");
@@ -168,6 +204,8 @@ pub struct Collector {
     /// Where sensors connect.
     pub sensors: String,
     pub api: String,
+    /// What opens its API.
+    pub token: String,
 }
 
 impl Collector {
@@ -193,7 +231,13 @@ impl Collector {
     /// Status code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.api).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let token = &self.token;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -212,6 +256,14 @@ impl Collector {
     /// Number of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Memory that it has, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().split(' ').next().unwrap().parse().unwrap()
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

@@ -30,7 +30,7 @@ fn an_unknown_key_is_named_with_line_and_nearest_key() {
     lab.configure("segmnt_mib = 5");
     check_fault(
         &lab,
-        "ringwatch-collector: DIR/collector.toml:10: [store] segmnt_mib = 5: unknown key; \
+        "ringwatch-collector: DIR/collector.toml:12: [store] segmnt_mib = 5: unknown key; \
          did you mean segment_mib?",
     );
 }

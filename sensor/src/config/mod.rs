@@ -153,12 +153,10 @@ pub enum ExportFrames {
 pub struct Uplink {
     /// `host:port`, in order of preference.
     pub collectors: Vec<CollectorAddress>,
-    /// Certificates of the authorities that collectors are verified against (PEM).
-    pub ca: PathBuf,
-    /// This sensor's certificate chain (PEM).
-    pub certificate: PathBuf,
-    /// This sensor's private key (PEM).
-    pub key: PathBuf,
+    /// Certificates, key and revocation lists.
+    pub tls: trust::Files,
+    /// How long before it expires a certificate or revocation list is a problem, in days.
+    pub expiry_warning_days: u32,
 }
 
 /// Local output of events.
@@ -223,6 +221,7 @@ const FLOOD_LEARNING: (Duration, Duration, Duration) =
     (Duration::ZERO, Duration::from_secs(10), Duration::from_secs(3600));
 const SAMPLE_ONE_IN: (u32, u32, u32) = (2, 64, 1_000_000);
 const SNAPLEN: (u32, u32, u32) = (64, 65_535, 65_535);
+const EXPIRY_WARNING_DAYS: (u32, u32, u32) = (0, 14, 365);
 const POOL_MIB: (u32, u32, u32) = (1, 64, 4096);
 const CONNECTIONS_PER_SECOND: (u32, u32, u32) = (0, 10_000, 1_000_000);
 const FLOWS_PER_SECOND: (u32, u32, u32) = (0, 10_000, 1_000_000);
@@ -440,8 +439,8 @@ mod tests {
                     key = 'c'\n[events]\nfile = 'eve.json'";
         let config = Config::parse(Path::new("/etc/ringwatch/sensor.toml"), text).unwrap();
         let uplink = config.uplink.unwrap();
-        assert_eq!(uplink.ca, Path::new("/etc/ringwatch/pki/ca.pem"));
-        assert_eq!(uplink.certificate, Path::new("/b"));
+        assert_eq!(uplink.tls.ca, Path::new("/etc/ringwatch/pki/ca.pem"));
+        assert_eq!(uplink.tls.certificate, Path::new("/b"));
         assert_eq!(config.events.output, EventOutput::File("/etc/ringwatch/eve.json".into()));
     }
 

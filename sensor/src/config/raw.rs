@@ -16,10 +16,10 @@ use crate::uplink::AddressError;
 use super::detect::RawDetect;
 use super::{
     API_LISTEN, BLOCK_KIB, BUSY_POLL_US, COLLECTOR_PORT, CONNECTIONS_PER_SECOND, Capture, Config,
-    ConfigError, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED, FLOW_NEW,
-    FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND, FanoutMode, Flow,
-    POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN, SPOOL_AGE, SPOOL_MIB,
-    SPOOL_PATH, Uplink, WORKERS,
+    ConfigError, EXPIRY_WARNING_DAYS, EventOutput, Events, Export, ExportFrames, FLOW_ESTABLISHED,
+    FLOW_NEW, FLOW_TCP_CLOSED, FLOW_TCP_ESTABLISHED, FLOW_TCP_NEW, FLOWS, FLOWS_PER_SECOND,
+    FanoutMode, Flow, POOL_MIB, RESERVE_SOCKETS, RETIRE_MS, RING_MIB, SAMPLE_ONE_IN, SNAPLEN,
+    SPOOL_AGE, SPOOL_MIB, SPOOL_PATH, Uplink, WORKERS,
 };
 use crate::spool::SpoolSettings;
 
@@ -103,6 +103,8 @@ struct RawUplink {
     ca: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    crl: Option<PathBuf>,
+    expiry_warning_days: Option<Spanned<u32>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -292,7 +294,7 @@ impl Checker<'_> {
     }
 
     fn uplink(&self, raw: RawUplink) -> Result<Option<Uplink>, ConfigError> {
-        let RawUplink { collectors, ca, certificate, key } = raw;
+        let RawUplink { collectors, ca, certificate, key, crl, expiry_warning_days } = raw;
         let Some(collectors) = collectors else { return Ok(None) };
         if collectors.get_ref().is_empty() {
             return Ok(None);
@@ -310,9 +312,18 @@ impl Checker<'_> {
             ConfigError::at(self.path, self.text, collectors.span(), what)
         })?;
         Ok(Some(Uplink {
-            ca: needed(ca, "uplink.ca")?,
-            certificate: needed(certificate, "uplink.certificate")?,
-            key: needed(key, "uplink.key")?,
+            tls: trust::Files {
+                ca: needed(ca, "uplink.ca")?,
+                certificate: needed(certificate, "uplink.certificate")?,
+                key: needed(key, "uplink.key")?,
+                crl: crl.map(|crl| self.located(crl)),
+            },
+            expiry_warning_days: self.number(
+                "uplink.expiry_warning_days",
+                expiry_warning_days,
+                EXPIRY_WARNING_DAYS,
+                "days",
+            )?,
             collectors: addresses,
         }))
     }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use rustls::{ClientConfig, ClientConnection};
-use rustls_pki_types::ServerName;
+use rustls::ClientConnection;
+use rustls::pki_types::{ServerName, UnixTime};
 use socket2::{Domain, Protocol, Socket, Type};
+use trust::{Keeper, PeerError, Role, SensorTls, Validity, name_in};
 use wire::codec::{DecodeError, Decoder};
 use wire::frames::FrameBatchWriter;
 
@@ -19,7 +20,6 @@ use super::guard::{LoopGuard, PAUSE, conversation};
 use super::metrics::{EndReason, Metrics};
 use super::own::OwnRegister;
 use super::session::{Now, Session, SessionError};
-use super::tls::{IdentityError, Role, name_in};
 
 /// The kernel gives up a connection whose data nobody acknowledges for so long.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -42,8 +42,11 @@ pub(super) enum ConnectionError {
     SetupTimedOut { waited: Duration },
     #[error("TLS failed")]
     Tls(#[from] rustls::Error),
+    /// As [`ConnectionError::Tls`], in words.
+    #[error("TLS failed: {0}")]
+    Refused(String),
     #[error("collector has no usable certificate")]
-    Identity(#[from] IdentityError),
+    Identity(#[from] PeerError),
     #[error("connection broke")]
     Io(#[source] io::Error),
     #[error("collector closed the connection")]
@@ -61,7 +64,7 @@ impl ConnectionError {
             Self::SetupTimedOut { .. } | Self::Session(SessionError::TimedOut { .. }) => {
                 EndReason::TimedOut
             }
-            Self::Tls(_) | Self::Identity(_) => EndReason::Tls,
+            Self::Tls(_) | Self::Refused(_) | Self::Identity(_) => EndReason::Tls,
             Self::Io(error) if error.kind() == io::ErrorKind::TimedOut => EndReason::TimedOut,
             Self::Io(_) => EndReason::Io,
             Self::Closed => EndReason::Closed,
@@ -97,6 +100,11 @@ pub(super) struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     tls: ClientConnection,
+    server_name: ServerName<'static>,
+    /// By whose rules the collector's certificate was verified last, or is to be.
+    verified_by: Arc<SensorTls>,
+    /// When that certificate expires, in seconds since 1970.
+    certificate_until: i64,
     decoder: Decoder,
     stage: Stage,
     started: Instant,
@@ -118,10 +126,10 @@ impl Connection {
         now: Instant,
         address: SocketAddr,
         server_name: ServerName<'static>,
-        config: Arc<ClientConfig>,
+        identity: Arc<SensorTls>,
         (registry, token): (&Registry, Token),
     ) -> Result<Self, ConnectionError> {
-        let mut tls = ClientConnection::new(config, server_name)?;
+        let mut tls = ClientConnection::new(Arc::clone(&identity.config), server_name.clone())?;
         // `write` bounds what is in there: it adds only once all was written.
         tls.set_buffer_limit(None);
         let cannot_connect = |source| ConnectionError::Connect { address, source };
@@ -133,6 +141,9 @@ impl Connection {
             stream,
             address,
             tls,
+            server_name,
+            verified_by: identity,
+            certificate_until: i64::MAX,
             decoder: Decoder::new(),
             stage: Stage::Connecting,
             started: now,
@@ -159,6 +170,24 @@ impl Connection {
             return Err(ConnectionError::SetupTimedOut { waited: limit });
         }
         Ok(())
+    }
+
+    /// Verifies the collector's certificate anew if the rules are other ones than those by which it
+    /// was verified, or if it has expired since.
+    pub(super) fn check_trust(
+        &mut self,
+        now: Now,
+        identity: &Keeper<SensorTls>,
+    ) -> Result<(), ConnectionError> {
+        let identity = identity.current();
+        let seconds = i64::try_from(now.unix.0 / 1_000_000_000).unwrap_or(i64::MAX);
+        let is_due = !Arc::ptr_eq(&self.verified_by, identity) || seconds > self.certificate_until;
+        if self.stage != Stage::Established || !is_due {
+            return Ok(());
+        }
+        self.verified_by = Arc::clone(identity);
+        let chain = self.tls.peer_certificates().unwrap_or_default();
+        Ok(identity.verify_peer(chain, &self.server_name, UnixTime::now())?)
     }
 
     /// Reads what has arrived and hands it to the session.
@@ -242,7 +271,9 @@ impl Connection {
         }
         if self.stage == Stage::Handshaking && !self.tls.is_handshaking() {
             let certificate = self.tls.peer_certificates().and_then(<[_]>::first);
-            let certificate = certificate.ok_or(IdentityError::Unparsable)?;
+            let certificate = certificate.ok_or(PeerError::NoCertificate)?;
+            let validity = Validity::of(certificate).ok_or(PeerError::Unreadable)?;
+            self.certificate_until = validity.until;
             session.connected(now, name_in(certificate, Role::Collector)?);
             self.stage = Stage::Established;
         }

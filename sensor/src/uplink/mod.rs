@@ -29,16 +29,16 @@ mod own;
 mod queue;
 pub mod session;
 mod target;
-pub mod tls;
 
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use mio::{Events, Poll, Token};
+use trust::{Keeper, KeeperStatus, SensorTls};
 use wire::ledger::Ledger;
 use wire::message::SensorHello;
 use wire::records::RecordKind;
@@ -88,6 +88,8 @@ pub struct UplinkStatus {
     pub metrics: Metrics,
     /// How the spool is.
     pub spool: Arc<SpoolStatus>,
+    /// What is known about the sensor's certificates, once the uplink was started.
+    pub certificates: OnceLock<Arc<KeeperStatus>>,
     deliveries: Mutex<Deliveries>,
 }
 
@@ -101,12 +103,12 @@ impl UplinkStatus {
 }
 
 /// How the uplink behaves.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct UplinkConfig {
     /// Collectors, tried in turn.
     pub collectors: Vec<CollectorAddress>,
-    /// Certificates; read anew for each connection, so that they can be replaced.
-    pub tls: tls::TlsFiles,
+    /// Certificates; read anew when they change, so that they can be replaced.
+    pub identity: Keeper<SensorTls>,
     /// What the sensor says of itself. The name must be that of its certificate.
     pub hello: SensorHello,
     /// Interfaces that the frames refer to, those that come later too.
@@ -261,6 +263,7 @@ impl Uplink {
         self.take_stop(now);
         self.take_records(now);
         self.own.refresh(now.monotonic, &self.config.collectors);
+        self.config.identity.refresh_if_due(now.monotonic);
         self.drive_link(now);
         if !self.session.is_open() {
             while self.batches.serve_one(|batch| {
@@ -379,15 +382,12 @@ impl Uplink {
     fn dial(&mut self, now: Now) {
         let Some(address) = self.addresses.pop() else { return };
         let collector = &self.config.collectors[self.target];
-        let identity = match tls::load(&self.config.tls) {
-            Ok(identity) => identity,
-            Err(error) => return self.failed(now, EndReason::Tls, &error),
-        };
+        self.config.identity.refresh(now.monotonic);
         let dialled = Connection::dial(
             now.monotonic,
             address,
             collector.server_name().clone(),
-            identity.config,
+            Arc::clone(self.config.identity.current()),
             (self.poll.registry(), SOCKET),
         );
         match dialled {
@@ -400,7 +400,10 @@ impl Uplink {
         let Link::Up(connection) = &mut self.link else { return Ok(()) };
         let was_open = self.session.is_open();
         connection.check_setup(now.monotonic, self.config.timing.silence)?;
-        connection.read(now, &mut self.session)?;
+        let identity = &self.config.identity;
+        connection.check_trust(now, identity).map_err(|error| explained(identity, error))?;
+        let read = connection.read(now, &mut self.session);
+        read.map_err(|error| explained(identity, error))?;
         if self.session.is_open() && !was_open {
             self.status.metrics.connection_opened();
             self.said = 0;
@@ -550,6 +553,14 @@ impl Uplink {
             self.wait();
         }
         Ok(())
+    }
+}
+
+/// With words for the operator where certificates are to blame.
+fn explained(identity: &Keeper<SensorTls>, error: ConnectionError) -> ConnectionError {
+    match error {
+        ConnectionError::Tls(error) => ConnectionError::Refused(identity.explain(&error)),
+        error => error,
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use crossbeam_channel::{Receiver, bounded};
-use rustls_pki_types::ServerName;
+use rustls::pki_types::ServerName;
 
 /// A collector as the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

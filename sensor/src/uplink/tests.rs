@@ -1,7 +1,9 @@
 //! The uplink's thread against a collector in this process, over real TLS on loopback.
 
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,7 +26,8 @@ use wire::message::{
 };
 use wire::units::{Sequence, UnixNanos, WireLen};
 
-use super::tls::{TlsError, TlsFiles};
+use trust::{FileError, Files, Identity};
+
 use super::*;
 
 const EPOCH: u64 = 42;
@@ -53,18 +56,21 @@ impl Pki {
         self.folder.path().join(name)
     }
 
-    fn files(&self) -> TlsFiles {
-        TlsFiles {
+    fn files(&self) -> Files {
+        Files {
             ca: self.path("ca.pem"),
             certificate: self.path("edge.pem"),
             key: self.path("edge.key.pem"),
+            crl: None,
         }
     }
 
     fn issue_sensor(&self, uri: &str, usage: ExtendedKeyUsagePurpose) {
         let (certificate, key) = self.issue(uri, usage);
         std::fs::write(self.path("edge.pem"), certificate.pem()).unwrap();
-        std::fs::write(self.path("edge.key.pem"), key.serialize_pem()).unwrap();
+        let key_file = self.path("edge.key.pem");
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
     }
 
     fn issue(&self, uri: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
@@ -226,7 +232,7 @@ impl Running {
         let interfaces = Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)]));
         let config = UplinkConfig {
             collectors: collectors.iter().map(|text| text.parse().unwrap()).collect(),
-            tls: pki.files(),
+            identity: Keeper::open(pki.files(), Duration::ZERO).unwrap(),
             hello: SensorHello {
                 minor: 1,
                 sensor: "edge".into(),
@@ -465,20 +471,19 @@ fn a_collector_with_the_wrong_certificate_is_refused() {
 #[test]
 fn the_sensors_own_certificate_must_be_one_of_a_sensor() {
     let pki = Pki::new();
-    assert_eq!(tls::load(&pki.files()).unwrap().name, "edge");
+    let load = || SensorTls::load(&pki.files());
+    assert_eq!(load().unwrap().name(), "edge");
     pki.issue_sensor("ringwatch://collector/ids", ExtendedKeyUsagePurpose::ClientAuth);
-    let error = tls::load(&pki.files()).unwrap_err();
-    assert!(error_chain(&error).ends_with(
-        "is no sensor's certificate: certificate is for \"ringwatch://collector/ids\", \
-         wanted is ringwatch://sensor/NAME"
-    ));
+    let error = load().unwrap_err().to_string();
+    let expected = "certificate is for ringwatch://collector/ids, not for ringwatch://sensor/NAME";
+    assert!(error.contains(expected), "{error}");
     pki.issue_sensor("ringwatch://sensor/edge", ExtendedKeyUsagePurpose::ServerAuth);
-    let error = tls::load(&pki.files()).unwrap_err();
-    assert!(error_chain(&error).ends_with("extended key usage is not that of a Sensor alone"));
+    let error = load().unwrap_err().to_string();
+    assert!(error.contains("must have the extended key usage clientAuth"), "{error}");
     std::fs::write(pki.path("ca.pem"), "no pem").unwrap();
     pki.issue_sensor("ringwatch://sensor/edge", ExtendedKeyUsagePurpose::ClientAuth);
-    let error = tls::load(&pki.files()).unwrap_err();
-    assert!(matches!(&error, TlsError::Unreadable { path, .. } if path.ends_with("ca.pem")));
+    let error = load().unwrap_err();
+    assert!(matches!(&error, FileError::NoPem { path, .. } if path.ends_with("ca.pem")));
 }
 
 #[test]
