@@ -1,6 +1,7 @@
 //! The body of `/api/v1/status`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 use wire::ledger::Ledger;
@@ -127,7 +128,7 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
     SensorReport {
         name: sensor.name().to_owned(),
         connected: connection.is_some(),
-        peer: connection.map(|connection| connection.peer.to_string()),
+        peer: connection.map(|connection| written(connection.peer)),
         since: (since != UnixNanos(0)).then(|| rfc3339(since)),
         ended: state.has_ended,
         boot_epoch: state.boot_epoch,
@@ -153,6 +154,11 @@ fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
     }
 }
 
+/// An address as people write it, also where the socket listens for both families.
+fn written(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
+}
+
 fn rfc3339(time: UnixNanos) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time.0))
         .unwrap_or(jiff::Timestamp::MAX)
@@ -167,6 +173,16 @@ mod tests {
     #[test]
     fn times_are_rfc3339_in_utc_with_microseconds() {
         assert_eq!(rfc3339(UnixNanos(1_700_000_000_123_456_789)), "2023-11-14T22:13:20.123456Z");
+    }
+
+    #[test]
+    fn an_ipv4_peer_of_a_socket_for_both_families_is_written_as_such() {
+        for (peer, expected) in [
+            ("[::ffff:192.0.2.7]:4711", "192.0.2.7:4711"),
+            ("[2001:db8::7]:4711", "[2001:db8::7]:4711"),
+        ] {
+            assert_eq!(written(peer.parse().unwrap()), expected);
+        }
     }
 
     #[test]
