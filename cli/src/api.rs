@@ -55,6 +55,12 @@ pub struct Store {
     pub records: u64,
     /// Bytes free on the store's file system.
     pub free_bytes: u64,
+    /// Stored records that are not in the event log yet.
+    pub events_behind: u64,
+    /// Stored records that are not in the index yet, so that no search finds them.
+    pub index_behind: u64,
+    /// Bytes of the record log that cannot be read.
+    pub damaged_bytes: u64,
 }
 
 /// One sensor as the collector sees it.

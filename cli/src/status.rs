@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::{Balance, Sensor, Status};
+use crate::api::{Balance, Sensor, Status, Store};
 use crate::text::{clock, counted, grouped, harmless, scaled, table};
 
 /// The state of a collector for people.
@@ -25,6 +25,7 @@ pub fn render(status: &Status) -> String {
         scaled(store.free_bytes as f64, "B"),
         harmless(&store.events, 200),
     );
+    text.push_str(&trouble(store));
     if status.sensors.is_empty() {
         text.push_str("no sensor has connected yet\n");
     } else {
@@ -51,6 +52,29 @@ pub fn render(status: &Status) -> String {
     text
 }
 
+/// What is not as it should be with the records, a line each.
+fn trouble(store: &Store) -> String {
+    let mut text = String::new();
+    for (behind, what) in
+        [(store.events_behind, "the event log"), (store.index_behind, "the index of events")]
+    {
+        // What came within a second or so is no trouble.
+        if behind > FEW {
+            let _ = writeln!(text, "! {what} is {} behind", counted(behind, "record"));
+        }
+    }
+    if store.damaged_bytes > 0 {
+        let damaged = scaled(store.damaged_bytes as f64, "B");
+        let _ = writeln!(text, "! {damaged} of the record log cannot be read; look at the disk");
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// Records that what is made from the record log may be behind by.
+const FEW: u64 = 100_000;
 const COLUMNS: usize = 10;
 const HEADS: [&str; COLUMNS] = [
     "SENSOR", "STATE", "PEER", "FRAMES", "FRAMES/S", "BYTES/S", "RECORDS", "ALERTS", "DROPPED",
@@ -118,6 +142,16 @@ mod tests {
         let problems = vec!["ids.pem expires at 2026-12-01T00:00:00Z: renew it".to_owned()];
         let text = render(&Status { problems, ..status() });
         assert!(text.contains("\n! ids.pem expires at 2026-12-01T00:00:00Z: renew it\n"), "{text}");
+    }
+
+    #[test]
+    fn records_that_are_behind_or_damaged_are_named() {
+        let mut status = status();
+        assert!(!render(&status).contains("behind"));
+        status.store = Store { index_behind: 2_000_000, damaged_bytes: 80, ..Store::default() };
+        let text = render(&status);
+        assert!(text.contains("\n! the index of events is 2 000 000 records behind\n"), "{text}");
+        assert!(text.contains("\n! 80 B of the record log cannot be read; look"), "{text}");
     }
 
     #[test]
