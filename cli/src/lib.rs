@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod api;
+pub mod frames;
 pub mod pki;
 pub mod search;
 pub mod status;

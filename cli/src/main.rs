@@ -10,6 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cli::access::Collector;
 use cli::api::ApiError;
+use cli::frames::{self, FramesError};
 use cli::pki::{self, Existing, Host, Name, PkiError, RenewedKey, Which};
 use cli::search::{self, SearchError};
 use cli::text::counted;
@@ -54,6 +55,8 @@ enum Command {
     Flows(search::Flows),
     /// Search the stored DNS records of a collector
     Dns(search::Dns),
+    /// Save stored frames of a collector as a pcapng file
+    Frames(frames::Frames),
     /// Ends the processes named on standard input when it closes (`up` starts this)
     #[command(hide = true)]
     Watchdog,
@@ -224,9 +227,23 @@ enum CommandError {
     #[error(transparent)]
     Search(ApiError),
     #[error(transparent)]
+    Frames(FramesError),
+    #[error(transparent)]
     Up(#[from] up::UpError),
     #[error("cannot write to standard output")]
     Output(#[from] std::io::Error),
+}
+
+impl From<FramesError> for CommandError {
+    fn from(error: FramesError) -> Self {
+        match error {
+            FramesError::Api(error) => Self::Search(error),
+            FramesError::Unwritable { path, source } if path == Path::new("-") => {
+                Self::Output(source)
+            }
+            error => Self::Frames(error),
+        }
+    }
 }
 
 impl From<SearchError> for CommandError {
@@ -293,6 +310,7 @@ fn run(command: Command) -> Result<(), CommandError> {
         Command::Alerts(arguments) => Ok(arguments.run()?),
         Command::Flows(arguments) => Ok(arguments.run()?),
         Command::Dns(arguments) => Ok(arguments.run()?),
+        Command::Frames(arguments) => Ok(arguments.run()?),
         Command::Watchdog => {
             up::watchdog();
             Ok(())

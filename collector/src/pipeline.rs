@@ -101,15 +101,7 @@ impl Pipeline {
     /// See [`PipelineError`]; nothing runs then.
     pub fn start(config: &Config, checked: Checked) -> Result<Self, PipelineError> {
         let Checked { identity, name, api_identity, gate } = checked;
-        let sensors = TcpListener::bind(config.sensors).map_err(|source| {
-            PipelineError::Listen { address: config.sensors, purpose: "sensors", source }
-        })?;
-        let api_socket = config.api.as_ref().map(|ApiConfig { address, .. }| {
-            let address = *address;
-            let purpose = "the API";
-            api::bind(address).map_err(|source| PipelineError::Listen { address, purpose, source })
-        });
-        let api_socket = api_socket.transpose()?;
+        let (sensors, api_socket) = listen(config)?;
         let shared =
             Arc::new(Shared::new(name, committer::wall_clock(), config.store.path.clone()));
         // Set once, here, before anything reads it.
@@ -227,6 +219,18 @@ impl Pipeline {
 fn has_own_certificate(config: &Config) -> bool {
     let api = config.api.as_ref().and_then(|api| api.tls.as_ref());
     api.is_some_and(|files| files.certificate != config.tls.certificate)
+}
+
+/// The sockets of sensors and of the API, if there is one.
+fn listen(config: &Config) -> Result<(TcpListener, Option<TcpListener>), PipelineError> {
+    let refused =
+        |address, purpose| move |source| PipelineError::Listen { address, purpose, source };
+    let sensors = TcpListener::bind(config.sensors).map_err(refused(config.sensors, "sensors"))?;
+    let api = config
+        .api
+        .as_ref()
+        .map(|ApiConfig { address, .. }| api::bind(*address).map_err(refused(*address, "the API")));
+    Ok((sensors, api.transpose()?))
 }
 
 /// Says where everything is, with the ports that the system gave where the configuration has 0.

@@ -1,7 +1,7 @@
 //! `ringwatch alerts`, `flows`, `dns`: stored events of a collector, as a table or as JSON lines.
 
 mod table;
-mod time;
+pub mod time;
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
