@@ -8,7 +8,7 @@
 //!
 //! The batches are made at start and go round for ever. Both rings hold all batches of the worker, so
 //! neither can be full. While few are left, less of each frame is taken, and of fewer conversations: see
-//! [`pressure`]. When no empty batch is left the frame is counted as `pool_empty` and forgotten. The
+//! `pressure`. When no empty batch is left the frame is counted as `pool_empty` and forgotten. The
 //! worker never waits.
 
 mod pressure;

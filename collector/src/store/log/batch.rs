@@ -15,7 +15,7 @@
 //! Little-endian. The checksum covers everything but itself. `number` is the position of the first
 //! record among all records of the log, `first` and `last` are the sensor's: they are the mark that
 //! keeps a record from being stored twice, written with the records in one go. `synced` is how much of
-//! the segment was on the disk for certain when the batch was written: see [`super::recovery`].
+//! the segment was on the disk for certain when the batch was written: see `recovery`.
 //!
 //! The records are laid out as on the wire: `kind u8 · len u32 · JSON` for each.
 //!
