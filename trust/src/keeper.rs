@@ -40,8 +40,10 @@ struct Other {
     stamps: Stamps,
     since: Instant,
     tried: Instant,
-    /// They are no good, and that was said.
+    /// They are no good.
     is_refused: bool,
+    /// It was said that they cannot be used.
+    is_told: bool,
 }
 
 /// What a look at the files found.
@@ -164,13 +166,20 @@ impl<I: Identity> Keeper<I> {
         }
         let other = match &mut self.other {
             Some(other) if other.stamps == stamps => {
-                if other.is_refused || now.saturating_duration_since(other.tried) < RETRY {
+                let is_tried = now.saturating_duration_since(other.tried) < RETRY;
+                if other.is_refused || is_tried {
                     return Look::Same;
                 }
                 other.tried = now;
                 other
             }
-            other => other.insert(Other { stamps, since: now, tried: now, is_refused: false }),
+            other => other.insert(Other {
+                stamps,
+                since: now,
+                tried: now,
+                is_refused: false,
+                is_told: false,
+            }),
         };
         match load::<I>(&self.files, self.current.name()) {
             Ok(identity) if Stamps::take(&self.files) == other.stamps => {
@@ -187,7 +196,11 @@ impl<I: Identity> Keeper<I> {
             Ok(_) => Look::Same,
             Err(_) if now.saturating_duration_since(other.since) < SETTLE => Look::Same,
             Err(error) => {
-                other.is_refused = true;
+                // What cannot be read now may be readable soon, without being changed.
+                other.is_refused = !matches!(error, FileError::Unreadable { .. });
+                if std::mem::replace(&mut other.is_told, true) {
+                    return Look::Same;
+                }
                 let mut known = self.status.lock();
                 known.refusals += 1;
                 known.fault = Some(error.to_string());

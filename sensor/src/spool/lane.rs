@@ -257,6 +257,13 @@ impl Lane {
         let path = folder.join(format!("{:020}.seg", first.0));
         let file = disk.create(&path)?;
         self.end_segment();
+        // One in which nothing could be written: it may be the very file that was made now.
+        while let Some(empty) = self.segments.pop_back_if(|segment| segment.bytes == 0) {
+            if empty.path != path {
+                // What stays of it is removed at the next start.
+                let _ = disk.remove(&empty.path);
+            }
+        }
         self.active = Some(Active { file, is_dirty: true });
         let last = Sequence(first.0 - 1);
         let oldest = UnixNanos(0);

@@ -54,7 +54,7 @@ use self::position::Position;
 use self::recover::{Found, Times};
 pub use self::runs::Hole;
 use self::status::{SpoolStatus, add, set};
-use self::store::Store;
+use self::store::{Reads, Store};
 use self::syncer::Syncer;
 use crate::uplink::session::Now;
 use crate::uplink::{Delivery, LossReason};
@@ -413,12 +413,10 @@ impl Spool {
     /// The records that are to be sent next: alerts, then others. `None` if there are none, or they
     /// cannot be read now.
     pub fn next_batch(&mut self, now: Instant) -> Option<Outgoing> {
-        if self.store.as_ref().and_then(|it| it.read_at).is_some_and(|due| now < due) {
-            return None;
-        }
         LaneName::ALL.into_iter().find_map(|name| {
+            let due = self.store.as_ref().and_then(|store| store.reads[name as usize].due);
             let lane = &mut self.lanes[name as usize];
-            if !lane.has_unsent() {
+            if !lane.has_unsent() || due.is_some_and(|due| now < due) {
                 return None;
             }
             let disk = self.store.as_ref().map(|store| store.disk.as_ref());
@@ -444,7 +442,7 @@ impl Spool {
     /// Appends the message itself to `out`. `batch` is what [`Spool::next_batch`] gave last.
     pub fn finish_batch(&mut self, batch: &Outgoing, out: &mut Vec<u8>) {
         if let Some(store) = &mut self.store {
-            (store.read_failures, store.read_at) = (0, None);
+            store.reads[batch.lane as usize] = Reads::default();
         }
         self.batches[batch.lane as usize].finish(batch.first, out);
     }
@@ -452,13 +450,14 @@ impl Spool {
     /// A segment that cannot be read time and again must not hold up all that is behind it.
     fn read_failed(&mut self, name: LaneName, now: Instant, error: &io::Error) {
         let Some(store) = &mut self.store else { return };
-        store.read_failures += 1;
-        store.read_at = Some(now + INTERVAL);
+        let reads = &mut store.reads[name as usize];
+        reads.failures += 1;
+        reads.due = Some(now + INTERVAL);
         let is_gone = error.kind() == io::ErrorKind::NotFound;
-        if store.read_failures < READ_ATTEMPTS && !is_gone {
+        if reads.failures < READ_ATTEMPTS && !is_gone {
             return;
         }
-        (store.read_failures, store.read_at) = (0, None);
+        *reads = Reads::default();
         let lane = &mut self.lanes[name as usize];
         let lost = lane.drop_unreadable(store.disk.as_ref(), LossReason::SpoolFailed);
         self.delivery.lose(lost, LossReason::SpoolFailed);
@@ -503,7 +502,8 @@ impl Spool {
     /// Without a disk, or beyond what numbers there are, it cannot be, and false is said.
     fn skip_beyond(&mut self, stream: Stream, number: Sequence) -> bool {
         let (Some(lane), Some(store)) = (lane_of(stream), &self.store) else { return false };
-        if number >= LAST_NUMBER {
+        // Half of them: what follows must have numbers, too.
+        if number.0 >= LAST_NUMBER.0 / 2 {
             return false;
         }
         let path = store.settings.path.display();

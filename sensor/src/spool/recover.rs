@@ -88,6 +88,7 @@ pub fn lane(
 ) -> io::Result<Found> {
     let mut found = Found::default();
     for path in segments_in(disk, folder)? {
+        let before = (found.pending.clone(), found.holes.len(), found.corrupt, found.last);
         // What cannot be written can still be delivered.
         let opened = disk.open_to_write(&path).or_else(|_| disk.open(&path));
         let outcome = opened.and_then(|file| {
@@ -111,12 +112,18 @@ pub fn lane(
             }
             Ok(None)
         });
-        let fault = match outcome {
-            Ok(None) => continue,
-            Ok(Some(fault)) => fault,
-            Err(error) => error.to_string(),
-        };
-        set_aside(disk, &path, &fault, status);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(fault)) => set_aside(disk, &path, &fault, status),
+            Err(error) => {
+                // Nothing is known of what is in it, so it stays what it is: the next start reads it again.
+                found.holes.truncate(before.1);
+                (found.pending, found.corrupt, found.last) = (before.0, before.2, before.3);
+                add(&status.unreadable, 1);
+                let segment = path.display();
+                tracing::error!(%segment, %error, "a segment of the spool cannot be read now");
+            }
+        }
     }
     remove_old_asides(disk, folder);
     Ok(found)

@@ -22,6 +22,15 @@ const SEGMENT_BYTES: (u64, u64) = (64 << 10, 8 << 20);
 /// How long the end waits for the disk.
 const LAST_SYNC: Duration = Duration::from_secs(2);
 
+/// How reading a lane goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reads {
+    /// Attempts that failed in a row, one a second.
+    pub failures: u32,
+    /// Set after one: when it is tried again.
+    pub due: Option<Instant>,
+}
+
 /// The disk, and how it is.
 pub struct Store {
     pub disk: Arc<dyn Disk>,
@@ -41,10 +50,8 @@ pub struct Store {
     pub next_look: Instant,
     /// Set while the disk fails: when it is tried again.
     pub retry_at: Option<Instant>,
-    /// Attempts to read that failed, one a second.
-    pub read_failures: u32,
-    /// Set after one: when it is tried again.
-    pub read_at: Option<Instant>,
+    /// By [`LaneName`].
+    pub reads: [Reads; 2],
 }
 
 impl Store {
@@ -68,8 +75,7 @@ impl Store {
             seen_sync_errors: 0,
             next_look: now.monotonic + INTERVAL,
             retry_at: None,
-            read_failures: 0,
-            read_at: None,
+            reads: Default::default(),
         };
         let path = store.settings.path.clone();
         let failure = match store.make() {

@@ -159,6 +159,11 @@ impl Connection {
         self.is_writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
+    /// The other end.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// How long it has been since dialling began.
     pub(super) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)

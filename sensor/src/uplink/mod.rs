@@ -262,7 +262,11 @@ impl Uplink {
         let now = read_clocks();
         self.take_stop(now);
         self.take_records(now);
-        self.own.refresh(now.monotonic, &self.config.collectors);
+        let connected = match &self.link {
+            Link::Up(connection) => Some(connection.address()),
+            Link::Waiting { .. } | Link::Resolving { .. } => None,
+        };
+        self.own.refresh(now.monotonic, &self.config.collectors, connected);
         self.config.identity.refresh_if_due(now.monotonic);
         self.drive_link(now);
         if !self.session.is_open() {

@@ -26,8 +26,9 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// other, or one that comes by two ways.
 const MOST_REWRITTEN: usize = 8;
 const REWRITTEN_FOR: Duration = Duration::from_secs(600);
-/// So long, frames that were copied before a conversation was known are still under way.
-const UNDER_WAY: Duration = Duration::from_secs(10);
+/// So long, frames that were copied before a conversation was known are still under way: a pool of 64 MiB to a
+/// collector that takes 1 MB a second.
+const UNDER_WAY: Duration = Duration::from_secs(120);
 /// Time between two rounds of asking for addresses.
 const REFRESH: Duration = Duration::from_secs(60);
 /// Bound of the list; the one that was heard of first is forgotten.
@@ -36,6 +37,7 @@ const REMEMBERED: usize = 64;
 /// What workers look at: where collectors are reached now.
 #[derive(Debug, Default)]
 pub struct OwnSnapshot {
+    /// In order.
     endpoints: Vec<(Address, u16)>,
     /// As our own connections are addressed after somebody rewrote them.
     rewritten: Vec<FiveTuple>,
@@ -48,7 +50,7 @@ impl OwnSnapshot {
         let ends = [(tuple.source, tuple.source_port), (tuple.target, tuple.target_port)];
         let is_rewritten = |own: &FiveTuple| own == tuple || own.reversed() == *tuple;
         tuple.protocol == protocol::TCP
-            && (ends.iter().any(|end| self.endpoints.contains(end))
+            && (ends.iter().any(|end| self.endpoints.binary_search(end).is_ok())
                 || self.rewritten.iter().any(is_rewritten))
     }
 }
@@ -99,7 +101,13 @@ impl OwnRegister {
 
     /// Asks for the addresses of every collector, one after the other, over and over: other sensors may use
     /// one that this sensor does not, or an address that a name got since this one connected.
-    pub(super) fn refresh(&mut self, now: Instant, collectors: &[CollectorAddress]) {
+    /// Keeps `connected`, where this sensor is connected now, in mind as well.
+    pub(super) fn refresh(
+        &mut self,
+        now: Instant,
+        collectors: &[CollectorAddress],
+        connected: Option<SocketAddr>,
+    ) {
         match self.answer.as_ref().map(Receiver::try_recv) {
             Some(Err(TryRecvError::Empty)) => return,
             Some(Ok(Ok(addresses))) => self.know(now, &addresses),
@@ -112,6 +120,7 @@ impl OwnRegister {
             self.turn += 1;
             if self.turn >= collectors.len() {
                 (self.turn, self.due) = (0, now + REFRESH);
+                self.know(now, connected.as_slice());
             }
         }
     }
