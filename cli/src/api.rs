@@ -413,7 +413,9 @@ fn is_local(url: &str) -> bool {
     let host = url.strip_prefix("http://").unwrap_or(url).split('/').next().unwrap_or_default();
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    // Nobody needs a user's name there, which would hide where it leads.
+    !url.contains('@')
+        && (host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, ApiError> {

@@ -35,6 +35,8 @@ use crate::archive::row::nanos;
 pub(super) const MOST_AT_ONCE: usize = 4;
 /// How long a search may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest pattern of a name: that of a domain name, and as much of `*`. Source: RFC 1035, section 2.3.4.
+const LONGEST_NAME: usize = 510;
 /// Events of a page, if the question does not say.
 const ITEMS: usize = 100;
 /// Events of a page, at most.
@@ -188,6 +190,9 @@ fn parse(own: &[&str], parameters: &Parameters) -> Result<Question, String> {
         has_all_revisions: choice(given("revisions"), "revisions", ["latest", "all"])?,
         is_ascending: choice(given("order"), "order", ["newest", "oldest"])?,
     };
+    if let Some(long) = filter.name.as_ref().filter(|name| name.len() > LONGEST_NAME) {
+        return Err(format!("name: {} bytes; no name has more than {LONGEST_NAME}", long.len()));
+    }
     let limit = read(given("limit"), "limit", "no number")?.unwrap_or(ITEMS);
     if !(1..=MOST_ITEMS).contains(&limit) {
         return Err(format!("limit={limit}: out of range; 1 to {MOST_ITEMS} are allowed"));
@@ -264,6 +269,14 @@ mod tests {
             assert!(error.starts_with(said), "{error}");
         }
         assert_eq!(parsed(&[("from", "2"), ("to", "1")]).unwrap_err(), "from is after to");
+    }
+
+    #[test]
+    fn a_pattern_longer_than_any_name_never_reaches_the_index() {
+        let parsed = |name: String| parse(&["name"], &BTreeMap::from([("name".to_owned(), name)]));
+        assert!(parsed("_".repeat(LONGEST_NAME)).is_ok());
+        let error = parsed("_".repeat(LONGEST_NAME + 1)).unwrap_err();
+        assert_eq!(error, "name: 511 bytes; no name has more than 510");
     }
 
     #[test]

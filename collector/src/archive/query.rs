@@ -136,11 +136,8 @@ impl Archive {
         deadline: Instant,
     ) -> Result<Page, QueryError> {
         let kept_since = self.kept_since();
-        if let (Some(kept_since), Some(to)) = (kept_since, filter.to)
-            && to <= signed(kept_since.0)
-        {
-            return Err(QueryError::Expired { kept_since });
-        }
+        let expired =
+            kept_since.filter(|kept_since| filter.to.is_some_and(|to| to <= signed(kept_since.0)));
         let days = self.open_days(filter, deadline)?;
         let mut found = Vec::<(Place, Day)>::new();
         for open in &days {
@@ -160,6 +157,10 @@ impl Archive {
                 found.reverse();
             }
             found.truncate(limit + 1);
+        }
+        // Events may be stored long after they happened, by a sensor that was offline: first it is looked for them.
+        if let Some(kept_since) = expired.filter(|_| found.is_empty()) {
+            return Err(QueryError::Expired { kept_since });
         }
         let has_more = found.len() > limit;
         found.truncate(limit);

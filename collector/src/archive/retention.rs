@@ -2,7 +2,6 @@
 //! limits. The newest segment always stays.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,8 +39,6 @@ pub struct Retention {
     disk: Arc<dyn Disk>,
     catalog: Arc<Catalog>,
     progress: Arc<Progress>,
-    /// Folder of the index.
-    index: PathBuf,
 }
 
 impl Retention {
@@ -52,9 +49,8 @@ impl Retention {
         disk: Arc<dyn Disk>,
         catalog: Arc<Catalog>,
         progress: Arc<Progress>,
-        index: PathBuf,
     ) -> Self {
-        Self { limits, disk, catalog, progress, index }
+        Self { limits, disk, catalog, progress }
     }
 
     /// Removes the oldest segment, if a limit asks for it. For its age, it goes when it is in the index
@@ -80,7 +76,7 @@ impl Retention {
         let is_read = is_indexed && written >= info.next_number;
         let RecordLimits { age, .. } = self.limits;
         let is_old = !age.is_zero() && now.since(last_stored) > age;
-        let is_due = self.is_too_large()? || (is_old && is_read);
+        let is_due = self.is_too_large(self.catalog.bytes()) || (is_old && is_read);
         if is_due {
             self.remove(segment, info, removed)?;
         }
@@ -89,10 +85,13 @@ impl Retention {
 
     fn remove(&self, segment: u64, info: SegmentInfo, removed: &Removed) -> io::Result<()> {
         let unindexed = self.progress.missing(info.day(), segment, info.next_number);
-        let records = info.next_number - segment;
+        let records = info.next_number.saturating_sub(segment);
+        // While it cannot be deleted, it is there, and is tried again.
+        match self.disk.remove(&file_name(segment)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.disk.sync_names()?,
+        }
         self.catalog.lock().segments.remove(&segment);
-        self.disk.remove(&file_name(segment))?;
-        self.disk.sync_names()?;
         removed.segments.fetch_add(1, Ordering::Relaxed);
         removed.records.fetch_add(records, Ordering::Relaxed);
         removed.unindexed.fetch_add(unindexed, Ordering::Relaxed);
@@ -104,17 +103,9 @@ impl Retention {
         Ok(())
     }
 
-    fn is_too_large(&self) -> io::Result<bool> {
-        let RecordLimits { bytes, .. } = self.limits;
-        Ok(bytes > 0 && self.catalog.bytes() + self.index_bytes()? > bytes)
-    }
-
-    fn index_bytes(&self) -> io::Result<u64> {
-        let mut bytes = 0;
-        for entry in std::fs::read_dir(&self.index)? {
-            // It may just have been removed.
-            bytes += entry?.metadata().map_or(0, |metadata| metadata.len());
-        }
-        Ok(bytes)
+    /// The index goes by days, so that removing a segment makes it no smaller: it does not count.
+    const fn is_too_large(&self, bytes: u64) -> bool {
+        let RecordLimits { bytes: most, .. } = self.limits;
+        most > 0 && bytes > most
     }
 }

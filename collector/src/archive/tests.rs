@@ -386,7 +386,7 @@ fn the_oldest_segments_go_and_what_is_asked_of_them_is_expired() {
     let age = RecordLimits { age: Duration::from_secs(36 * 3600), ..RecordLimits::default() };
     let retention = |limits, lab: &Lab| {
         let (disk, catalog) = (Arc::clone(&disk), Arc::clone(&catalog));
-        Retention::new(limits, disk, catalog, Arc::clone(&lab.progress), lab.index_folder())
+        Retention::new(limits, disk, catalog, Arc::clone(&lab.progress))
     };
     let now = UnixNanos(NOW + 3 * DAY + SECOND);
     let end = catalog.lock().next_number;

@@ -78,6 +78,10 @@ pub fn apply(limits: &Limits, catalog: &Catalog, folder: &Path, shared: &Shared,
                 tracing::info!(%segment, bytes = size, cause = cause.name(), "segment deleted");
                 shared.expired.count(cause.name());
                 add(&shared.counters.expired_bytes, size);
+                if cause == Cause::Free {
+                    // Some file systems give back the room a while later: one a round.
+                    break;
+                }
             }
             Ok(false) => tracing::info!(%segment, "segment was moved or deleted by somebody else"),
             Err(error) => {
