@@ -91,6 +91,9 @@ fn a_token_opens_an_api_with_tls_until_it_is_revoked() {
     assert!(said.contains("ringwatch token create FILE NAME viewer"), "{said}");
     let with_file = [&status[..], &["--token-file", &file]].concat();
     assert!(site.done(&with_file).starts_with("collector ids (version "));
+    let alerts = ["alerts", "--collector", &url, "--ca", &ca];
+    site.done(&[&alerts[..], &["--token-file", &file]].concat());
+    assert!(site.refused(&alerts, None).contains("a token is needed"));
     let by_variable = site.run(&status, Some(token.trim()));
     assert!(by_variable.status.success(), "{by_variable:?}");
     assert!(site.refused(&status, Some("rwt_0")).contains("a token is needed"));

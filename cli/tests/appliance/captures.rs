@@ -19,10 +19,12 @@ pub struct Captured {
 /// Frames of a pcapng file by interface. Every interface has one block.
 ///
 /// # Panics
-/// If it is damaged, or an interface is described twice or not in nanoseconds.
+/// If it is damaged, or an interface is not described in nanoseconds.
 pub fn read_pcapng(path: &Path) -> Vec<(String, Vec<Captured>)> {
     let mut reader = PcapNGReader::new(1 << 20, fs::File::open(path).unwrap()).unwrap();
     let mut interfaces: Vec<(String, Vec<Captured>)> = Vec::new();
+    // By number in the file: one of the same name for each rate of export.
+    let mut places = Vec::new();
     loop {
         match reader.next() {
             Ok((offset, block)) => {
@@ -30,11 +32,14 @@ pub fn read_pcapng(path: &Path) -> Vec<(String, Vec<Captured>)> {
                     PcapBlockOwned::NG(Block::InterfaceDescription(block)) => {
                         assert_eq!(block.if_tsresol, 9);
                         let name = block.if_name().unwrap().unwrap().to_owned();
-                        assert!(interfaces.iter().all(|(known, _)| *known != name), "{name}");
-                        interfaces.push((name, Vec::new()));
+                        let known = interfaces.iter().position(|(known, _)| *known == name);
+                        places.push(known.unwrap_or(interfaces.len()));
+                        if known.is_none() {
+                            interfaces.push((name, Vec::new()));
+                        }
                     }
                     PcapBlockOwned::NG(Block::EnhancedPacket(block)) => {
-                        interfaces[block.if_id as usize].1.push(Captured {
+                        interfaces[places[block.if_id as usize]].1.push(Captured {
                             time: u64::from(block.ts_high) << 32 | u64::from(block.ts_low),
                             wire_len: block.origlen,
                             data: block.data[..block.caplen as usize].to_vec(),

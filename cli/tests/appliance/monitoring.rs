@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use perf::inject::Injector;
 use perf::tools;
 
-use crate::site::{Settings, Site};
+use crate::site::{PATIENCE, Settings, Site, wait_until};
+use crate::traffic;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name)
@@ -25,6 +27,17 @@ fn rules_and_dashboard_ask_for_metrics_that_the_programs_have() {
     let collector = site.start_collector();
     let sensor = site.start_sensor(&Settings::frames("all"));
     site.wait_connected(&sensor);
+    let mut injector = Injector::within(site.lab.generator(), "g0");
+    injector.send_all(traffic::conversations(10, 10), None).unwrap();
+    // What is known of a sensor when it has sent something.
+    let of_collector = || site.ask_collector("/metrics").body;
+    let is_known = || {
+        let metrics = of_collector();
+        ["last_record_timestamp_seconds{", "last_frame_timestamp_seconds{", "clock_offset_seconds{"]
+            .iter()
+            .all(|name| metrics.contains(name))
+    };
+    wait_until("metrics of the sensor", PATIENCE, is_known, of_collector);
     let scraped = [site.ask_sensor(&sensor, "/metrics"), site.ask_collector("/metrics")];
     let scraped = scraped.map(|answer| answer.body).concat();
     // A family without a sample yet has a line about its type.

@@ -153,9 +153,14 @@ impl Site {
 
     /// Starts the collector and waits until it listens.
     pub fn start_collector(&self) -> Collector {
+        self.start_collector_with("")
+    }
+
+    /// Starts the collector with further sections in its configuration.
+    pub fn start_collector_with(&self, more: &str) -> Collector {
         let text = format!(
             "[listen]\nsensors = \"[::]:4750\"\napi = \"127.0.0.1:8480\"\n\
-             [tls]\n{}\n[store]\npath = {:?}\nsegment_age = \"24h\"\n",
+             [tls]\n{}\n[store]\npath = {:?}\nsegment_age = \"24h\"\n{more}",
             self.tls("ids"),
             self.path("store"),
         );

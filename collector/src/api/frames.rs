@@ -61,7 +61,9 @@ pub(super) async fn frames(
     State(context): State<Arc<Context>>,
     Query(parameters): Query<BTreeMap<String, String>>,
 ) -> Response {
-    let question = match parse(&parameters) {
+    // A filter may ask for the address of a name, which can take long.
+    let parsed = tokio::task::spawn_blocking(move || parse(&parameters)).await;
+    let question = match parsed.unwrap_or_else(|_| Err("the question cannot be read".to_owned())) {
         Ok(question) => question,
         Err(detail) => return refuse(StatusCode::BAD_REQUEST, "bad_request", detail),
     };
@@ -80,8 +82,12 @@ pub(super) async fn frames(
     let (from, to) = (question.from, question.to);
     let (sender, mut pieces) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
-        let told =
-            frames::answer(&question, &shared.catalog, |piece| send(&sender, Ok(piece.into())));
+        let told = frames::answer(
+            &question,
+            &shared.catalog,
+            || !sender.is_closed(),
+            |piece| send(&sender, Ok(piece.into())),
+        );
         match told {
             Ok(told) => add(&shared.counters.frames_answered, told.frames),
             Err(AnswerError::ReaderGone) => {}
@@ -92,8 +98,10 @@ pub(super) async fn frames(
         }
         drop(permit);
     });
+    let first = pieces.recv().await;
+    // After the search: what was deleted meanwhile is none of what there never was.
     let expired = context.shared.catalog.expired();
-    let mut response = match pieces.recv().await {
+    let mut response = match first {
         Some(Ok(first)) => {
             let rest = ReceiverStream::new(pieces);
             let body = Body::from_stream(tokio_stream::once(Ok(first)).chain(rest));
@@ -136,7 +144,8 @@ fn parse(parameters: &BTreeMap<String, String>) -> Result<Question, String> {
     }
     let given = |name: &str| parameters.get(name).map(String::as_str);
     let number = |name: &str, text: &str| {
-        text.parse::<u64>().map_err(|_| format!("{name}={text}: is no number"))
+        let number = text.parse::<u64>().ok().filter(|number| *number > 0);
+        number.ok_or_else(|| format!("{name}={text}: is no number above 0"))
     };
     let address = |text: &str| {
         let parsed = text.parse::<std::net::IpAddr>();
@@ -208,7 +217,8 @@ mod tests {
             (("from", "-5"), "from=-5: is no time"),
             (("host", "web-1"), "host=web-1: is no IPv4 or IPv6 address"),
             (("port", "70000"), "port=70000: is no port, 0 to 65535"),
-            (("limit", "many"), "limit=many: is no number"),
+            (("limit", "many"), "limit=many: is no number above 0"),
+            (("limit", "0"), "limit=0: is no number above 0"),
             (("filter", "hots 1"), "filter \"hots 1\": "),
         ] {
             let error = parsed(&[pair]).unwrap_err();

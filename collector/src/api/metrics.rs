@@ -75,6 +75,25 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
         connected.get_or_create(&labels).set(i64::from(is_connected));
     }
     registry.register("sensor_connected", "Whether the sensor is connected", connected);
+    let mut seconds = |name: &str, help: &str, value: fn(&SensorState) -> Option<f64>| {
+        let family = Family::<BySensor, Gauge<f64, AtomicU64>>::default();
+        for sensor in &sensors {
+            if let Some(value) = value(&sensor.state()) {
+                let labels = BySensor { sensor: sensor.name().to_owned() };
+                family.get_or_create(&labels).set(value);
+            }
+        }
+        registry.register(name, help, family);
+    };
+    seconds("last_record_timestamp_seconds", "When its last event was stored", |state| {
+        state.stored.last_record.map(|time| time.0 as f64 / 1e9)
+    });
+    seconds("last_frame_timestamp_seconds", "When its last frame was stored", |state| {
+        state.stored.last_frame.map(|time| time.0 as f64 / 1e9)
+    });
+    seconds("clock_offset_seconds", "The sensor's clock minus the collector's", |state| {
+        state.clock_offset.map(|offset| offset as f64 / 1e9)
+    });
 }
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {

@@ -167,13 +167,13 @@ impl Committer {
         boot_epoch: u64,
         frames: Frames,
     ) {
-        let Frames { sequence, interfaces, blocks, count, bytes } = frames;
+        let Frames { sequence, interfaces, rate, blocks, count, bytes } = frames;
         for (group, mut blocks) in split(blocks, &sensor, &interfaces) {
             if !self.persist(|store| store.ensure_segment(group, wall_clock(), Instant::now())) {
                 self.given_up += 1;
                 return;
             }
-            self.store.stage(group, &sensor, &interfaces, &mut blocks);
+            self.store.stage(group, &sensor, &interfaces, rate, &mut blocks);
             if !self.persist(|store| store.write(group, &blocks)) {
                 self.given_up += 1;
                 return;

@@ -10,6 +10,7 @@ use wire::units::Sequence;
 
 use crate::session::NewRecords;
 use crate::status::Sensor;
+use crate::store::segment::Rate;
 
 /// Something to store, and whose it is.
 pub struct Command {
@@ -39,6 +40,8 @@ pub struct Frames {
     pub sequence: Sequence,
     /// Interfaces that the packets refer to.
     pub interfaces: Arc<Vec<Interface>>,
+    /// At which rate they were exported.
+    pub rate: Rate,
     /// The packets, see [`crate::store::pcapng::push_frames`].
     pub blocks: Vec<u8>,
     /// How many.

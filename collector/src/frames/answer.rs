@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::merge::Waiting;
 use super::{PIECE, ReaderGone, Told};
+use crate::store::index::IndexedInterface;
 use crate::store::pcapng;
 
 /// A pcapng file on its way. It begins with its first frame.
@@ -12,7 +13,7 @@ pub(super) struct Answer<S> {
     send: S,
     piece: Vec<u8>,
     /// Numbers of the interfaces that the file describes.
-    interfaces: HashMap<(Rc<str>, u16), u32>,
+    interfaces: HashMap<Rc<IndexedInterface>, u32>,
     frames: u64,
 }
 
@@ -54,8 +55,9 @@ impl<S: FnMut(Vec<u8>) -> Result<(), ReaderGone>> Answer<S> {
     fn number(&mut self, frame: &Waiting) -> u32 {
         // As many as all sensors have.
         let next = self.interfaces.len() as u32;
-        *self.interfaces.entry((Rc::clone(&frame.name), frame.linktype)).or_insert_with(|| {
-            pcapng::push_interface(&mut self.piece, &frame.name, frame.linktype);
+        *self.interfaces.entry(Rc::clone(&frame.interface)).or_insert_with(|| {
+            let IndexedInterface { name, linktype, description } = &*frame.interface;
+            pcapng::push_interface(&mut self.piece, name, *linktype, description);
             next
         })
     }

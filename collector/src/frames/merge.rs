@@ -5,12 +5,13 @@
 //! apart, the earliest that wait then go all the same, and frames that are found later count as late.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use wire::units::{UnixNanos, WireLen};
 
 use crate::store::blocks::StoredFrame;
+use crate::store::index::IndexedInterface;
 
 /// Bytes of frames that wait for others.
 pub(super) const MOST_WAITING: usize = 64 << 20;
@@ -21,8 +22,6 @@ const OVERHEAD: usize = 96;
 #[derive(Default)]
 pub(super) struct Merge {
     waiting: BinaryHeap<Reverse<Waiting>>,
-    /// Names of interfaces, each once.
-    names: BTreeSet<Rc<str>>,
     bytes: usize,
     pushed: u64,
     /// Time of the latest frame that went.
@@ -37,10 +36,7 @@ pub(super) struct Waiting {
     order: u64,
     wire_len: WireLen,
     data: Box<[u8]>,
-    /// `SENSOR/INTERFACE`.
-    pub(super) name: Rc<str>,
-    /// LINKTYPE_ number.
-    pub(super) linktype: u16,
+    pub(super) interface: Rc<IndexedInterface>,
 }
 
 impl Waiting {
@@ -51,23 +47,14 @@ impl Waiting {
 }
 
 impl Merge {
-    pub(super) fn push(&mut self, name: &str, linktype: u16, frame: &StoredFrame<'_>) {
-        let name = match self.names.get(name) {
-            Some(name) => Rc::clone(name),
-            None => {
-                let name: Rc<str> = name.into();
-                self.names.insert(Rc::clone(&name));
-                name
-            }
-        };
+    pub(super) fn push(&mut self, interface: &Rc<IndexedInterface>, frame: &StoredFrame<'_>) {
         self.bytes += frame.data.len() + OVERHEAD;
         self.waiting.push(Reverse(Waiting {
             time: frame.time,
             order: self.pushed,
             wire_len: frame.wire_len,
             data: frame.data.into(),
-            name,
-            linktype,
+            interface: Rc::clone(interface),
         }));
         self.pushed += 1;
     }

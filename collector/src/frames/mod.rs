@@ -66,22 +66,27 @@ impl From<ReaderGone> for AnswerError {
     }
 }
 
-/// Answers a question: gives pieces of a pcapng file to `send`, none if there is no such frame.
+/// Answers a question: gives pieces of a pcapng file to `send`, none if there is no such frame. Ends early when nobody
+/// `is_waiting` any more.
 ///
 /// # Errors
 /// See [`AnswerError`]; what was sent until then is a file that is cut off.
 pub fn answer(
     question: &Question,
     catalog: &Catalog,
+    is_waiting: impl Fn() -> bool,
     send: impl FnMut(Vec<u8>) -> Result<(), ReaderGone>,
 ) -> Result<Told, AnswerError> {
     let mut answer = Answer::new(send);
     let mut merge = Merge::default();
     let mut sources = Sources::new(catalog, question);
     while let Some(stride) = sources.next_stride()? {
-        sources.read(&stride, |name, linktype, frame| {
-            if question.wants(&frame, linktype) {
-                merge.push(name, linktype, &frame);
+        if !is_waiting() {
+            return Err(AnswerError::ReaderGone);
+        }
+        sources.read(&stride, |interface, frame| {
+            if question.wants(&frame, interface.linktype) {
+                merge.push(interface, &frame);
             }
         })?;
         while let Some(frame) = merge.pop(sources.earliest()) {

@@ -12,7 +12,7 @@ use wire::units::UnixNanos;
 use super::{AnswerError, Question};
 use crate::store::blocks::{self, Block, Next, StoredFrame};
 use crate::store::catalog::{Catalog, Entry};
-use crate::store::index::{Index, Stride};
+use crate::store::index::{Index, IndexedInterface, Stride};
 
 /// Segments, and strides of those that are open.
 pub(super) struct Sources<'q> {
@@ -28,7 +28,8 @@ pub(super) struct Sources<'q> {
 struct Source {
     entry: Entry,
     file: File,
-    index: Index,
+    /// By number.
+    interfaces: Vec<Rc<IndexedInterface>>,
 }
 
 /// A stride that is to be read.
@@ -67,12 +68,11 @@ impl<'q> Sources<'q> {
         stride.into_iter().chain(segment).min().unwrap_or(UnixNanos(u64::MAX))
     }
 
-    /// Gives every frame of a stride that is of a sensor that the question is about, with the name of its interface and
-    /// its link type.
+    /// Gives every frame of a stride that is of a sensor that the question is about, with its interface.
     pub(super) fn read(
         &mut self,
         pending: &Pending,
-        mut give: impl FnMut(&str, u16, StoredFrame<'_>),
+        mut give: impl FnMut(&Rc<IndexedInterface>, StoredFrame<'_>),
     ) -> Result<(), AnswerError> {
         let Pending { stride, source, .. } = pending;
         self.buffer.resize(stride.length as usize, 0);
@@ -82,11 +82,11 @@ impl<'q> Sources<'q> {
         while let Next::Whole(block, length) = blocks::next(rest) {
             rest = &rest[length..];
             let Block::Packet(frame) = block else { continue };
-            let interface = source.index.interfaces.get(frame.interface as usize);
+            let interface = source.interfaces.get(frame.interface as usize);
             if let Some(interface) = interface
                 && self.question.is_about(interface.sensor())
             {
-                give(&interface.name, interface.linktype, frame);
+                give(interface, frame);
             }
         }
         Ok(())
@@ -105,7 +105,8 @@ impl<'q> Sources<'q> {
         let Question { from, to, .. } = *self.question;
         let wanted = |stride: &&Stride| stride.first <= to && from <= stride.last;
         let strides: Vec<_> = index.strides.iter().filter(wanted).copied().collect();
-        let source = Rc::new(Source { entry, file, index });
+        let interfaces = index.interfaces.into_iter().map(Rc::new).collect();
+        let source = Rc::new(Source { entry, file, interfaces });
         for stride in strides {
             let order = (age, stride.offset);
             self.strides.push(Reverse(Pending { stride, order, source: Rc::clone(&source) }));

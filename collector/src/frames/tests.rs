@@ -9,7 +9,7 @@ use wire::units::{UnixNanos, WireLen};
 use super::*;
 use crate::store::blocks::{self, Block, Next, StoredFrame};
 use crate::store::catalog::Sealed;
-use crate::store::index::Index;
+use crate::store::index::{Index, IndexedInterface};
 use crate::store::{pcapng, segment};
 
 /// A frame as tests know it: time, interface, bytes.
@@ -37,7 +37,7 @@ fn write(folder: &Path, catalog: &Catalog, name: &str, frames: &[Known], is_seal
     let mut names: Vec<&str> = Vec::new();
     for (time, interface, data) in frames {
         let number = names.iter().position(|name| name == interface).unwrap_or_else(|| {
-            pcapng::push_interface(&mut bytes, interface, 1);
+            pcapng::push_interface(&mut bytes, interface, 1, "");
             names.push(interface);
             names.len() - 1
         });
@@ -62,11 +62,16 @@ fn write(folder: &Path, catalog: &Catalog, name: &str, frames: &[Known], is_seal
 /// All frames of an answer.
 fn ask(question: &Question, catalog: &Catalog) -> (Vec<Known>, Told) {
     let mut file = Vec::new();
-    let told = answer(question, catalog, |piece| {
-        assert!(!piece.is_empty());
-        file.extend_from_slice(&piece);
-        Ok(())
-    });
+    let told = answer(
+        question,
+        catalog,
+        || true,
+        |piece| {
+            assert!(!piece.is_empty());
+            file.extend_from_slice(&piece);
+            Ok(())
+        },
+    );
     (read(&file), told.unwrap())
 }
 
@@ -173,7 +178,13 @@ fn an_answer_ends_when_nobody_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = Catalog::default();
     write(folder.path(), &catalog, "1.pcapng", &[known(1, "a/eth0", b"x")], true);
-    let told = answer(&ALL, &catalog, |_| Err(ReaderGone));
+    let told = answer(&ALL, &catalog, || true, |_| Err(ReaderGone));
+    assert!(matches!(told, Err(AnswerError::ReaderGone)), "{told:?}");
+    // Before anything is found.
+    let nothing = Question { from: UnixNanos(0), host: None, port: Some(9), ..ALL };
+    let data = udp("192.0.2.1:9", "192.0.2.2:9");
+    write(folder.path(), &catalog, "2.pcapng", &[known(1, "a/eth0", &data)], true);
+    let told = answer(&nothing, &catalog, || false, |_| panic!("nobody waits"));
     assert!(matches!(told, Err(AnswerError::ReaderGone)), "{told:?}");
 }
 
@@ -190,6 +201,8 @@ fn filters_that_no_file_can_answer_are_refused_with_the_reason() {
 fn frames_far_apart_in_time_leave_before_memory_is_full_and_count_as_late() {
     let mut merge = Merge::default();
     let data = vec![0; 60_000];
+    let (name, description) = ("a/eth0".to_owned(), String::new());
+    let interface = std::rc::Rc::new(IndexedInterface { name, linktype: 1, description });
     let frame = |time| {
         let wire_len = WireLen(60_000);
         StoredFrame { interface: 0, time: UnixNanos(time), wire_len, data: &data }
@@ -197,13 +210,13 @@ fn frames_far_apart_in_time_leave_before_memory_is_full_and_count_as_late() {
     let mut popped = 0;
     // Each could still be preceded by others.
     for time in 0..2000 {
-        merge.push("a/eth0", 1, &frame(1000 + time));
+        merge.push(&interface, &frame(1000 + time));
         while merge.pop(UnixNanos(0)).is_some() {
             popped += 1;
         }
     }
     assert!((800..1000).contains(&popped), "{popped} of 2000 left for want of room");
-    merge.push("a/eth0", 1, &frame(5));
+    merge.push(&interface, &frame(5));
     assert!(merge.pop(UnixNanos(u64::MAX)).is_some());
     assert_eq!(merge.late(), 1);
 }

@@ -11,6 +11,7 @@ use crate::committer::{Body, Command, Frames, Queue};
 use crate::session::{Intake, Now, Session, SessionError};
 use crate::status::{Connection, Marks, Sensor, SensorState, Shared};
 use crate::store::pcapng;
+use crate::store::segment::Rate;
 
 /// The conversation with an authenticated sensor.
 pub struct Conversation {
@@ -239,6 +240,7 @@ fn lay_out(batch: &FrameBatch<'_>, interfaces: &Arc<Vec<Interface>>, queue: &Que
     Frames {
         sequence: batch.sequence,
         interfaces: Arc::clone(interfaces),
+        rate: Rate { one_in: batch.sample_one_in, snaplen: batch.snaplen },
         blocks,
         count: u64::from(batch.len()),
         bytes,

@@ -25,6 +25,8 @@ pub struct FileInterface<'a> {
     pub name: &'a str,
     /// LINKTYPE_ number of its frames.
     pub linktype: u16,
+    /// What a reader has to know of its frames.
+    pub description: &'a str,
 }
 
 /// A frame of a segment.
@@ -60,6 +62,7 @@ const PACKET_HEAD: usize = 20;
 /// Bytes of an interface description's body in front of its options.
 const INTERFACE_HEAD: usize = 8;
 const IF_NAME: u16 = 2;
+const IF_DESCRIPTION: u16 = 3;
 
 /// The block at the beginning of `bytes`.
 #[must_use]
@@ -98,17 +101,19 @@ fn packet(body: &[u8]) -> Option<StoredFrame<'_>> {
 fn interface(body: &[u8]) -> Option<FileInterface<'_>> {
     let (head, mut options) = body.split_at_checked(INTERFACE_HEAD)?;
     let linktype = u16::from_le_bytes(*head.first_chunk()?);
-    let mut name = "";
+    let (mut name, mut description) = ("", "");
     while let Some((option, rest)) = options.split_first_chunk::<4>() {
         let code = u16::from_le_bytes([option[0], option[1]]);
         let length = usize::from(u16::from_le_bytes([option[2], option[3]]));
         let value = rest.get(..length)?;
-        if code == IF_NAME {
-            name = std::str::from_utf8(value).ok()?;
+        match code {
+            IF_NAME => name = std::str::from_utf8(value).ok()?,
+            IF_DESCRIPTION => description = std::str::from_utf8(value).ok()?,
+            _ => {}
         }
         options = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Some(FileInterface { name, linktype })
+    Some(FileInterface { name, linktype, description })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -136,7 +141,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let mut bytes = Vec::new();
         pcapng::push_section_header(&mut bytes);
-        pcapng::push_interface(&mut bytes, "web-1/eth0", 113);
+        pcapng::push_interface(&mut bytes, "web-1/eth0", 113, "1 conversation in 8");
         let frame = StoredFrame {
             interface: 7,
             time: UnixNanos(0x1122_3344_5566_7788),
@@ -145,7 +150,8 @@ mod tests {
         };
         pcapng::push_frame(&mut bytes, &frame);
         pcapng::push_index(&mut bytes, b"ten bytes.");
-        let interface = FileInterface { name: "web-1/eth0", linktype: 113 };
+        let description = "1 conversation in 8";
+        let interface = FileInterface { name: "web-1/eth0", linktype: 113, description };
         let expected = [
             Block::Other,
             Block::Interface(interface),
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn a_block_whose_two_lengths_differ_is_broken() {
         let mut bytes = Vec::new();
-        pcapng::push_interface(&mut bytes, "a/b", 1);
+        pcapng::push_interface(&mut bytes, "a/b", 1, "");
         let last = bytes.len() - 4;
         bytes[last] ^= 4;
         assert_eq!(next(&bytes), Next::Broken);

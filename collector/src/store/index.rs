@@ -5,7 +5,7 @@
 //! ```text
 //!   version u32 · crc32c u32 · first u64 · last u64 · frames u64
 //!   interfaces u32 · strides u32 · addresses u32 · ports u32
-//!   interfaces: link type u16 · length u16 · name
+//!   interfaces: link type u16 · length u16 · name · length u16 · description
 //!   strides:    offset u64 · length u32 · frames u32 · first u64 · last u64
 //!   addresses:  crc32c of each distinct one, u32, in order; none and the number 2³²-1: too many to list
 //!   ports:      each distinct one, u16, in order
@@ -52,12 +52,14 @@ pub struct Index {
 }
 
 /// An interface of a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IndexedInterface {
     /// `SENSOR/INTERFACE`.
     pub name: String,
     /// LINKTYPE_ number.
     pub linktype: u16,
+    /// What a reader has to know of its frames.
+    pub description: String,
 }
 
 impl IndexedInterface {
@@ -201,12 +203,14 @@ impl Index {
             self.ports.len() as u32,
         ];
         counts.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
-        for IndexedInterface { name, linktype } in &self.interfaces {
-            // As long as an option of pcapng can be.
-            let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+        for IndexedInterface { name, linktype, description } in &self.interfaces {
             out.extend_from_slice(&linktype.to_le_bytes());
-            out.extend_from_slice(&length.to_le_bytes());
-            out.extend_from_slice(&name.as_bytes()[..usize::from(length)]);
+            for text in [name, description] {
+                // As long as an option of pcapng can be.
+                let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+                out.extend_from_slice(&length.to_le_bytes());
+                out.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
+            }
         }
         for Stride { offset, length, frames, first, last } in &self.strides {
             out.extend_from_slice(&offset.to_le_bytes());
@@ -344,6 +348,7 @@ impl Builder {
             Block::Interface(interface) => self.interfaces.push(IndexedInterface {
                 name: interface.name.to_owned(),
                 linktype: interface.linktype,
+                description: interface.description.to_owned(),
             }),
             Block::Packet(frame) => {
                 stride.frames += 1;
@@ -420,9 +425,15 @@ impl<'a> Fields<'a> {
     }
 
     fn interface(&mut self) -> Option<IndexedInterface> {
-        let (linktype, length) = (self.u16()?, self.u16()?);
-        let name = std::str::from_utf8(self.take(usize::from(length))?).ok()?;
-        Some(IndexedInterface { name: name.to_owned(), linktype })
+        let linktype = self.u16()?;
+        let (name, description) = (self.text()?, self.text()?);
+        Some(IndexedInterface { name, linktype, description })
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = self.u16()?;
+        let text = std::str::from_utf8(self.take(usize::from(length))?).ok()?;
+        Some(text.to_owned())
     }
 
     fn stride(&mut self) -> Option<Stride> {

@@ -45,7 +45,7 @@ use crate::status::{Sensor, Shared, add};
 use events::EventLog;
 use log::disk::Folder;
 use log::{RecordLog, Recovery};
-use segment::{Group, Repair, Segment};
+use segment::{Group, Rate, Repair, Segment};
 
 /// The open store.
 pub struct Store {
@@ -156,8 +156,8 @@ impl Store {
     pub fn index(&self) -> Result<(Index, Retention), OpenError> {
         let Archive { folder, disk, catalog, progress } = self.archive();
         let (disks, catalogs) = (Arc::clone(&disk), Arc::clone(&catalog));
-        let index = Index::open(folder.clone(), disks, catalogs, Arc::clone(&progress))?;
-        Ok((index, Retention::new(self.limits, disk, catalog, progress, folder)))
+        let index = Index::open(folder, disks, catalogs, Arc::clone(&progress))?;
+        Ok((index, Retention::new(self.limits, disk, catalog, progress)))
     }
 
     /// Where questions about records are answered from.
@@ -194,10 +194,11 @@ impl Store {
         group: Group,
         sensor: &Arc<Sensor>,
         interfaces: &[Interface],
+        rate: Rate,
         blocks: &mut [u8],
     ) {
         if let Some(segment) = self.segments.get_mut(&group) {
-            segment.stage(sensor, interfaces, blocks);
+            segment.stage(sensor, interfaces, rate, blocks);
         }
     }
 

@@ -35,6 +35,7 @@ const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const OPTION_END: u16 = 0;
 const SHB_USER_APPLICATION: u16 = 4;
 const IF_NAME: u16 = 2;
+const IF_DESCRIPTION: u16 = 3;
 const IF_TSRESOL: u16 = 9;
 const ISB_START: u16 = 2;
 const ISB_END: u16 = 3;
@@ -80,16 +81,20 @@ pub fn push_section_header(out: &mut Vec<u8>) {
     });
 }
 
-/// Appends an interface. Packets refer to it by its position among the interfaces of the file.
+/// Appends an interface. Packets refer to it by its position among the interfaces of the file. `description` says
+/// what a reader has to know of its frames; empty: nothing.
 ///
 /// Its snap length is written as 0, unlimited: libpcap refuses a file whose interfaces differ in it,
 /// or in their link type, which is up to the caller.
-pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16) {
+pub fn push_interface(out: &mut Vec<u8>, name: &str, linktype: u16, description: &str) {
     block(out, INTERFACE_DESCRIPTION, |out| {
         put_u16(out, linktype);
         put_u16(out, 0);
         put_u32(out, 0);
         option(out, IF_NAME, name.as_bytes());
+        if !description.is_empty() {
+            option(out, IF_DESCRIPTION, description.as_bytes());
+        }
         option(out, IF_TSRESOL, &[NANOSECONDS]);
         option(out, OPTION_END, &[]);
     });
@@ -301,7 +306,7 @@ mod tests {
         let mut out = Vec::new();
         push_section_header(&mut out);
         for number in 0..3 {
-            push_interface(&mut out, &format!("a/eth{number}"), 1);
+            push_interface(&mut out, &format!("a/eth{number}"), 1, "");
         }
         push_frames(&mut out, &FrameBatch::parse(Sequence(1), payload).unwrap());
         let kernel = Some(KernelStatistics { packets: 9, drops: 2 });

@@ -59,6 +59,27 @@ impl Group {
     }
 }
 
+/// At which rate frames were exported; it changes while a sensor's collector is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// They are those of one conversation in so many.
+    pub one_in: u32,
+    /// So many bytes of each were kept, at most.
+    pub snaplen: u32,
+}
+
+impl Rate {
+    /// What a reader of such frames has to know, to scale; empty if they are all there is.
+    fn description(self) -> String {
+        let sampled = (self.one_in > 1).then(|| format!("1 conversation in {}", self.one_in));
+        let cut = (self.snaplen < WHOLE).then(|| format!("{} bytes of each frame", self.snaplen));
+        sampled.into_iter().chain(cut).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Frames of this length were not cut.
+const WHOLE: u32 = 65_535;
+
 /// An open segment.
 pub struct Segment {
     file: File,
@@ -76,6 +97,7 @@ pub struct Segment {
 struct SegmentInterface {
     sensor: Arc<Sensor>,
     interface: Interface,
+    rate: Rate,
     /// Frames of it in this segment.
     delivered: u64,
     /// What the kernel had counted when the interface appeared here.
@@ -113,13 +135,20 @@ impl Segment {
 
     /// Gives the packets in `blocks` (see [`pcapng::push_frames`]), all of this segment's group,
     /// its interface numbers, and prepares an interface block for each that is new here.
-    pub fn stage(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], blocks: &mut [u8]) {
+    /// Frames that were exported at another rate have an interface of their own, which says so.
+    pub fn stage(
+        &mut self,
+        sensor: &Arc<Sensor>,
+        interfaces: &[Interface],
+        rate: Rate,
+        blocks: &mut [u8],
+    ) {
         // Nearly all frames of a batch are of one interface.
         let mut last = None;
         pcapng::renumber_interfaces(blocks, |id| {
             let number = match last {
                 Some((known, number)) if known == id => number,
-                _ => self.number(sensor, interfaces, id),
+                _ => self.number(sensor, interfaces, (id, rate)),
             };
             last = Some((id, number));
             if let Some(interface) = self.interfaces.get_mut(number) {
@@ -131,10 +160,17 @@ impl Segment {
     }
 
     /// Position of an interface in this segment; new ones are added.
-    fn number(&mut self, sensor: &Arc<Sensor>, interfaces: &[Interface], id: u32) -> usize {
+    fn number(
+        &mut self,
+        sensor: &Arc<Sensor>,
+        interfaces: &[Interface],
+        (id, rate): (u32, Rate),
+    ) -> usize {
         let interface = interfaces.iter().find(|interface| interface.id == id);
         let known = self.interfaces.iter().position(|known| {
-            Arc::ptr_eq(&known.sensor, sensor) && Some(&known.interface) == interface
+            Arc::ptr_eq(&known.sensor, sensor)
+                && Some(&known.interface) == interface
+                && known.rate == rate
         });
         if let Some(number) = known {
             return number;
@@ -142,10 +178,11 @@ impl Segment {
         // The session lets no frame of an undeclared interface through.
         let interface = interface.cloned().unwrap_or_else(|| undeclared(id));
         let name = format!("{}/{}", sensor.name(), interface.name);
-        pcapng::push_interface(&mut self.head, &name, interface.linktype);
+        let description = rate.description();
+        pcapng::push_interface(&mut self.head, &name, interface.linktype, &description);
         let base = sensor.kernel_statistics(&interface.name);
         let sensor = Arc::clone(sensor);
-        self.interfaces.push(SegmentInterface { sensor, interface, delivered: 0, base });
+        self.interfaces.push(SegmentInterface { sensor, interface, rate, delivered: 0, base });
         self.interfaces.len() - 1
     }
 
@@ -172,7 +209,7 @@ impl Segment {
     pub fn finish(&mut self, now: UnixNanos) -> io::Result<()> {
         let mut blocks = Vec::new();
         for (number, known) in self.interfaces.iter().enumerate() {
-            let SegmentInterface { sensor, interface, delivered, base } = known;
+            let SegmentInterface { sensor, interface, delivered, base, .. } = known;
             let kernel = base.zip(sensor.kernel_statistics(&interface.name)).map(grown);
             let (start, end) = (self.started, now);
             let statistics = Statistics { start, end, kernel, delivered: *delivered };

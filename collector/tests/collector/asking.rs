@@ -1,5 +1,7 @@
 //! Stored frames are found again.
 
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, OptionCode, PcapBlockOwned, PcapError, PcapNGReader};
 use wire::frames::FrameBatchWriter;
 use wire::units::{Sequence, UnixNanos, WireLen};
 
@@ -121,4 +123,53 @@ fn who_asked_for_frames_is_written_down() {
     assert_eq!(detail["caller"], "test");
     assert_eq!(detail["query"], "host=192.0.2.1");
     assert_eq!(detail["outcome"], "allowed");
+}
+
+/// Names and descriptions of the interfaces of a file, as a program that is not ours reads them.
+fn interfaces(file: &[u8]) -> Vec<(String, String)> {
+    let mut reader = PcapNGReader::new(1 << 20, file).unwrap();
+    let mut found = Vec::new();
+    loop {
+        match reader.next() {
+            Ok((offset, block)) => {
+                if let PcapBlockOwned::NG(Block::InterfaceDescription(block)) = block {
+                    let text = |code| {
+                        let value = block.options.iter().rfind(|option| option.code == code);
+                        let value = value.map(|option| option.value.trim_ascii_end().to_vec());
+                        let text = String::from_utf8(value.unwrap_or_default()).unwrap();
+                        text.trim_end_matches('\0').to_owned()
+                    };
+                    found.push((text(OptionCode::IfName), text(OptionCode::IfDescription)));
+                }
+                reader.consume(offset);
+            }
+            Err(PcapError::Eof) => return found,
+            Err(PcapError::Incomplete(_)) => reader.refill().unwrap(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn frames_of_another_rate_have_an_interface_of_their_own_that_says_so() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let own = lab.authority.sensor("web-1");
+    let ca = lab.authority.certificate();
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "web-1", 5);
+    for (number, rate) in [(1, (1, 65_535)), (2, (8, 256)), (3, (1, 65_535))] {
+        let mut batch = FrameBatchWriter::new(rate.0, rate.1);
+        batch.try_push(UnixNanos(number), WireLen(60), 7, &[&[0; 60]]).unwrap();
+        sensor.send_bytes(batch.finish(Sequence(number)));
+    }
+    sensor.wait_for_ack(0, 3);
+    let (status, _, answer) = ask(&collector, "");
+    collector.stop();
+    assert_eq!(status, 200);
+    let expected =
+        [("web-1/eth0", ""), ("web-1/eth0", "1 conversation in 8, 256 bytes of each frame")]
+            .map(|(name, description)| (name.to_owned(), description.to_owned()));
+    assert_eq!(interfaces(&answer), expected);
+    let segment = std::fs::read(&lab.segments()[0]).unwrap();
+    assert_eq!(interfaces(&segment), expected);
 }

@@ -21,8 +21,8 @@ fn frame(time: u64, interface: u32, data: &[u8]) -> StoredFrame<'_> {
 fn segment(frames: &[StoredFrame<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     pcapng::push_section_header(&mut bytes);
-    pcapng::push_interface(&mut bytes, "web-1/eth0", 1);
-    pcapng::push_interface(&mut bytes, "db-1/eth0", 1);
+    pcapng::push_interface(&mut bytes, "web-1/eth0", 1, "");
+    pcapng::push_interface(&mut bytes, "db-1/eth0", 1, "1 conversation in 8");
     frames.iter().for_each(|frame| pcapng::push_frame(&mut bytes, frame));
     bytes
 }
