@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::programs::{self, HttpReply};
 
 /// How long anything may take that a sensor does.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running sensor; killed when dropped.
 #[derive(Debug)]

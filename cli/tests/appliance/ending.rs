@@ -5,7 +5,7 @@ use std::time::Instant;
 use perf::inject::Injector;
 use serde_json::Value;
 
-use crate::site::{PATIENCE, Settings, Site, Stored};
+use crate::site::{PATIENCE, Settings, Site, Stored, wait_until};
 use crate::traffic;
 
 #[test]
@@ -42,6 +42,8 @@ fn a_sensor_whose_collector_ended_first_ends_at_once_and_counts_what_it_kept() {
     let mut injector = Injector::within(site.lab.generator(), "g0");
     injector.send_all(traffic::conversations(100, 4), Some(5000)).unwrap();
     collector.wait_for_event(&["\"event_type\":\"stats\"", "web-0"]);
+    let stored = || site.status()["store"]["frames"].as_u64().unwrap();
+    wait_until("frames", PATIENCE, || stored() >= 400, || site.status().to_string());
     // Acknowledges what it took, seals its segment, says goodbye.
     let store = collector.stop();
     let mut sensor = sensor;
