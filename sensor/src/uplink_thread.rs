@@ -295,11 +295,6 @@ fn write_spool(status: &SpoolStatus, families: &mut Families<'_>) -> fmt::Result
             "Segments set aside as foreign or damaged",
             &status.set_aside,
         ),
-        (
-            "ringwatch_spool_unreadable_segments",
-            "Segments that could not be read at the start, and were left for the next one",
-            &status.unreadable,
-        ),
         ("ringwatch_spool_write_errors", "Failed attempts to write", &status.write_errors),
         ("ringwatch_spool_sync_errors", "Failed attempts to sync", &status.sync_errors),
         ("ringwatch_spool_syncs", "Times that records were brought to the disk", &status.syncs),

@@ -87,6 +87,7 @@ pub fn lane(
     status: &SpoolStatus,
 ) -> io::Result<Found> {
     let mut found = Found::default();
+    let mut has_set_aside = false;
     for path in segments_in(disk, folder)? {
         let before = (found.pending.clone(), found.holes.len(), found.corrupt, found.last);
         // What cannot be written can still be delivered.
@@ -112,20 +113,23 @@ pub fn lane(
             }
             Ok(None)
         });
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(fault)) => set_aside(disk, &path, &fault, status),
+        let fault = match outcome {
+            Ok(None) => continue,
+            Ok(Some(fault)) => fault,
             Err(error) => {
-                // Nothing is known of what is in it, so it stays what it is: the next start reads it again.
+                // What was read of it before is none of this spool's either: it would wait for ever.
                 found.holes.truncate(before.1);
                 (found.pending, found.corrupt, found.last) = (before.0, before.2, before.3);
-                add(&status.unreadable, 1);
-                let segment = path.display();
-                tracing::error!(%segment, %error, "a segment of the spool cannot be read now");
+                error.to_string()
             }
-        }
+        };
+        set_aside(disk, &path, &fault, status);
+        has_set_aside = true;
     }
-    remove_old_asides(disk, folder);
+    // Not at a start that finds new ones: a disk with one fault may show it in every segment.
+    if !has_set_aside {
+        remove_old_asides(disk, folder);
+    }
     Ok(found)
 }
 

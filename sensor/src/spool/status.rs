@@ -27,8 +27,6 @@ pub struct SpoolStatus {
     pub torn_bytes: AtomicU64,
     /// Segments that were foreign or damaged, and were set aside.
     pub set_aside: AtomicU64,
-    /// Segments that could not be read at the start, and were left for the next one.
-    pub unreadable: AtomicU64,
     /// Failed attempts to write.
     pub write_errors: AtomicU64,
     /// Failed attempts to bring data to the disk.
