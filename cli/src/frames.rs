@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use clap::Args;
 
 use crate::access::Collector;
 use crate::api::ApiError;
-use crate::search::time;
+use crate::selection::Selection;
 use crate::text::{harmless, scaled};
 
 /// Longest that an answer may take as a whole. It is made while it is sent, however much it is.
@@ -35,21 +34,8 @@ Examples:
 pub struct Frames {
     #[command(flatten)]
     collector: Collector,
-    /// Not before: 2026-11-21T10:15:00Z, '2026-11-21 10:15' (UTC), seconds since 1970, or 90m, 2h, 7d ago
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    from: Option<String>,
-    /// Not after, written in the same ways
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    to: Option<String>,
-    /// Of this sensor
-    #[arg(long, value_name = "NAME")]
-    sensor: Option<String>,
-    /// From or to this address, in the innermost packet
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<IpAddr>,
-    /// From or to this TCP, UDP or SCTP port, in the innermost packet
-    #[arg(long, value_name = "NUMBER")]
-    port: Option<u16>,
+    #[command(flatten)]
+    selection: Selection,
     /// Those that pass this tcpdump expression
     #[arg(long, value_name = "EXPRESSION")]
     filter: Option<String>,
@@ -138,15 +124,9 @@ impl Frames {
     }
 
     fn parameters(&self) -> Vec<(&'static str, String)> {
-        let all = [
-            ("from", self.from.clone()),
-            ("to", self.to.clone()),
-            ("sensor", self.sensor.clone()),
-            ("host", self.host.map(|host| host.to_string())),
-            ("port", self.port.map(|port| port.to_string())),
-            ("filter", self.filter.clone()),
-            ("limit", self.limit.map(|limit| limit.to_string())),
-        ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let own =
+            [("filter", self.filter.clone()), ("limit", self.limit.map(|limit| limit.to_string()))];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        self.selection.parameters().into_iter().chain(own).collect()
     }
 }

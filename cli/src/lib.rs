@@ -5,6 +5,8 @@
 //!   api      what a collector says of itself over HTTP
 //!   status   that, as a table
 //!   search   what it stored: alerts, flows, DNS records
+//!   frames   stored frames, saved as a file
+//!   selection, access  arguments that these share
 //!   up       a collector and a sensor on this machine, with a live view
 //!   token    who may use a collector's HTTP interface
 //!   text     numbers, rates and times as people read them
@@ -16,6 +18,7 @@ pub mod api;
 pub mod frames;
 pub mod pki;
 pub mod search;
+pub mod selection;
 pub mod status;
 pub mod text;
 pub mod token;

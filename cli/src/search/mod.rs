@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::access::Collector;
 use crate::api::ApiError;
+use crate::selection::Selection;
 
 /// Events asked for at once: as many as a collector gives.
 const PAGE: usize = 1000;
@@ -23,21 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Common {
     #[command(flatten)]
     collector: Collector,
-    /// Not before: 2026-11-21T10:15:00Z, '2026-11-21 10:15' (UTC), seconds since 1970, or 90m, 2h, 7d ago
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    from: Option<String>,
-    /// Not after, written in the same ways
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    to: Option<String>,
-    /// Of this sensor
-    #[arg(long, value_name = "NAME")]
-    sensor: Option<String>,
-    /// From or to this address
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<std::net::IpAddr>,
-    /// From or to this port
-    #[arg(long, value_name = "NUMBER")]
-    port: Option<u16>,
+    #[command(flatten)]
+    selection: Selection,
     /// How many at most
     #[arg(long, value_name = "NUMBER", default_value = "50")]
     limit: NonZeroUsize,
@@ -235,17 +223,9 @@ fn render(kind: Kind, items: &[Value]) -> String {
 
 impl Common {
     fn parameters(&self, own: &[(&'static str, Option<&str>)]) -> Vec<(&'static str, String)> {
-        let host = self.host.map(|host| host.to_string());
-        let port = self.port.map(|port| port.to_string());
-        let common = [
-            ("from", self.from.as_deref()),
-            ("to", self.to.as_deref()),
-            ("sensor", self.sensor.as_deref()),
-            ("host", host.as_deref()),
-            ("port", port.as_deref()),
-            ("order", self.oldest_first.then_some("oldest")),
-        ];
-        let given = common.iter().chain(own);
-        given.filter_map(|(name, value)| value.map(|value| (*name, value.to_owned()))).collect()
+        let order = [("order", self.oldest_first.then_some("oldest"))];
+        let own = order.iter().chain(own);
+        let own = own.filter_map(|(name, value)| value.map(|value| (*name, value.to_owned())));
+        self.selection.parameters().into_iter().chain(own).collect()
     }
 }
