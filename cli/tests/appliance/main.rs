@@ -18,6 +18,7 @@ mod operator;
 mod scan;
 mod searching;
 mod site;
+mod slow;
 mod soak;
 mod spool;
 mod traffic;
