@@ -67,7 +67,20 @@ pub struct Shared {
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
     pub handshakes: Reasons,
+    /// Callers of the API.
+    pub api: Callers,
     sensors: Mutex<BTreeMap<String, Arc<Sensor>>>,
+}
+
+/// Connections of the API.
+#[derive(Debug)]
+pub struct Callers {
+    /// Connections that found a place.
+    pub accepted: AtomicU64,
+    /// Times that callers waited because all places were taken.
+    pub full: AtomicU64,
+    /// Why connections were closed, by reason.
+    pub refused: Reasons,
 }
 
 /// Counters that belong to no sensor. They only grow.
@@ -300,6 +313,11 @@ impl Shared {
             removed: Removed::default(),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::new(HANDSHAKES),
+            api: Callers {
+                accepted: AtomicU64::new(0),
+                full: AtomicU64::new(0),
+                refused: Reasons::new(CALLERS_REFUSED),
+            },
             sensors: Mutex::default(),
         }
     }
@@ -482,3 +500,7 @@ const HANDSHAKES: &[&str] = &[
     "incompatible",
     "other",
 ];
+
+/// Why connections of the API are closed; always shown, also at zero.
+const CALLERS_REFUSED: &[&str] =
+    &["too_many_of_address", "handshake", "handshake_timeout", "request_timeout", "idle"];

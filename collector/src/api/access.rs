@@ -199,6 +199,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 mod tests {
     use std::io::{Read, Write};
 
+    use super::super::listener::{self, Bounds};
     use super::*;
 
     #[test]
@@ -237,9 +238,12 @@ mod tests {
         }
         let router =
             router.route_layer(axum::middleware::from_fn_with_state(Arc::new(gate), check));
-        let listener = super::super::listener::Listener::new(listener, None).unwrap();
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        axum::serve(listener, service).await.unwrap();
+        let shared =
+            crate::status::Shared::new("ids".into(), wire::units::UnixNanos(0), "/".into());
+        // Kept, so that nobody takes it for a stop.
+        let (_stopping, until) = tokio::sync::watch::channel(false);
+        let (shared, bounds) = (Arc::new(shared), Bounds::default());
+        listener::serve(listener, None, router, shared, bounds, until).await.unwrap();
     }
 
     impl Site {

@@ -38,6 +38,7 @@ pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
     register_collector(&mut registry, shared);
     register_records(&mut registry, shared);
     register_tls(&mut registry, shared, now_seconds());
+    register_callers(&mut registry, shared);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -191,6 +192,18 @@ fn register_gauges(registry: &mut Registry, gauges: &[(&str, &str, u64)]) {
         gauge.set(i64::try_from(*value).unwrap_or(i64::MAX));
         registry.register(*name, *help, gauge);
     }
+}
+
+/// Connections of the API.
+fn register_callers(registry: &mut Registry, shared: &Shared) {
+    let plain = [
+        ("api_accepted_connections", "Connections of callers of the API", &shared.api.accepted),
+        ("api_full", "Times that callers waited as all places were taken", &shared.api.full),
+    ];
+    register_counters(registry, &plain);
+    let refused = by_reason(&shared.api.refused);
+    let help = "Connections of callers that were refused, or closed for want of a request";
+    registry.register("api_refused_connections", help, refused);
 }
 
 /// When certificates expire, ours and the sensors', and what became of files that changed.

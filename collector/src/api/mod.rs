@@ -20,15 +20,15 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use trust::{ApiTls, Keeper};
 
 use crate::archive::query::Archive;
 use crate::committer::wall_clock;
 use crate::health;
 use crate::status::Shared;
-use access::{Caller, Gate, Peer};
-use listener::Listener;
+use access::{Caller, Gate};
+use listener::Bounds;
 use rates::Rates;
 
 /// What the handlers share.
@@ -79,6 +79,7 @@ pub fn serve(
     let answering = Arc::new(Semaphore::new(frames::MOST_AT_ONCE));
     let searching = Arc::new(Semaphore::new(events::MOST_AT_ONCE));
     let rates = Mutex::default();
+    let callers = Arc::clone(&shared);
     let context = Arc::new(Context { shared, rates, answering, archive, searching });
     let sampler = Arc::clone(&context);
     let routes = Router::new()
@@ -90,19 +91,15 @@ pub fn serve(
         .route("/api/v1/flows", get(events::flows))
         .route("/api/v1/dns", get(events::dns))
         .route_layer(axum::middleware::from_fn_with_state(Arc::new(gate), access::check))
-        .with_state(context)
-        .into_make_service_with_connect_info::<Peer>();
+        .with_state(context);
     let result = runtime.block_on(async {
         let sampling = tokio::spawn(sample(sampler));
-        let listener = Listener::new(listener, identity)?;
-        let (stopping, stopped) = oneshot::channel();
-        let server = axum::serve(listener, routes).with_graceful_shutdown(async {
+        let (stopping, until) = watch::channel(false);
+        let server = listener::serve(listener, identity, routes, callers, Bounds::default(), until);
+        let deadline = async {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stop.await;
-            let _ = stopping.send(());
-        });
-        let deadline = async {
-            let _ = stopped.await;
+            let _ = stopping.send(true);
             tokio::time::sleep(FAREWELL).await;
         };
         let result = tokio::select! {
