@@ -63,6 +63,14 @@ pub enum FramesError {
         /// What the HTTP client says.
         source: io::Error,
     },
+    /// Some of them cannot be read on the collector's disk.
+    #[error("{remark}; what came is in {}", path.display())]
+    Incomplete {
+        /// What the collector says is missing.
+        remark: String,
+        /// Where the others are.
+        path: PathBuf,
+    },
     /// The file.
     #[error("cannot write {}", path.display())]
     Unwritable {
@@ -101,18 +109,24 @@ impl Frames {
             false => Box::new(File::create(path).map_err(unwritable)?),
         };
         let mut piece = vec![0; PIECE];
-        let mut bytes = 0;
+        let (mut bytes, mut tail) = (0, Vec::new());
         let mut shown = Instant::now();
         loop {
             let length = match frames.read(&mut piece) {
                 Ok(0) => break,
                 Ok(length) => length,
                 Err(source) => {
+                    file.flush().map_err(unwritable)?;
                     let path = path.clone();
-                    return Err(FramesError::BrokeOff { bytes, path, source });
+                    return Err(match remark(&tail) {
+                        Some(remark) => FramesError::Incomplete { remark, path },
+                        None => FramesError::BrokeOff { bytes, path, source },
+                    });
                 }
             };
             file.write_all(&piece[..length]).map_err(unwritable)?;
+            tail.extend_from_slice(&piece[..length]);
+            tail.drain(..tail.len().saturating_sub(TAIL));
             bytes += length as u64;
             if shown.elapsed() >= PROGRESS {
                 shown = Instant::now();
@@ -129,4 +143,26 @@ impl Frames {
         let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
         self.selection.parameters().into_iter().chain(own).collect()
     }
+}
+
+/// Bytes at the end of an answer that are looked at for a remark.
+const TAIL: usize = 4096;
+
+/// What a collector says behind the frames of an answer that lacks some: the comment of the last block of the file,
+/// which is one of statistics (type 5, with an interface and a time) with this option alone.
+///
+/// Source: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng, section 4.6.
+fn remark(tail: &[u8]) -> Option<String> {
+    const STATISTICS: u32 = 5;
+    const COMMENT: u16 = 1;
+    let number = |bytes: &[u8]| Some(u32::from_le_bytes(*bytes.first_chunk()?));
+    let length = number(tail.get(tail.len().checked_sub(4)?..)?)? as usize;
+    let block = tail.get(tail.len().checked_sub(length)?..)?;
+    if number(block)? != STATISTICS || number(block.get(4..)?)? as usize != length {
+        return None;
+    }
+    let (head, value) = block.get(20..)?.split_first_chunk::<4>()?;
+    let [code, length] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_le_bytes);
+    let text = std::str::from_utf8(value.get(..usize::from(length))?).ok()?;
+    (code == COMMENT).then(|| harmless(text, 1000))
 }

@@ -102,6 +102,10 @@ pub struct Counters {
     pub frame_questions: AtomicU64,
     /// Frames sent in answers.
     pub frames_answered: AtomicU64,
+    /// Answers that lacked frames because segments are damaged.
+    pub answers_incomplete: AtomicU64,
+    /// Frames in damaged parts of segments that answers came upon; each time anew.
+    pub frames_unreadable: AtomicU64,
     /// Bytes that the repair of segments, record log and event log cut off.
     pub torn_bytes: AtomicU64,
     /// Failed operations of the store; each was tried again.

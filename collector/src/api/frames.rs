@@ -1,14 +1,17 @@
 //! `GET /api/v1/frames`: stored frames as a pcapng file that is made while it is sent.
 //!
 //! ```text
-//!   200  frames; the file is cut off if the collector cannot go on
+//!   200  frames; cut off at the end if some of them cannot be read
 //!   204  there are none
 //!   400  the question is wrong, and why
 //!   404  the sensor is not known
 //!   410  what was asked for is so old that it was deleted
 //!   429  as many questions are answered as may be at one time
-//!   500  a segment cannot be read
+//!   500  none of them can be read
 //! ```
+//!
+//! What cannot be read is said in a comment at the end of the file, and the connection is cut behind that, so that
+//! every client sees that the answer is not complete.
 //!
 //! Where a part of the time that was asked for may be deleted, the header `ringwatch-expired` says up to when.
 
@@ -33,7 +36,7 @@ use wire::units::UnixNanos;
 
 use super::Context;
 use crate::frames::{self, AnswerError, Filter, Question, ReaderGone};
-use crate::status::add;
+use crate::status::{Shared, add};
 
 /// Questions that are answered at one time; each takes up to 70 MiB and a thread.
 pub(super) const MOST_AT_ONCE: usize = 4;
@@ -41,6 +44,8 @@ pub(super) const MOST_AT_ONCE: usize = 4;
 const PIECES: usize = 4;
 /// Whoever takes no piece for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last piece of an answer has to get out before the connection is cut.
+const LAST_PIECE: Duration = Duration::from_secs(1);
 /// Header: up to when what was asked for may be deleted.
 pub(super) const EXPIRED: &str = "ringwatch-expired";
 
@@ -91,9 +96,8 @@ pub(super) async fn frames(
         match told {
             Ok(told) => add(&shared.counters.frames_answered, told.frames),
             Err(AnswerError::ReaderGone) => {}
-            Err(error) => {
-                tracing::error!(error = error_chain(&error), "cannot answer a question for frames");
-                let _ = send(&sender, Err(io::Error::other(error_chain(&error))));
+            Err(error @ AnswerError::Incomplete { .. }) => {
+                cut_off(&sender, &error, &shared);
             }
         }
         drop(permit);
@@ -122,6 +126,24 @@ pub(super) async fn frames(
         response.headers_mut().insert(EXPIRED, value);
     }
     response
+}
+
+/// Ends an answer that lacks frames.
+fn cut_off(sender: &Sender<io::Result<Bytes>>, error: &AnswerError, shared: &Shared) {
+    let AnswerError::Incomplete { told, missing } = error else { return };
+    add(&shared.counters.frames_answered, told.frames);
+    add(&shared.counters.answers_incomplete, 1);
+    add(&shared.counters.frames_unreadable, missing.frames);
+    if told.frames > 0 {
+        // What was not written when the connection is cut never is: until all pieces were taken, and a moment for
+        // the last one. A reader that is slower sees that the answer is cut off, and not why.
+        Handle::current().block_on(async {
+            let _ = tokio::time::timeout(PATIENCE, sender.reserve_many(PIECES)).await;
+            tokio::time::sleep(LAST_PIECE).await;
+        });
+    }
+    // Nobody may be there any more to hear it.
+    let _ = send(sender, Err(io::Error::other(error.to_string())));
 }
 
 /// Waits until there is room for another piece.

@@ -99,7 +99,7 @@ fn register_sensors(registry: &mut Registry, shared: &Shared) {
 
 fn register_collector(registry: &mut Registry, shared: &Shared) {
     let counters = &shared.counters;
-    let plain: [(&str, &str, &AtomicU64); 12] = [
+    let plain: [(&str, &str, &AtomicU64); 14] = [
         ("accepted_connections", "Connections accepted", &counters.connections),
         (
             "replaced_connections",
@@ -115,6 +115,16 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         ("expired_bytes", "Bytes of segments deleted", &counters.expired_bytes),
         ("frame_questions", "Questions for frames", &counters.frame_questions),
         ("answered_frames", "Frames sent in answers", &counters.frames_answered),
+        (
+            "incomplete_frame_answers",
+            "Answers that lacked frames of damaged segments",
+            &counters.answers_incomplete,
+        ),
+        (
+            "unreadable_frames",
+            "Frames of damaged segments, counted by each answer that lacked them",
+            &counters.frames_unreadable,
+        ),
         ("suppressed_lines", "Log lines left out by the rate limit", &counters.suppressed_lines),
     ];
     register_counters(registry, &plain);

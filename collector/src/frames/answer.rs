@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use wire::units::UnixNanos;
+
 use super::merge::Waiting;
-use super::{PIECE, ReaderGone, Told};
+use super::{PIECE, ReaderGone};
 use crate::store::index::IndexedInterface;
 use crate::store::pcapng;
 
@@ -15,11 +17,14 @@ pub(super) struct Answer<S> {
     /// Numbers of the interfaces that the file describes.
     interfaces: HashMap<Rc<IndexedInterface>, u32>,
     frames: u64,
+    /// Time of the frame that was sent last.
+    latest: UnixNanos,
 }
 
 impl<S: FnMut(Vec<u8>) -> Result<(), ReaderGone>> Answer<S> {
     pub(super) fn new(send: S) -> Self {
-        Self { send, piece: Vec::new(), interfaces: HashMap::new(), frames: 0 }
+        let (piece, interfaces, latest) = (Vec::new(), HashMap::new(), UnixNanos(0));
+        Self { send, piece, interfaces, frames: 0, latest }
     }
 
     pub(super) const fn frames(&self) -> u64 {
@@ -31,8 +36,10 @@ impl<S: FnMut(Vec<u8>) -> Result<(), ReaderGone>> Answer<S> {
             pcapng::push_section_header(&mut self.piece);
         }
         let number = self.number(frame);
-        pcapng::push_frame(&mut self.piece, &frame.frame(number));
+        let frame = frame.frame(number);
+        pcapng::push_frame(&mut self.piece, &frame);
         self.frames += 1;
+        self.latest = frame.time;
         // The first frame at once: it tells that there is one.
         if self.piece.len() >= PIECE || self.frames == 1 {
             self.flush()?;
@@ -40,11 +47,12 @@ impl<S: FnMut(Vec<u8>) -> Result<(), ReaderGone>> Answer<S> {
         Ok(())
     }
 
-    pub(super) fn finish(mut self, late: u64) -> Result<Told, ReaderGone> {
-        if !self.piece.is_empty() {
-            self.flush()?;
+    /// Sends what is left, with a remark at the end, if there is one and it is about frames that were sent.
+    pub(super) fn finish(mut self, remark: Option<String>) -> Result<(), ReaderGone> {
+        if let Some(remark) = remark.filter(|_| self.frames > 0) {
+            pcapng::push_comment(&mut self.piece, 0, self.latest, &remark);
         }
-        Ok(Told { frames: self.frames, is_limited: false, late })
+        if self.piece.is_empty() { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<(), ReaderGone> {

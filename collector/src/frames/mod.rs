@@ -9,7 +9,7 @@
 //!
 //! An answer is made by a thread of its own, while it is sent. It reads segments that the committer writes and
 //! retention deletes, and waits for nobody: an open segment is read as far as it was written when its turn came, a deleted one is
-//! left out. Memory is bounded by `merge::MOST_WAITING` and one stride of a segment.
+//! left out. A damaged one costs what is damaged, and the answer says that it is not complete. Memory is bounded by `merge::MOST_WAITING` and one stride of a segment.
 
 mod answer;
 mod merge;
@@ -18,9 +18,9 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::{fmt, io};
 
-use crate::store::catalog::Catalog;
+use crate::store::catalog::{Catalog, Entry};
 use answer::Answer;
 use merge::Merge;
 pub use question::{Filter, FilterError, Question};
@@ -44,20 +44,74 @@ pub struct Told {
 #[derive(Debug)]
 pub struct ReaderGone;
 
-/// Why an answer ended early.
+/// Why an answer is not what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// Whoever asked is gone.
     #[error("the reader is gone")]
     ReaderGone,
-    /// A segment cannot be read.
-    #[error("cannot read {path}")]
-    Unreadable {
-        /// The segment.
-        path: String,
-        /// What the system said.
-        source: io::Error,
+    /// All was sent that can be read, and in the end, behind frames, what is missing.
+    #[error("not complete: {missing}")]
+    Incomplete {
+        /// What was sent.
+        told: Told,
+        /// What was not.
+        missing: Missing,
     },
+}
+
+/// What cannot be read because segments are damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Frames, of all sensors and hosts, as far as indexes tell.
+    pub frames: u64,
+    /// Parts of segments in which they were.
+    pub parts: u64,
+    /// The first of these segments. Bounded: `MOST_NAMED`.
+    segments: Vec<String>,
+    /// The others.
+    others: u64,
+}
+
+/// Damaged segments that are named.
+const MOST_NAMED: usize = 8;
+
+impl Missing {
+    /// Takes note of a damaged part with so many frames; 0 if it is not known how many.
+    fn note(&mut self, entry: &Entry, frames: u64, error: Option<&io::Error>) {
+        self.frames += frames;
+        self.parts += 1;
+        let segment = entry.path.file_name().unwrap_or_default().to_string_lossy();
+        if self.segments.iter().any(|known| *known == segment) {
+            return;
+        }
+        if self.segments.len() < MOST_NAMED {
+            let error = error.map(ToString::to_string);
+            tracing::error!(segment = %entry.path.display(), frames, error, "a segment is damaged");
+            self.segments.push(segment.into_owned());
+        } else {
+            // Strides of segments are mixed, so that one may count more than once.
+            self.others += 1;
+        }
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, parts, segments, others } = self;
+        let damaged =
+            if *parts == 1 { "1 damaged part" } else { &format!("{parts} damaged parts") };
+        match frames {
+            0 => write!(formatter, "{damaged} of ")?,
+            1 => write!(formatter, "1 frame in {damaged} of ")?,
+            _ => write!(formatter, "{frames} frames in {damaged} of ")?,
+        }
+        formatter.write_str(&segments.join(", "))?;
+        if *others > 0 {
+            formatter.write_str(" and others")?;
+        }
+        formatter.write_str(" cannot be read")
+    }
 }
 
 impl From<ReaderGone> for AnswerError {
@@ -70,7 +124,7 @@ impl From<ReaderGone> for AnswerError {
 /// `is_waiting` any more.
 ///
 /// # Errors
-/// See [`AnswerError`]; what was sent until then is a file that is cut off.
+/// See [`AnswerError`].
 pub fn answer(
     question: &Question,
     catalog: &Catalog,
@@ -80,7 +134,8 @@ pub fn answer(
     let mut answer = Answer::new(send);
     let mut merge = Merge::default();
     let mut sources = Sources::new(catalog, question);
-    while let Some(stride) = sources.next_stride()? {
+    let mut is_limited = false;
+    'strides: while let Some(stride) = sources.next_stride() {
         if !is_waiting() {
             return Err(AnswerError::ReaderGone);
         }
@@ -88,13 +143,19 @@ pub fn answer(
             if question.wants(&frame, interface.linktype) {
                 merge.push(interface, &frame);
             }
-        })?;
+        });
         while let Some(frame) = merge.pop(sources.earliest()) {
             answer.push(&frame)?;
-            if question.limit.is_some_and(|limit| answer.frames() >= limit) {
-                return Ok(Told { is_limited: true, ..answer.finish(merge.late())? });
+            is_limited = question.limit.is_some_and(|limit| answer.frames() >= limit);
+            if is_limited {
+                break 'strides;
             }
         }
     }
-    Ok(answer.finish(merge.late())?)
+    let told = Told { frames: answer.frames(), is_limited, late: merge.late() };
+    let missing = sources.into_missing();
+    let is_whole = missing.parts == 0;
+    let error = AnswerError::Incomplete { told, missing };
+    answer.finish((!is_whole).then(|| error.to_string()))?;
+    if is_whole { Ok(told) } else { Err(error) }
 }

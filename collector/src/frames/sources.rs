@@ -9,10 +9,10 @@ use std::rc::Rc;
 
 use wire::units::UnixNanos;
 
-use super::{AnswerError, Question};
+use super::{Missing, Question};
 use crate::store::blocks::{self, Block, Next, StoredFrame};
 use crate::store::catalog::{Catalog, Entry};
-use crate::store::index::{Index, IndexedInterface, Stride};
+use crate::store::index::{Index, IndexedInterface, Stride, Walk};
 
 /// Segments, and strides of those that are open.
 pub(super) struct Sources<'q> {
@@ -22,6 +22,7 @@ pub(super) struct Sources<'q> {
     /// Strides of opened segments, the earliest on top.
     strides: BinaryHeap<Reverse<Pending>>,
     buffer: Vec<u8>,
+    missing: Missing,
 }
 
 /// A segment that is read.
@@ -46,17 +47,18 @@ impl<'q> Sources<'q> {
         let mut segments: Vec<_> =
             catalog.segments().into_iter().enumerate().filter(may_have).collect();
         segments.sort_by_key(|(_, entry)| first(entry));
-        Self { question, segments: segments.into(), strides: BinaryHeap::new(), buffer: Vec::new() }
+        let (strides, buffer, missing) = (BinaryHeap::new(), Vec::new(), Missing::default());
+        Self { question, segments: segments.into(), strides, buffer, missing }
     }
 
     /// The stride with the earliest frame of all that are left.
-    pub(super) fn next_stride(&mut self) -> Result<Option<Pending>, AnswerError> {
+    pub(super) fn next_stride(&mut self) -> Option<Pending> {
         loop {
             let next = self.strides.peek().map(|Reverse(pending)| pending.stride.first);
             let is_due = |entry: &Entry| next.is_none_or(|next| first(entry) <= next);
             match self.segments.pop_front_if(|(_, entry)| is_due(entry)) {
-                Some((age, entry)) => self.open(age, entry)?,
-                None => return Ok(self.strides.pop().map(|Reverse(pending)| pending)),
+                Some((age, entry)) => self.open(age, entry),
+                None => return self.strides.pop().map(|Reverse(pending)| pending),
             }
         }
     }
@@ -68,39 +70,69 @@ impl<'q> Sources<'q> {
         stride.into_iter().chain(segment).min().unwrap_or(UnixNanos(u64::MAX))
     }
 
-    /// Gives every frame of a stride that is of a sensor that the question is about, with its interface.
+    /// What could not be read.
+    pub(super) fn into_missing(self) -> Missing {
+        self.missing
+    }
+
+    /// Gives every frame of a stride that is of a sensor that the question is about, with its interface. A damaged
+    /// block is skipped, if what follows it is whole; otherwise the rest of the stride is missing.
     pub(super) fn read(
         &mut self,
         pending: &Pending,
         mut give: impl FnMut(&Rc<IndexedInterface>, StoredFrame<'_>),
-    ) -> Result<(), AnswerError> {
+    ) {
         let Pending { stride, source, .. } = pending;
         self.buffer.resize(stride.length as usize, 0);
-        let read = source.file.read_exact_at(&mut self.buffer, stride.offset);
-        read.map_err(|error| unreadable(&source.entry, error))?;
-        let mut rest = &self.buffer[..];
-        while let Next::Whole(block, length) = blocks::next(rest) {
-            rest = &rest[length..];
-            let Block::Packet(frame) = block else { continue };
-            let interface = source.interfaces.get(frame.interface as usize);
-            if let Some(interface) = interface
-                && self.question.is_about(interface.sensor())
-            {
-                give(interface, frame);
-            }
+        if let Err(error) = source.file.read_exact_at(&mut self.buffer, stride.offset) {
+            return self.missing.note(&source.entry, u64::from(stride.frames), Some(&error));
         }
-        Ok(())
+        let (mut rest, mut found) = (&self.buffer[..], 0);
+        while !rest.is_empty() {
+            let length = match blocks::next(rest) {
+                Next::Whole(Block::Packet(frame), length) => {
+                    if let Some(interface) = source.interfaces.get(frame.interface as usize) {
+                        found += 1;
+                        if self.question.is_about(interface.sensor()) {
+                            give(interface, frame);
+                        }
+                    }
+                    length
+                }
+                Next::Whole(_, length) => length,
+                Next::Cut(_) | Next::Broken => match blocks::damaged_length(rest) {
+                    Some(length) => length,
+                    None => break,
+                },
+            };
+            rest = &rest[length..];
+        }
+        if found < stride.frames {
+            self.missing.note(&source.entry, u64::from(stride.frames - found), None);
+        }
     }
 
-    fn open(&mut self, age: usize, entry: Entry) -> Result<(), AnswerError> {
+    /// Has the strides of a segment among those that are to be read.
+    fn open(&mut self, age: usize, entry: Entry) {
         let file = match entry.open() {
             // Deleted meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened.map_err(|error| unreadable(&entry, error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            opened => opened,
         };
-        let index = index_of(&entry, &file).map_err(|error| unreadable(&entry, error))?;
+        // Of a sealed one, the catalog may know how many there were.
+        let span = entry.sealed.and_then(|sealed| sealed.span);
+        let frames = span.map_or(0, |span| span.frames);
+        let found = file.and_then(|file| Ok((index_of(&entry, &file)?, file)));
+        let ((index, is_whole), file) = match found {
+            Ok(found) => found,
+            Err(error) => return self.missing.note(&entry, frames, Some(&error)),
+        };
+        if !is_whole {
+            let found = index.strides.iter().map(|stride| u64::from(stride.frames)).sum();
+            self.missing.note(&entry, frames.saturating_sub(found), None);
+        }
         if !self.question.may_be_in(&index) {
-            return Ok(());
+            return;
         }
         let Question { from, to, .. } = *self.question;
         let wanted = |stride: &&Stride| stride.first <= to && from <= stride.last;
@@ -111,28 +143,27 @@ impl<'q> Sources<'q> {
             let order = (age, stride.offset);
             self.strides.push(Reverse(Pending { stride, order, source: Rc::clone(&source) }));
         }
-        Ok(())
     }
 }
 
-/// The index that a sealed segment has, or what would be one of the others.
-fn index_of(entry: &Entry, file: &File) -> io::Result<Index> {
+/// The index that a sealed segment has, or what would be one of the others; false if a sealed one is damaged, so
+/// that something is missing in it.
+fn index_of(entry: &Entry, file: &File) -> io::Result<(Index, bool)> {
     if entry.sealed.is_some()
         && let Some(index) = Index::read(file)?
     {
-        return Ok(index);
+        return Ok((index, true));
     }
-    Ok(Index::of(file, file.metadata()?.len())?.0)
+    let length = file.metadata()?.len();
+    let Walk { index, end, .. } = Index::of(file, length)?;
+    // An open one is written meanwhile.
+    Ok((index, end == length || entry.sealed.is_none()))
 }
 
 /// When its frames begin; of one that does not say so, in 1970.
 fn first(entry: &Entry) -> UnixNanos {
     let span = entry.sealed.and_then(|sealed| sealed.span);
     span.map_or(UnixNanos(0), |span| span.first)
-}
-
-fn unreadable(entry: &Entry, source: io::Error) -> AnswerError {
-    AnswerError::Unreadable { path: entry.path.display().to_string(), source }
 }
 
 impl Pending {

@@ -51,7 +51,7 @@ fn write(folder: &Path, catalog: &Catalog, name: &str, frames: &[Known], is_seal
     std::fs::write(&hidden, &bytes).unwrap();
     if is_sealed {
         let file = std::fs::File::open(&hidden).unwrap();
-        let (index, _) = Index::of(&file, bytes.len() as u64).unwrap();
+        let index = Index::of(&file, bytes.len() as u64).unwrap().index;
         pcapng::push_index(&mut bytes, &index.encode());
         std::fs::write(&path, &bytes).unwrap();
         std::fs::remove_file(hidden).unwrap();
@@ -171,6 +171,121 @@ fn where_nothing_is_found_nothing_is_sent() {
     // Deleted, and the catalog does not know it yet.
     std::fs::remove_file(folder.path().join("1.pcapng")).unwrap();
     assert_eq!(ask(&ALL, &catalog), (Vec::new(), none));
+}
+
+/// What comes of a question for everything: frames, and what is missing, as the file and the error say it.
+fn ask_damaged(catalog: &Catalog) -> (Vec<Known>, String) {
+    let mut file = Vec::new();
+    let told = answer(
+        &ALL,
+        catalog,
+        || true,
+        |piece| {
+            file.extend_from_slice(&piece);
+            Ok(())
+        },
+    );
+    let error = told.unwrap_err();
+    let frames = read(&file);
+    let AnswerError::Incomplete { told, .. } = &error else { panic!("{error}") };
+    assert_eq!(told.frames, frames.len() as u64);
+    let said = error.to_string();
+    let is_in_file = file.windows(said.len()).any(|bytes| bytes == said.as_bytes());
+    assert_eq!(is_in_file, !frames.is_empty(), "{said}");
+    (frames, said)
+}
+
+/// Where frame number `number` begins in a file of frames with this content.
+fn place(file: &[u8], data: &[u8], number: usize) -> usize {
+    let mut places = file.windows(data.len()).enumerate().filter(|(_, bytes)| *bytes == data);
+    places.nth(number).unwrap().0 - 28
+}
+
+#[test]
+fn any_damage_to_the_length_or_kind_of_a_block_costs_frames_and_is_said() {
+    let data = udp("192.0.2.1:1", "192.0.2.2:2");
+    let frames: Vec<_> = (1..=5).map(|time| known(time, "a/eth0", &data)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    write(folder.path(), &catalog, "1.pcapng", &frames, true);
+    let path = folder.path().join("1.pcapng");
+    let whole = std::fs::read(&path).unwrap();
+    let third = place(&whole, &data, 2);
+    let end = place(&whole, &data, 3) - 4;
+    // Interface, length in front, captured length, length behind; each bit of them.
+    for at in [4..8, 8..12, 20..24, end - third..end - third + 4].into_iter().flatten() {
+        for bit in 0..8 {
+            let mut damaged = whole.clone();
+            damaged[third + at] ^= 1 << bit;
+            std::fs::write(&path, &damaged).unwrap();
+            if blocks::next(&damaged[third..]) == blocks::next(&whole[third..]) {
+                continue;
+            }
+            if let Next::Whole(Block::Packet(frame), _) = blocks::next(&damaged[third..])
+                && frame.interface == 0
+            {
+                // A shorter frame is one, too.
+                assert!((20..24).contains(&at), "{at}");
+                continue;
+            }
+            let (found, said) = ask_damaged(&catalog);
+            let times: Vec<_> = found.iter().map(|(time, ..)| *time).collect();
+            let is_one = times == [1, 2, 4, 5] && said.starts_with("not complete: 1 frame in 1 ");
+            let is_rest = times == [1, 2] && said.starts_with("not complete: 3 frames in 1 ");
+            assert!(is_one || is_rest, "byte {at}, bit {bit}: {times:?} {said}");
+            let ends = "damaged part of 1.pcapng cannot be read";
+            assert!(said.ends_with(ends), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_part_costs_no_other_part_and_no_other_segment() {
+    let data = vec![7; 60_000];
+    let frames: Vec<_> = (1..=40).map(|time| known(time, "a/eth0", &data)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    write(folder.path(), &catalog, "1.pcapng", &frames, true);
+    write(folder.path(), &catalog, "2.pcapng", &[known(50, "b/eth0", b"other")], true);
+    let path = folder.path().join("1.pcapng");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length_of_first = bytes.windows(4).position(|four| four == [7; 4]).unwrap() - 24;
+    bytes[length_of_first..length_of_first + 4].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let (found, said) = ask_damaged(&catalog);
+    let times: Vec<_> = found.iter().map(|(time, ..)| *time).collect();
+    // 17 frames make a stride.
+    assert_eq!(times, (18..=40).chain([50]).collect::<Vec<_>>());
+    assert_eq!(said, "not complete: 17 frames in 1 damaged part of 1.pcapng cannot be read");
+}
+
+#[test]
+fn segments_that_are_cut_short_or_have_no_index_and_a_damage_are_said() {
+    let data = udp("192.0.2.1:1", "192.0.2.2:2");
+    let frames: Vec<_> = (1..=5).map(|time| known(time, "a/eth0", &data)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    write(folder.path(), &catalog, "1.pcapng", &frames, true);
+    let path = folder.path().join("1.pcapng");
+    let whole = std::fs::read(&path).unwrap();
+    let fourth = place(&whole, &data, 3);
+    std::fs::write(&path, &whole[..fourth + 10]).unwrap();
+    let (found, said) = ask_damaged(&catalog);
+    assert_eq!(found, frames[..3]);
+    assert_eq!(said, "not complete: 2 frames in 1 damaged part of 1.pcapng cannot be read");
+    // Found so at a start, it says nothing of what was in it.
+    catalog.seal(path.clone(), Sealed::read(&path).unwrap());
+    let (found, said) = ask_damaged(&catalog);
+    assert_eq!(found, frames[..3]);
+    assert_eq!(said, "not complete: 1 damaged part of 1.pcapng cannot be read");
+    std::fs::write(&path, &whole[..20]).unwrap();
+    assert_eq!(ask_damaged(&catalog).0, []);
+    // An open one is cut where it is written just now.
+    let hidden = segment::hidden_path(&path);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(hidden, &whole[..fourth + 10]).unwrap();
+    catalog.begin(path);
+    assert_eq!(ask(&ALL, &catalog).0, frames[..3]);
 }
 
 #[test]

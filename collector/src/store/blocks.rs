@@ -87,6 +87,18 @@ pub fn next(bytes: &[u8]) -> Next<'_> {
     block.map_or(Next::Broken, |block| Next::Whole(block, length))
 }
 
+/// Bytes of the damaged block at the beginning of `bytes`: those that it says, if whole blocks follow it up
+/// to the end. Less is no proof, as what is in frames is anybody's choice.
+#[must_use]
+pub fn damaged_length(bytes: &[u8]) -> Option<usize> {
+    let length = u32_at(bytes, 4)? as usize;
+    let mut rest = bytes.get(length.max(OVERHEAD)..)?;
+    while let Next::Whole(_, length) = next(rest) {
+        rest = &rest[length..];
+    }
+    rest.is_empty().then_some(length.max(OVERHEAD))
+}
+
 fn packet(body: &[u8]) -> Option<StoredFrame<'_>> {
     let (head, data) = body.split_at_checked(PACKET_HEAD)?;
     let captured = u32_at(head, 12)? as usize;

@@ -51,6 +51,17 @@ pub struct Index {
     ports: Vec<u16>,
 }
 
+/// What a walk over a segment comes to.
+#[derive(Debug)]
+pub struct Walk {
+    /// What is in it.
+    pub index: Index,
+    /// An index lies among the blocks.
+    pub has_index: bool,
+    /// Where whole blocks end.
+    pub end: u64,
+}
+
 /// An interface of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IndexedInterface {
@@ -125,11 +136,10 @@ impl Ends {
 
 impl Index {
     /// Reads the first `length` bytes of a segment and says what is in them. Stops where whole blocks end.
-    /// Says also whether an index lies among them.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn of(file: &File, length: u64) -> io::Result<(Self, bool)> {
+    pub fn of(file: &File, length: u64) -> io::Result<Walk> {
         let mut builder = Builder::default();
         let mut buffer = vec![0; STRIDE];
         let mut offset = 0;
@@ -148,7 +158,7 @@ impl Index {
                 Next::Cut(_) | Next::Broken | Next::Whole(..) => break,
             }
         }
-        Ok((builder.index(), builder.has_index))
+        Ok(Walk { index: builder.index(), has_index: builder.has_index, end: offset })
     }
 
     /// Reads the index of a sealed segment; `None` if it has none, or a damaged one.
@@ -437,13 +447,15 @@ impl<'a> Fields<'a> {
     }
 
     fn stride(&mut self) -> Option<Stride> {
-        Some(Stride {
+        let stride = Stride {
             offset: self.u64()?,
             length: self.u32()?,
             frames: self.u32()?,
             first: UnixNanos(self.u64()?),
             last: UnixNanos(self.u64()?),
-        })
+        };
+        // It is read as a whole.
+        (stride.length as usize <= STRIDE).then_some(stride)
     }
 }
 

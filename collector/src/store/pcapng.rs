@@ -33,6 +33,7 @@ pub(super) const SEGMENT_INDEX: u32 = 0x8000_5257;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 
 const OPTION_END: u16 = 0;
+const COMMENT: u16 = 1;
 const SHB_USER_APPLICATION: u16 = 4;
 const IF_NAME: u16 = 2;
 const IF_DESCRIPTION: u16 = 3;
@@ -113,6 +114,17 @@ pub fn push_statistics(out: &mut Vec<u8>, interface: u32, statistics: &Statistic
             option(out, ISB_DROPPED, &drops.to_le_bytes());
         }
         option(out, ISB_DELIVERED, &delivered.to_le_bytes());
+        option(out, OPTION_END, &[]);
+    });
+}
+
+/// Appends what a reader has to know of the file, in the only block of which there may be any number: statistics
+/// of an interface, without any.
+pub fn push_comment(out: &mut Vec<u8>, interface: u32, time: UnixNanos, comment: &str) {
+    block(out, INTERFACE_STATISTICS, |out| {
+        put_u32(out, interface);
+        out.extend_from_slice(&timestamp(time));
+        option(out, COMMENT, comment.as_bytes());
         option(out, OPTION_END, &[]);
     });
 }

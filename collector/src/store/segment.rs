@@ -19,7 +19,7 @@ use std::time::Instant;
 use wire::message::Interface;
 use wire::units::UnixNanos;
 
-use super::index::Index;
+use super::index::{Index, Walk};
 use super::pcapng::{self, KernelStatistics, Statistics};
 use crate::status::Sensor;
 
@@ -351,7 +351,11 @@ fn seal_file(file: &File, path: &Path) -> io::Result<PathBuf> {
 
 /// Says at the end of a segment what is in it, unless a start before this one did.
 fn append_index(file: &File, length: u64) -> io::Result<()> {
-    let (index, has_index) = Index::of(file, length)?;
+    let Walk { index, has_index, end } = Index::of(file, length)?;
+    if end < length {
+        let problem = format!("damaged at byte {end} of {length}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
     if has_index {
         return Ok(());
     }

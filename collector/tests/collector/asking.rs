@@ -75,6 +75,52 @@ fn frames_are_found_in_open_and_in_sealed_segments_by_time_sensor_host_and_filte
 }
 
 #[test]
+fn an_answer_that_lacks_frames_of_a_damaged_segment_is_cut_off_and_says_what_is_missing() {
+    let lab = Lab::new();
+    let all = frames(10);
+    let collector = lab.start();
+    store(&lab, &collector, "web-1", &all);
+    collector.stop();
+    let [segment] = &lab.segments()[..] else { panic!("one segment") };
+    let whole = std::fs::read(segment).unwrap();
+    let fourth = whole.windows(all[3].len()).position(|bytes| bytes == all[3]).unwrap();
+    let mut damaged = whole.clone();
+    // The number of its interface.
+    damaged[fourth - 20] = 0xff;
+    std::fs::write(segment, &damaged).unwrap();
+    let collector = lab.start();
+    let answer = collector.bytes("/api/v1/frames");
+    let head = b"HTTP/1.1 200 OK\r\n";
+    assert!(answer.starts_with(head), "{}", String::from_utf8_lossy(&answer));
+    assert!(!answer.ends_with(b"0\r\n\r\n"), "the last piece was sent, as if that were all");
+    for (number, frame) in all.iter().enumerate() {
+        let is_there = answer.windows(frame.len()).any(|bytes| bytes == frame);
+        assert_eq!(is_there, number != 3, "frame {number}");
+    }
+    let name = segment.file_name().unwrap().to_string_lossy();
+    let said = format!("not complete: 1 frame in 1 damaged part of {name} cannot be read");
+    assert!(answer.windows(said.len()).any(|bytes| bytes == said.as_bytes()));
+    let metrics = collector.get("/metrics").1;
+    for line in
+        ["ringwatch_incomplete_frame_answers_total 1\n", "ringwatch_unreadable_frames_total 1\n"]
+    {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    // Where nothing of what was asked for can be read, it is no file.
+    damaged = whole;
+    damaged.truncate(100);
+    std::fs::write(segment, &damaged).unwrap();
+    let (status, _, body) = ask(&collector, "");
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let said = format!("not complete: 10 frames in 1 damaged part of {name} cannot be read");
+    assert_eq!(
+        (status, body["error"].as_str(), body["detail"].as_str().unwrap()),
+        (500, Some("unreadable"), &*said)
+    );
+    collector.stop();
+}
+
+#[test]
 fn why_there_is_no_answer_is_told_apart() {
     let lab = Lab::new();
     let collector = lab.start();

@@ -230,6 +230,13 @@ impl Collector {
 
     /// Status code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
+        let answer = String::from_utf8(self.bytes(path)).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// All that comes back, until the connection ends.
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
         let mut stream = TcpStream::connect(&self.api).unwrap();
         let token = &self.token;
         write!(
@@ -238,10 +245,9 @@ impl Collector {
              Connection: close\r\n\r\n"
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
     }
 
     /// The soft and the hard limit of open files.

@@ -34,7 +34,7 @@ fn file(bytes: &[u8]) -> File {
 }
 
 fn index_of(bytes: &[u8]) -> Index {
-    Index::of(&file(bytes), bytes.len() as u64).unwrap().0
+    Index::of(&file(bytes), bytes.len() as u64).unwrap().index
 }
 
 fn address(text: &str) -> Option<Address> {
@@ -96,8 +96,8 @@ fn a_sealed_file_gives_the_index_that_was_written() {
     let sealed = file(&bytes);
     assert_eq!(Index::read(&sealed).unwrap().as_ref(), Some(&index));
     assert_eq!(Span::read(&sealed).unwrap(), index.span());
-    let (again, has_index) = Index::of(&sealed, bytes.len() as u64).unwrap();
-    assert!(has_index && again == index);
+    let again = Index::of(&sealed, bytes.len() as u64).unwrap();
+    assert!(again.has_index && again.index == index && again.end == bytes.len() as u64);
 }
 
 #[test]
