@@ -67,8 +67,8 @@ pub struct DayIndex {
 
 /// Address, kind, time and number.
 type HostRow = (Vec<u8>, u8, i64, i64);
-/// Of the first and of the last event.
-type Times = Option<(i64, i64)>;
+/// Of the first and of the last event; `None` if there is none.
+pub(super) type Times = Option<(i64, i64)>;
 
 impl DayIndex {
     /// Opens the index of a day, which begins at `start`, or makes it. A file that is none, or of
@@ -276,13 +276,10 @@ fn insert_details(connection: &Connection, number: i64, row: &Row<'_>) -> rusqli
     Ok(())
 }
 
-/// Times of the first and the last event in an index; `None` if it has none, or is only being made.
-pub(super) fn times(connection: &Connection) -> rusqlite::Result<Times> {
+/// How far the record log is in an index, and the times of its first and last event; `None` if it is only being made.
+pub(super) fn times(connection: &Connection) -> rusqlite::Result<Option<(Position, Times)>> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version != VERSION {
-        return Ok(None);
-    }
-    Ok(progress(connection)?.and_then(|(_, times)| times))
+    if version == VERSION { progress(connection) } else { Ok(None) }
 }
 
 /// How far the record log is in an index, and the times of its first and last event.

@@ -28,7 +28,7 @@ use crate::store::log::catalog::{Catalog, Day};
 use crate::store::log::disk::Disk;
 use crate::store::log::marks::Position;
 use crate::store::log::reader::{Next, Reader};
-use day::DayIndex;
+use day::{DayIndex, Times};
 
 /// Records of one transaction, at most: pages of addresses change once in each.
 pub const MOST_ROWS: u64 = 30_000;
@@ -66,6 +66,8 @@ pub enum IndexError {
 pub struct Progress {
     /// What is indexed of each day.
     positions: Mutex<BTreeMap<Day, Position>>,
+    /// Times of the first and the last event of a day, as of when it was indexed so far: found by who asked.
+    times: Mutex<BTreeMap<Day, (Position, Times)>>,
     /// Days whose index somebody found damaged.
     suspects: Mutex<BTreeSet<Day>>,
 }
@@ -101,12 +103,27 @@ impl Progress {
         next_number.saturating_sub(reached.max(first))
     }
 
+    /// Times of the first and the last event of a day, if nothing was indexed since somebody [noted](Self::note)
+    /// them.
+    fn times(&self, day: Day) -> Option<Times> {
+        let position =
+            self.positions.lock().unwrap_or_else(PoisonError::into_inner).get(&day).copied()?;
+        let known = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&day).filter(|(at, _)| *at == position).map(|(_, times)| *times)
+    }
+
+    /// Takes note of the times of a day that is indexed up to `position`.
+    fn note(&self, day: Day, position: Position, times: Times) {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).insert(day, (position, times));
+    }
+
     fn set(&self, day: Day, position: Position) {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner).insert(day, position);
     }
 
     fn forget(&self, day: Day) {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner).remove(&day);
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).remove(&day);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Questions about stored events. Reads the index and the record log, both only what is on the disk;
 //! holds no lock that a writer waits for, and ends when its time is up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, para
 use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
-use super::day::{self, is_damage, signed, unsigned};
+use super::day::{self, Times, is_damage, signed, unsigned};
 use super::row::{address_bytes, normal_name};
 use super::{Progress, days};
 use crate::store::log::catalog::{Catalog, Day};
@@ -114,16 +114,35 @@ pub enum QueryError {
     Log(#[from] io::Error),
 }
 
-/// An index that is asked.
-struct OpenDay {
+/// A day whose index may have something.
+#[derive(Clone, Copy)]
+struct Span {
     day: Day,
-    connection: Connection,
     first_time: i64,
     last_time: i64,
 }
 
+/// An event that was found.
+struct Found {
+    place: Place,
+    day: Day,
+    /// Of an alert, of which only the latest revision is wanted: its id and revision.
+    revision: Option<(String, i64)>,
+}
+
+/// A question that is being answered. Indexes are opened one after the other: there may be years of them.
+struct Search<'a> {
+    archive: &'a Archive,
+    kind: RecordKind,
+    filter: &'a Filter,
+    deadline: Instant,
+    /// Those that may have something, in the order of the answer.
+    days: Vec<Span>,
+}
+
 impl Archive {
-    /// Up to `limit` events of a kind, behind `after` in their order, or nothing after `deadline`.
+    /// Up to `limit` events of a kind, behind `after` in their order. At `deadline`, what was read until then;
+    /// nothing of it, if it is still looked for then.
     ///
     /// # Errors
     /// See [`QueryError`].
@@ -138,36 +157,19 @@ impl Archive {
         let kept_since = self.kept_since();
         let expired =
             kept_since.filter(|kept_since| filter.to.is_some_and(|to| to <= signed(kept_since.0)));
-        let days = self.open_days(filter, deadline)?;
-        let mut found = Vec::<(Place, Day)>::new();
-        for open in &days {
-            let is_full = found.len() > limit;
-            let rest = found.last().map_or(i64::MIN, |(place, _)| place.time);
-            let is_behind = match filter.is_ascending {
-                true => open.first_time > rest,
-                false => open.last_time < rest,
-            };
-            if is_full && is_behind {
-                break;
-            }
-            let more = self.find_in(open, &days, kind, filter, after, limit + 1);
-            found.extend(more.map_err(|error| self.explain(open.day, error))?);
-            found.sort_unstable();
-            if !filter.is_ascending {
-                found.reverse();
-            }
-            found.truncate(limit + 1);
-        }
+        let mut search = Search { archive: self, kind, filter, deadline, days: Vec::new() };
+        search.days = search.spans()?;
+        let mut found = search.find(after, limit + 1)?;
         // Events may be stored long after they happened, by a sensor that was offline: first it is looked for them.
         if let Some(kept_since) = expired.filter(|_| found.is_empty()) {
             return Err(QueryError::Expired { kept_since });
         }
         let has_more = found.len() > limit;
         found.truncate(limit);
-        let (items, unreadable) = self.read(&found, &days)?;
+        let (items, unreadable) = search.read(&found)?;
         let read = items.len() + usize::try_from(unreadable).unwrap_or(0);
         let last = read.checked_sub(1).and_then(|last| found.get(last));
-        let next = last.filter(|_| has_more || read < found.len()).map(|(place, _)| *place);
+        let next = last.filter(|_| has_more || read < found.len()).map(|found| found.place);
         let behind = self.progress.behind(&self.catalog);
         Ok(Page { items, next, unreadable, kept_since, behind })
     }
@@ -177,99 +179,6 @@ impl Archive {
         let content = self.catalog.lock();
         let (first, info) = content.segments.first_key_value()?;
         (*first > 1).then_some(info.stored_at)
-    }
-
-    /// The indexes that may have something, in the order of the answer.
-    fn open_days(&self, filter: &Filter, deadline: Instant) -> Result<Vec<OpenDay>, QueryError> {
-        let mut open = Vec::new();
-        for day in days(&self.catalog).into_keys() {
-            let path = day::file_path(&self.folder, day);
-            if !path.exists() {
-                // Not made yet, or taken away.
-                self.progress.suspect(day);
-                continue;
-            }
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let explain = |error| self.explain(day, error);
-            let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
-            connection
-                .progress_handler(STEPS, Some(move || Instant::now() >= deadline))
-                .map_err(explain)?;
-            let Some((first_time, last_time)) = day::times(&connection).map_err(explain)? else {
-                continue;
-            };
-            let is_before = filter.to.is_some_and(|to| to <= first_time);
-            let is_after = filter.from.is_some_and(|from| from > last_time);
-            if !is_before && !is_after {
-                open.push(OpenDay { day, connection, first_time, last_time });
-            }
-        }
-        match filter.is_ascending {
-            true => open.sort_by_key(|open| open.first_time),
-            false => open.sort_by_key(|open| std::cmp::Reverse(open.last_time)),
-        }
-        Ok(open)
-    }
-
-    /// Up to `limit` events of one day.
-    fn find_in(
-        &self,
-        open: &OpenDay,
-        days: &[OpenDay],
-        kind: RecordKind,
-        filter: &Filter,
-        after: Option<Place>,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<(Place, Day)>> {
-        let oldest = self.catalog.lock().segments.keys().next().copied().unwrap_or(u64::MAX);
-        let (sql, values) = compose(kind, filter, after, oldest);
-        let mut statement = open.connection.prepare(&sql)?;
-        let mut rows = statement.query(params_from_iter(values))?;
-        let mut found = Vec::new();
-        let is_latest_only = kind == RecordKind::Alert && !filter.has_all_revisions;
-        while found.len() < limit
-            && let Some(row) = rows.next()?
-        {
-            let place = Place { time: row.get(0)?, number: unsigned(row.get(1)?) };
-            if is_latest_only && is_superseded(open.day, days, row.get(2)?, row.get(3)?, filter.to)?
-            {
-                continue;
-            }
-            found.push((place, open.day));
-        }
-        Ok(found)
-    }
-
-    /// The records themselves, as many as fit into an answer, and how many of them are gone.
-    fn read(
-        &self,
-        found: &[(Place, Day)],
-        days: &[OpenDay],
-    ) -> Result<(Vec<String>, u64), QueryError> {
-        let mut batches =
-            Batches { disk: &self.disk, catalog: &self.catalog, known: HashMap::new() };
-        let (mut items, mut unreadable, mut bytes) = (Vec::new(), 0, 0);
-        let connections: BTreeMap<Day, &Connection> =
-            days.iter().map(|open| (open.day, &open.connection)).collect();
-        for (place, day) in found {
-            let Some(connection) = connections.get(day).filter(|_| bytes < MOST_BYTES) else {
-                break;
-            };
-            let located = locate(connection, place.number);
-            let located = located.map_err(|error| self.explain(*day, error))?;
-            let record = match located {
-                Some((segment, offset)) => batches.record(segment, offset, place.number)?,
-                None => None,
-            };
-            match record {
-                Some(record) => {
-                    bytes += record.len();
-                    items.push(record);
-                }
-                None => unreadable += 1,
-            }
-        }
-        Ok((items, unreadable))
     }
 
     fn explain(&self, day: Day, error: rusqlite::Error) -> QueryError {
@@ -285,6 +194,216 @@ impl Archive {
             }
             error => QueryError::Index(error),
         }
+    }
+}
+
+impl Search<'_> {
+    /// The days whose indexes may have something, in the order of the answer.
+    fn spans(&self) -> Result<Vec<Span>, QueryError> {
+        let filter = self.filter;
+        let mut spans = Vec::new();
+        for day in days(&self.archive.catalog).into_keys() {
+            let Some((first_time, last_time)) = self.times(day)? else { continue };
+            let is_before = filter.to.is_some_and(|to| to <= first_time);
+            let is_after = filter.from.is_some_and(|from| from > last_time);
+            if !is_before && !is_after {
+                spans.push(Span { day, first_time, last_time });
+            }
+        }
+        match filter.is_ascending {
+            true => spans.sort_by_key(|span| span.first_time),
+            false => spans.sort_by_key(|span| std::cmp::Reverse(span.last_time)),
+        }
+        Ok(spans)
+    }
+
+    /// Times of the first and the last event of a day, if it has any.
+    fn times(&self, day: Day) -> Result<Times, QueryError> {
+        let Archive { progress, .. } = self.archive;
+        if let Some(times) = progress.times(day) {
+            return Ok(times);
+        }
+        let Some(connection) = self.open(day)? else { return Ok(None) };
+        let found = day::times(&connection).map_err(|error| self.archive.explain(day, error))?;
+        let Some((position, times)) = found else { return Ok(None) };
+        progress.note(day, position, times);
+        Ok(times)
+    }
+
+    /// The index of a day, for reading until the time is up; `None` if there is none.
+    fn open(&self, day: Day) -> Result<Option<Connection>, QueryError> {
+        let deadline = self.deadline;
+        if Instant::now() >= deadline {
+            return Err(QueryError::TooSlow);
+        }
+        let path = day::file_path(&self.archive.folder, day);
+        if !path.exists() {
+            // Not made yet, or taken away.
+            self.archive.progress.suspect(day);
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let explain = |error| self.archive.explain(day, error);
+        let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
+        connection
+            .progress_handler(STEPS, Some(move || Instant::now() >= deadline))
+            .map_err(explain)?;
+        Ok(Some(connection))
+    }
+
+    /// Up to `limit` events behind `after`, in the order of the answer.
+    fn find(&self, after: Option<Place>, limit: usize) -> Result<Vec<Found>, QueryError> {
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let wanted = limit - found.len();
+            let mut more = self.candidates(after, wanted)?;
+            let is_all = more.len() < wanted;
+            after = more.last().map(|last| last.place).or(after);
+            self.drop_superseded(&mut more)?;
+            found.append(&mut more);
+            if is_all || found.len() >= limit {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Up to `limit` events behind `after`, of which others may be later revisions, if they are on another day.
+    fn candidates(&self, after: Option<Place>, limit: usize) -> Result<Vec<Found>, QueryError> {
+        let mut found = Vec::<Found>::new();
+        for span in &self.days {
+            let rest = found.last().map_or(i64::MIN, |found| found.place.time);
+            let is_behind = match self.filter.is_ascending {
+                true => span.first_time > rest,
+                false => span.last_time < rest,
+            };
+            if found.len() >= limit && is_behind {
+                break;
+            }
+            let Some(connection) = self.open(span.day)? else { continue };
+            let more = self.find_in(&connection, span.day, after, limit);
+            found.extend(more.map_err(|error| self.archive.explain(span.day, error))?);
+            found.sort_unstable_by_key(|found| found.place);
+            if !self.filter.is_ascending {
+                found.reverse();
+            }
+            found.truncate(limit);
+        }
+        Ok(found)
+    }
+
+    /// Up to `limit` events of one day.
+    fn find_in(
+        &self,
+        connection: &Connection,
+        day: Day,
+        after: Option<Place>,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Found>> {
+        let oldest =
+            self.archive.catalog.lock().segments.keys().next().copied().unwrap_or(u64::MAX);
+        let (sql, values) = compose(self.kind, self.filter, after, oldest);
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        let mut found = Vec::new();
+        let is_latest_only = self.kind == RecordKind::Alert && !self.filter.has_all_revisions;
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let place = Place { time: row.get(0)?, number: unsigned(row.get(1)?) };
+            let revision: Option<(String, i64)> = match is_latest_only {
+                true => Some((row.get(2)?, row.get(3)?)),
+                false => None,
+            };
+            let is_superseded = match &revision {
+                Some((id, revision)) => is_superseded(connection, id, *revision, self.filter.to)?,
+                None => false,
+            };
+            if !is_superseded {
+                found.push(Found { place, day, revision });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Leaves out alerts of which another day has a later revision, which is not earlier than they are.
+    fn drop_superseded(&self, found: &mut Vec<Found>) -> Result<(), QueryError> {
+        for span in &self.days {
+            let may_have = |found: &Found| {
+                found.revision.is_some()
+                    && found.day != span.day
+                    && span.last_time >= found.place.time
+            };
+            if !found.iter().any(may_have) {
+                continue;
+            }
+            let Some(connection) = self.open(span.day)? else { continue };
+            let mut error = None;
+            found.retain(|found| {
+                let Some((id, revision)) = found.revision.as_ref().filter(|_| may_have(found))
+                else {
+                    return true;
+                };
+                // After an error, which ends the question, they do not matter.
+                error.is_some()
+                    || match is_superseded(&connection, id, *revision, self.filter.to) {
+                        Ok(is_superseded) => !is_superseded,
+                        Err(found) => {
+                            error = Some(found);
+                            true
+                        }
+                    }
+            });
+            if let Some(error) = error {
+                return Err(self.archive.explain(span.day, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The records themselves, as many as fit into an answer and its time, and how many of them are gone.
+    fn read(&self, found: &[Found]) -> Result<(Vec<String>, u64), QueryError> {
+        let places = self.locate(found)?;
+        let Archive { disk, catalog, .. } = self.archive;
+        let mut batches = Batches { disk, catalog, known: HashMap::new() };
+        let (mut items, mut unreadable, mut bytes) = (Vec::new(), 0, 0);
+        for Found { place, .. } in found {
+            if bytes >= MOST_BYTES {
+                break;
+            }
+            if Instant::now() >= self.deadline {
+                if items.is_empty() {
+                    return Err(QueryError::TooSlow);
+                }
+                break;
+            }
+            let record = match places.get(&place.number) {
+                Some((segment, offset)) => batches.record(*segment, *offset, place.number)?,
+                None => None,
+            };
+            match record {
+                Some(record) => {
+                    bytes += record.len();
+                    items.push(record);
+                }
+                None => unreadable += 1,
+            }
+        }
+        Ok((items, unreadable))
+    }
+
+    /// Segment and place of the batch of each event, by its number.
+    fn locate(&self, found: &[Found]) -> Result<HashMap<u64, (u64, u64)>, QueryError> {
+        let mut places = HashMap::new();
+        let days: BTreeSet<Day> = found.iter().map(|found| found.day).collect();
+        for day in days {
+            let Some(connection) = self.open(day)? else { continue };
+            for Found { place, .. } in found.iter().filter(|found| found.day == day) {
+                let located = locate(&connection, place.number);
+                let located = located.map_err(|error| self.archive.explain(day, error))?;
+                places.extend(located.map(|located| (place.number, located)));
+            }
+        }
+        Ok(places)
     }
 }
 
@@ -363,26 +482,17 @@ fn pattern(name: &str) -> String {
     pattern
 }
 
-/// Whether there is a later revision of an alert, before `to`, in any of the indexes.
+/// Whether an index has a later revision of an alert, before `to`.
 fn is_superseded(
-    day: Day,
-    days: &[OpenDay],
-    alert_id: String,
+    connection: &Connection,
+    alert_id: &str,
     revision: i64,
     to: Option<i64>,
 ) -> rusqlite::Result<bool> {
-    let to = to.unwrap_or(i64::MAX);
-    // The latest revision is nearly always in the same index.
-    let (own, others): (Vec<_>, Vec<_>) = days.iter().partition(|open| open.day == day);
-    for open in own.into_iter().chain(others) {
-        let mut statement = open.connection.prepare_cached(
-            "SELECT 1 FROM alerts WHERE alert_id = ? AND revision > ? AND time < ? LIMIT 1",
-        )?;
-        if statement.exists(params![alert_id, revision, to])? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM alerts WHERE alert_id = ? AND revision > ? AND time < ? LIMIT 1",
+    )?;
+    statement.exists(params![alert_id, revision, to.unwrap_or(i64::MAX)])
 }
 
 /// Segment and place of the batch that has this record.
@@ -399,8 +509,15 @@ fn locate(connection: &Connection, number: u64) -> rusqlite::Result<Option<(u64,
 struct Batches<'a> {
     disk: &'a Arc<dyn Disk>,
     catalog: &'a Catalog,
-    /// Number of the first record, and the records; by place. Bounded: [`MOST_BATCHES`].
-    known: HashMap<(u64, u64), (u64, Vec<String>)>,
+    /// By place. `None`: gone or damaged. Bounded: [`MOST_BATCHES`].
+    known: HashMap<(u64, u64), Option<Unpacked>>,
+}
+
+/// The records of a batch.
+struct Unpacked {
+    /// Number of the first one.
+    first: u64,
+    records: Vec<String>,
 }
 
 /// Batches kept while an answer is put together; one takes 4 MiB at most.
@@ -415,15 +532,17 @@ impl Batches<'_> {
             if self.known.len() >= MOST_BATCHES {
                 self.known.clear();
             }
-            let Some(batch) = self.load(segment, offset)? else { return Ok(None) };
+            let batch = self.load(segment, offset)?;
             self.known.insert((segment, offset), batch);
         }
-        let Some((first, records)) = self.known.get(&(segment, offset)) else { return Ok(None) };
+        let Some(Some(Unpacked { first, records })) = self.known.get(&(segment, offset)) else {
+            return Ok(None);
+        };
         let index = number.checked_sub(*first).and_then(|index| usize::try_from(index).ok());
         Ok(index.and_then(|index| records.get(index)).cloned())
     }
 
-    fn load(&self, segment: u64, offset: u64) -> io::Result<Option<(u64, Vec<String>)>> {
+    fn load(&self, segment: u64, offset: u64) -> io::Result<Option<Unpacked>> {
         let Some(info) = self.catalog.lock().segments.get(&segment).copied() else {
             return Ok(None);
         };
@@ -433,15 +552,12 @@ impl Batches<'_> {
             Err(error) => return Err(error),
         };
         let mut scan = Scan::new(file, offset);
-        if scan.skip_damage(info.length)?.is_some() {
-            return Ok(None);
-        }
-        let Some(batch) = scan.batch() else { return Ok(None) };
+        let Some(batch) = scan.batch_here(info.length)? else { return Ok(None) };
         let mut scratch = Vec::new();
         let records = batch.records(&mut scratch).ok();
         Ok(records.map(|records| {
-            let all = records.iter().map(|record| record.json.to_owned()).collect();
-            (batch.placed.number, all)
+            let records = records.iter().map(|record| record.json.to_owned()).collect();
+            Unpacked { first: batch.placed.number, records }
         }))
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::archive::retention::{RecordLimits, Removed, Retention};
 use crate::store::log::RecordLog;
 use crate::store::log::batch::{NewBatch, push_record};
-use crate::store::log::disk::Folder;
+use crate::store::log::disk::{Disk, DiskFile, Folder};
 use crate::store::log::marks::Marks;
 
 const SECOND: u64 = 1_000_000_000;
@@ -369,6 +369,174 @@ fn a_question_whose_time_is_up_ends() {
     let filter = Filter { port: Some(50_000), ..Filter::default() };
     let result = lab.archive().find(RecordKind::Flow, &filter, None, 9, Instant::now());
     assert!(matches!(result, Err(QueryError::TooSlow)), "{result:?}");
+}
+
+/// A disk that takes its time to open a file, and counts the bytes that are read.
+struct Slow {
+    folder: Folder,
+    wait: Duration,
+    read: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// A file of it.
+struct Counted(Box<dyn DiskFile>, Arc<std::sync::atomic::AtomicU64>);
+
+impl Disk for Slow {
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.folder.names()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.folder.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        std::thread::sleep(self.wait);
+        Ok(Box::new(Counted(self.folder.open(name)?, Arc::clone(&self.read))))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.folder.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.folder.remove(name)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.folder.sync_names()
+    }
+}
+
+impl DiskFile for Counted {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let count = self.0.read_at(buffer, offset)?;
+        self.1.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+impl Lab {
+    /// What asks, on a disk that takes its time; and the bytes that were read from it.
+    fn slow_archive(&self, wait: Duration) -> (Archive, Arc<std::sync::atomic::AtomicU64>) {
+        let read = Arc::default();
+        let folder = Folder::new(self.folder.path().join("records"));
+        let disk = Arc::new(Slow { folder, wait, read: Arc::clone(&read) });
+        (Archive { disk, ..self.archive() }, read)
+    }
+}
+
+#[test]
+fn reading_what_was_found_ends_when_the_time_is_up_and_the_next_page_goes_on() {
+    let mut lab = Lab::new();
+    for port in 1..=40 {
+        lab.store("a", NOW, &[flow(NOW + u64::from(port), "192.0.2.1", "192.0.2.2", port)]);
+    }
+    lab.index();
+    // Two seconds for all.
+    let (archive, _) = lab.slow_archive(Duration::from_millis(50));
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(500);
+        let page = archive.find(RecordKind::Flow, &Filter::default(), after, 40, deadline);
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+        let page = page.unwrap();
+        assert!((1..40).contains(&page.items.len()), "{}", page.items.len());
+        found.extend(numbers(&page.items, "/dest_port"));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, (1..=40).rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_damaged_batch_costs_its_records_and_one_read() {
+    let mut lab = Lab::new();
+    // Of bytes that cannot be packed, so that a segment is large.
+    let mut random = 7_u64;
+    let mut noise = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("{random:016x}")
+    };
+    let flows: Vec<_> = (0..100)
+        .map(|port| {
+            let (kind, json) = flow(NOW + u64::from(port), "192.0.2.1", "192.0.2.2", port);
+            let noise: String = (0..1000).map(|_| noise()).collect();
+            (kind, json.replace("\"proto\"", &format!("\"x\":\"{noise}\",\"proto\"")))
+        })
+        .collect();
+    lab.store("a", NOW, &flows);
+    lab.index();
+    let name = crate::store::log::file_name(1);
+    let path = lab.folder.path().join("records").join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = bytes.len() as u64;
+    bytes[1000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (archive, read) = lab.slow_archive(Duration::ZERO);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let page = archive.find(RecordKind::Flow, &Filter::default(), None, 100, deadline).unwrap();
+    assert_eq!((page.items.len(), page.unreadable, page.next), (0, 100, None));
+    let read = read.load(Ordering::Relaxed);
+    assert!(read <= length, "{read} bytes read of {length}");
+}
+
+#[test]
+fn a_question_has_the_index_of_one_day_open_and_finds_what_is_in_all() {
+    let mut lab = Lab::new();
+    for day in 0..30 {
+        let at = NOW + day * DAY;
+        let (id, other) = (format!("own-{day}"), format!("long-{}", day / 3));
+        let alerts =
+            [alert(at, &id, 1, "block", 1), alert(at + 1, &other, day as u32 + 1, "block", 1)];
+        lab.store("a", at, &alerts);
+    }
+    lab.index();
+    lab.index.take().unwrap().close();
+    let folder = std::fs::canonicalize(lab.index_folder()).unwrap();
+    let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (known, path) = (Arc::clone(&is_done), folder);
+    let watch = std::thread::spawn(move || {
+        let is_index = |entry: io::Result<std::fs::DirEntry>| {
+            let target = entry.ok().and_then(|entry| std::fs::read_link(entry.path()).ok());
+            target.is_some_and(|target| {
+                target.starts_with(&path) && target.extension().is_some_and(|end| end == "sqlite")
+            })
+        };
+        let mut most = 0;
+        while !known.load(Ordering::Relaxed) {
+            let open = std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|entry| is_index(entry).then_some(()));
+            most = most.max(open.count());
+        }
+        most
+    });
+    for _ in 0..3 {
+        assert_eq!(lab.pages(RecordKind::Alert, &Filter::default(), 7).len(), 40);
+    }
+    is_done.store(true, Ordering::Relaxed);
+    let most = watch.join().unwrap();
+    assert!((1..=2).contains(&most), "{most} indexes were open at a time");
 }
 
 #[test]

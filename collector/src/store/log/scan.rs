@@ -68,6 +68,15 @@ impl Scan {
         Batch::read(&self.buffer[start..start + length]).ok().map(|(batch, _)| batch)
     }
 
+    /// The batch right here, if there is one and it ends before `limit`; what is behind a damage is not looked for.
+    ///
+    /// # Errors
+    /// What the system says; the same call may be made again.
+    pub fn batch_here(&mut self, limit: u64) -> io::Result<Option<Batch<'_>>> {
+        self.checked = self.check(self.at, limit)?;
+        Ok(self.batch())
+    }
+
     /// Length of the batch at `at`, if one is there and ends before `limit`.
     fn check(&mut self, at: u64, limit: u64) -> io::Result<Option<usize>> {
         let mut wanted = HEADER_LEN;
