@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use wire::ledger::{Imbalance, Ledger};
 
@@ -154,9 +155,18 @@ impl Sensor {
     }
 }
 
-/// A page of stored events.
-#[derive(Debug, Default, Deserialize)]
+/// A page of stored events, as a collector sends it.
+#[derive(Default, Deserialize)]
 #[serde(default)]
+struct Page {
+    items: Vec<Box<RawValue>>,
+    next: Option<String>,
+    not_indexed_yet: u64,
+    unreadable: u64,
+}
+
+/// A page of stored events.
+#[derive(Debug, Default)]
 pub struct Events {
     /// The events, as they were stored.
     pub items: Vec<serde_json::Value>,
@@ -166,8 +176,9 @@ pub struct Events {
     pub not_indexed_yet: u64,
     /// Events that were found and cannot be read.
     pub unreadable: u64,
+    /// Events that came and are no JSON as this program has it, such as numbers that are too large.
+    pub odd: u64,
     /// Up to when events were deleted, if the question reaches that far back.
-    #[serde(skip)]
     pub expired: Option<String>,
 }
 
@@ -185,6 +196,10 @@ impl Events {
             remarks.push(format!(
                 "not complete: {count} cannot be read; the collector's log says why"
             ));
+        }
+        if self.odd > 0 {
+            let count = crate::text::counted(self.odd, "event");
+            remarks.push(format!("not complete: {count} cannot be shown, being odd JSON"));
         }
         if let Some(expired) = &self.expired {
             let expired = crate::text::harmless(expired, 40);
@@ -321,8 +336,14 @@ impl Client {
         let (url, mut answer) = self.ask(path, query)?;
         let expired = expired(&answer);
         let body = answer.body_mut().with_config().limit(MOST_BYTES);
-        let events: Events = body.read_json().map_err(|source| request(url, source))?;
-        Ok(Events { expired, ..events })
+        let page: Page = body.read_json().map_err(|source| request(url, source))?;
+        let Page { items, next, not_indexed_yet, unreadable } = page;
+        let came = items.len();
+        // One that is odd costs no other.
+        let read = |item: Box<RawValue>| serde_json::from_str(item.get()).ok();
+        let items: Vec<_> = items.into_iter().filter_map(read).collect();
+        let odd = (came - items.len()) as u64;
+        Ok(Events { items, next, not_indexed_yet, unreadable, odd, expired })
     }
 
     /// Asks a collector for stored frames: a pcapng file, `None` if there are none; and up to when they were deleted,

@@ -140,6 +140,30 @@ fn what_is_missing_in_an_answer_is_said() {
 }
 
 #[test]
+fn what_is_missing_in_any_page_is_said_once_for_all() {
+    let first = r#"{"items":[],"next":"c1","unreadable":2}"#.to_owned();
+    let second = r#"{"items":[],"next":"c2","unreadable":3}"#.to_owned();
+    let answers = vec![("200 OK", first), ("200 OK", second), page(&[FLOW], None)];
+    let (_, code, output, errors) = Collector::start(answers).run(&["flows", "--json"]);
+    assert_eq!((code, output.lines().count()), (Some(0), 1));
+    let expected = "not complete: 5 events cannot be read; the collector's log says why\n";
+    assert_eq!(errors, expected);
+}
+
+#[test]
+fn a_record_that_is_odd_json_costs_no_other_one() {
+    let deep = format!(r#"{{"deep":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+    let odd = [r#"{"number":1e999}"#, r#"{"text":"\ud800"}"#, &deep];
+    for arguments in [&["flows"][..], &["flows", "--json"]] {
+        let items = [odd[0], FLOW, odd[1], odd[2], FLOW];
+        let (_, code, output, errors) = Collector::start(vec![page(&items, None)]).run(arguments);
+        assert_eq!(code, Some(0), "{errors}");
+        assert_eq!(output.matches("192.0.2.2").count(), 2, "{output}");
+        assert_eq!(errors, "not complete: 3 events cannot be shown, being odd JSON\n");
+    }
+}
+
+#[test]
 fn a_refusal_says_what_the_collector_says() {
     for (status, error, detail, code) in [
         ("404 Not Found", "sensor_unknown", "no sensor \\\"web-9\\\" has ever connected", 1),

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::access::Collector;
-use crate::api::ApiError;
+use crate::api::{ApiError, Events};
 use crate::selection::Selection;
 
 /// Events asked for at once: as many as a collector gives.
@@ -178,6 +178,8 @@ fn search(
     let parameters = common.parameters(own);
     let mut stdout = io::stdout().lock();
     let (mut items, mut count) = (Vec::new(), 0);
+    // Of all pages together.
+    let (mut unreadable, mut odd) = (0, 0);
     let mut cursor = None;
     let last = loop {
         let mut query = parameters.clone();
@@ -185,7 +187,10 @@ fn search(
             .push(("limit", PAGE.min(common.limit.get().saturating_sub(count)).max(1).to_string()));
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let mut page = client.events(&path, &query)?;
-        count += page.items.len();
+        unreadable += page.unreadable;
+        odd += page.odd;
+        // One that cannot be shown came as well.
+        count = count.saturating_add(page.items.len() + usize::try_from(page.odd).unwrap_or(0));
         if common.json {
             for item in &page.items {
                 writeln!(stdout, "{item}")?;
@@ -195,7 +200,7 @@ fn search(
         }
         match page.next.take() {
             Some(next) if count < common.limit.get() => cursor = Some(next),
-            next => break (next.is_some(), page),
+            next => break (next.is_some(), Events { unreadable, odd, ..page }),
         }
     };
     let (has_more, page) = last;
