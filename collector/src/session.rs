@@ -33,7 +33,9 @@ use wire::records::{RecordBatch, RecordKind};
 use wire::units::{Sequence, UnixNanos};
 
 use crate::status::{Marks, OnConnection};
+use crate::store::MOST_OPEN as MOST_GROUPS;
 use crate::store::log::batch::push_record;
+use crate::store::segment;
 
 /// Silence after which a sensor is given up.
 pub const SILENCE: Duration = Duration::from_secs(15);
@@ -88,6 +90,15 @@ pub enum SessionError {
         /// How many there would be.
         count: usize,
     },
+    /// More link types, or interfaces whose frames are kept apart, than segments may be open.
+    #[error(
+        "{count} link types and raw IP interfaces, {MOST_GROUPS} can be stored: name fewer in the sensor's \
+         capture.interface"
+    )]
+    TooManyLinkTypes {
+        /// How many there would be.
+        count: usize,
+    },
     /// A record that is not a JSON object.
     #[error("record {sequence} is no event")]
     BadRecord {
@@ -113,6 +124,7 @@ impl SessionError {
             Self::WrongOrder { .. } => "wrong_order",
             Self::UnknownInterface { .. } => "unknown_interface",
             Self::TooManyInterfaces { .. } => "too_many_interfaces",
+            Self::TooManyLinkTypes { .. } => "too_many_link_types",
             Self::BadRecord { .. } => "bad_record",
             Self::Silent { .. } => "silent",
         }
@@ -185,7 +197,7 @@ pub struct Session {
     sensor: String,
     is_greeted: bool,
     is_over: bool,
-    /// Shared with the batches that are on their way to the store.
+    /// In the order of their numbers. Shared with the batches that are on their way to the store.
     interfaces: Arc<Vec<Interface>>,
     /// What was taken, stored or still on its way to the disk.
     taken: Marks,
@@ -362,7 +374,7 @@ impl Session {
         let mut last = None;
         for frame in &batch {
             let id = frame.interface;
-            if last != Some(id) && !is_declared(&self.interfaces, id) {
+            if last != Some(id) && segment::interface(&self.interfaces, id).is_none() {
                 return Err(SessionError::UnknownInterface { id });
             }
             last = Some(id);
@@ -459,19 +471,30 @@ impl Session {
         }
     }
 
+    /// Adds interfaces, or replaces those of the same number. What is said again costs nothing: the list may be
+    /// shared, and long.
     fn declare(&mut self, declared: Vec<Interface>) -> Result<(), SessionError> {
-        let interfaces = Arc::make_mut(&mut self.interfaces);
+        let mut has_changed = false;
         for interface in declared {
-            interfaces.retain(|known| known.id != interface.id);
-            let count = interfaces.len() + 1;
+            let place = self.interfaces.binary_search_by_key(&interface.id, |known| known.id);
+            if place.is_ok_and(|at| self.interfaces[at] == interface) {
+                continue;
+            }
+            let count = self.interfaces.len() + usize::from(place.is_err());
             let is_usable = interface.name.len() <= LONGEST_INTERFACE
                 && !interface.name.chars().any(char::is_control);
             if count > MAX_INTERFACES || !is_usable {
                 return Err(SessionError::TooManyInterfaces { count });
             }
-            interfaces.push(interface);
+            has_changed = true;
+            let interfaces = Arc::make_mut(&mut self.interfaces);
+            match place {
+                Ok(at) => interfaces[at] = interface,
+                Err(at) => interfaces.insert(at, interface),
+            }
         }
-        Ok(())
+        let count = if has_changed { segment::count_groups(&self.interfaces) } else { 0 };
+        if count > MOST_GROUPS { Err(SessionError::TooManyLinkTypes { count }) } else { Ok(()) }
     }
 
     /// Remembers a heartbeat for the answer; the echo of ours in it tells how far the clocks are
@@ -519,12 +542,6 @@ impl Session {
     fn mismatch(&self, claimed: String) -> SessionError {
         SessionError::NameMismatch { claimed, certified: self.sensor.clone() }
     }
-}
-
-/// Sensors number their interfaces from 0 on; others may do as they like.
-fn is_declared(interfaces: &[Interface], id: u32) -> bool {
-    interfaces.get(id as usize).is_some_and(|interface| interface.id == id)
-        || interfaces.iter().any(|interface| interface.id == id)
 }
 
 /// Positions between the last one known, 0 if none is known of this stream, and the next one.
@@ -912,6 +929,50 @@ mod tests {
         link.control(Control::Interfaces(Interfaces { interfaces })).unwrap();
         assert_eq!(link.session.interfaces().as_slice(), [renamed]);
         assert_eq!(link.frames(1, 2).unwrap_err().name(), "unknown_interface");
+    }
+
+    #[test]
+    fn more_link_types_or_raw_interfaces_than_segments_may_be_open_are_refused() {
+        const RAW: u16 = 101;
+        let declare = |link: &mut Link, ids: std::ops::Range<u32>, linktype: fn(u32) -> u16| {
+            let interface = |id| {
+                let name = format!("tun{id}");
+                Interface { id, name, linktype: linktype(id), snaplen: 9 }
+            };
+            let interfaces = ids.map(interface).collect();
+            link.control(Control::Interfaces(Interfaces { interfaces })).map(|_| ())
+        };
+        let most = MOST_GROUPS as u32;
+        for linktype in [|id| 200 + id as u16, |_| RAW] {
+            let mut link = Link::greeted();
+            // Ethernet, of which there may be any number, is one of them.
+            declare(&mut link, 1000..2000, |_| 1).unwrap();
+            declare(&mut link, 0..most - 1, linktype).unwrap();
+            declare(&mut link, 0..most - 1, linktype).unwrap();
+            let error = declare(&mut link, most..most + 1, linktype).unwrap_err();
+            assert_eq!(error.name(), "too_many_link_types");
+            let said = "65 link types and raw IP interfaces, 64 can be stored: name fewer in the \
+                        sensor's capture.interface";
+            assert_eq!(error.to_string(), said);
+        }
+    }
+
+    #[test]
+    fn interfaces_that_are_said_again_are_not_copied_and_may_be_replaced() {
+        let mut link = Link::greeted();
+        let interface =
+            |id: u32, linktype| Interface { id, name: format!("eth{id}"), linktype, snaplen: 9 };
+        let mut declare = |all: &[(u32, u16)]| {
+            let interfaces = all.iter().map(|(id, linktype)| interface(*id, *linktype)).collect();
+            link.control(Control::Interfaces(Interfaces { interfaces })).unwrap();
+            Arc::clone(link.session.interfaces())
+        };
+        let first = declare(&[(9, 1), (7, 1), (8, 1)]);
+        let again = declare(&[(8, 1), (9, 1)]);
+        assert!(Arc::ptr_eq(&first, &again));
+        let other = declare(&[(8, 113)]);
+        let types: Vec<_> = other.iter().map(|known| (known.id, known.linktype)).collect();
+        assert_eq!(types, [(1, 1), (7, 1), (8, 113), (9, 1)], "with that of the greeting");
     }
 
     #[test]

@@ -484,6 +484,7 @@ const REFUSED: &[&str] = &[
     "wrong_order",
     "unknown_interface",
     "too_many_interfaces",
+    "too_many_link_types",
     "bad_record",
     "silent",
     "cannot_encode",

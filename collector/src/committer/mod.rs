@@ -181,6 +181,7 @@ impl Committer {
             blocks.clear();
             // Full: there are spare buffers enough.
             let _ = self.queue.spare.try_send(blocks);
+            self.seal_due();
         }
         let mut state = sensor.state();
         state.stored.frames += count;
@@ -194,7 +195,6 @@ impl Committer {
         self.shared.marks().advance(sensor.name(), Stream::Frames, boot_epoch, sequence);
         self.has_new_marks = true;
         self.changed.insert(sensor.number(), sensor);
-        self.seal_due();
     }
 
     fn take_records(
@@ -406,8 +406,7 @@ fn split(blocks: Vec<u8>, sensor: &Sensor, interfaces: &[Interface]) -> BTreeMap
     match first.filter(|first| groups.all(|group| group == *first)) {
         Some(only) => BTreeMap::from([(only, blocks)]),
         None => pcapng::split(&blocks, |id| {
-            let declared = interfaces.iter().find(|interface| interface.id == id);
-            declared.map_or_else(
+            segment::interface(interfaces, id).map_or_else(
                 || Group::of(sensor, &segment::undeclared(id)),
                 |interface| Group::of(sensor, interface),
             )

@@ -51,10 +51,15 @@ pub struct Frames {
 }
 
 impl Body {
-    /// Bytes that this holds while it waits.
+    /// Bytes that this holds while it waits. Interfaces count with each batch: a sensor may declare others
+    /// between any two.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Frames(frames) => frames.blocks.capacity(),
+            Self::Frames(frames) => {
+                let size =
+                    |interface: &Interface| size_of::<Interface>() + interface.name.capacity();
+                frames.blocks.capacity() + frames.interfaces.iter().map(size).sum::<usize>()
+            }
             Self::Records(records) => records.records.capacity(),
         }
     }
@@ -170,3 +175,36 @@ const BEHIND: usize = 8;
 const MOST_BYTES: usize = 64 << 20;
 /// Written buffers kept for reuse.
 const MOST_SPARE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_thousands_of_interfaces_fill_the_queue() {
+        let (queue, end) = queue();
+        let shared = crate::status::Shared::new("c".into(), wire::units::UnixNanos(0), "/".into());
+        let command = |id| {
+            let interface =
+                |id| Interface { id, name: "x".repeat(255), linktype: 1, snaplen: 65_535 };
+            // Others with each batch.
+            let interfaces = Arc::new((id..id + 4096).map(interface).collect());
+            let rate = Rate { one_in: 1, snaplen: 65_535 };
+            let (sequence, blocks) = (Sequence(1), vec![0; 100]);
+            let body =
+                Body::Frames(Frames { sequence, interfaces, rate, blocks, count: 1, bytes: 60 });
+            let sensor = shared.sensor("a");
+            Command { sensor, connection: 1, boot_epoch: 1, spool_epoch: 1, body }
+        };
+        let mut sent = 0;
+        while queue.has_room() {
+            queue.send(command(sent));
+            sent += 1;
+        }
+        assert!((50..70).contains(&sent), "{sent} batches of about 1.1 MB");
+        for command in end.commands.try_iter() {
+            end.bytes.fetch_sub(command.body.size(), Ordering::Relaxed);
+        }
+        assert_eq!(end.bytes.load(Ordering::Relaxed), 0);
+    }
+}

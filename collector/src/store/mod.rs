@@ -254,8 +254,9 @@ impl Store {
 pub const FRAMES: &str = "frames";
 /// Size from which a segment of the record log is sealed.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// Open segments, each of another group. There are one or two where no sensor has a RAW interface.
-const MOST_OPEN: usize = 64;
+/// Open segments, each of another group. There are one or two where no sensor has a RAW interface. No sensor may have
+/// more groups: of those, each batch could seal segments that the one before began.
+pub const MOST_OPEN: usize = 64;
 /// Interfaces of one segment: readers keep each of them in memory.
 const MOST_INTERFACES: usize = 4096;
 

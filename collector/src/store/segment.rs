@@ -9,6 +9,7 @@
 //! Writing is in two steps, so that a failed write can be tried again: [`Segment::stage`] numbers
 //! the interfaces, [`Segment::write`] puts bytes at a known place.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -59,8 +60,24 @@ impl Group {
     }
 }
 
+/// How many groups the frames of these interfaces of one sensor would be.
+#[must_use]
+pub fn count_groups(interfaces: &[Interface]) -> usize {
+    let types = interfaces.iter().map(|interface| interface.linktype);
+    let raw = types.clone().filter(|linktype| *linktype == LINKTYPE_RAW).count();
+    let others: BTreeSet<u16> = types.filter(|linktype| *linktype != LINKTYPE_RAW).collect();
+    raw + others.len()
+}
+
+/// The interface with this number, of some that are in the order of their numbers.
+#[must_use]
+pub fn interface(interfaces: &[Interface], id: u32) -> Option<&Interface> {
+    let at = interfaces.binary_search_by_key(&id, |interface| interface.id).ok()?;
+    interfaces.get(at)
+}
+
 /// At which rate frames were exported; it changes while a sensor's collector is slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// They are those of one conversation in so many.
     pub one_in: u32,
@@ -89,6 +106,8 @@ pub struct Segment {
     started: UnixNanos,
     opened: Instant,
     interfaces: Vec<SegmentInterface>,
+    /// Where among them the latest is of a sensor's number, an interface's number and a rate: there may be thousands.
+    numbers: HashMap<(usize, u32, Rate), usize>,
     /// Header and interface blocks that go in front of the next frames.
     head: Vec<u8>,
 }
@@ -97,7 +116,6 @@ pub struct Segment {
 struct SegmentInterface {
     sensor: Arc<Sensor>,
     interface: Interface,
-    rate: Rate,
     /// Frames of it in this segment.
     delivered: u64,
     /// What the kernel had counted when the interface appeared here.
@@ -130,11 +148,13 @@ impl Segment {
     fn new(file: File, path: PathBuf, started: UnixNanos, opened: Instant) -> Self {
         let mut head = Vec::new();
         pcapng::push_section_header(&mut head);
-        Self { file, path, length: 0, started, opened, interfaces: Vec::new(), head }
+        let (interfaces, numbers) = (Vec::new(), HashMap::new());
+        Self { file, path, length: 0, started, opened, interfaces, numbers, head }
     }
 
     /// Gives the packets in `blocks` (see [`pcapng::push_frames`]), all of this segment's group,
-    /// its interface numbers, and prepares an interface block for each that is new here.
+    /// its interface numbers, and prepares an interface block for each that is new here. `interfaces`
+    /// are in the order of their numbers.
     /// Frames that were exported at another rate have an interface of their own, which says so.
     pub fn stage(
         &mut self,
@@ -166,13 +186,12 @@ impl Segment {
         interfaces: &[Interface],
         (id, rate): (u32, Rate),
     ) -> usize {
-        let interface = interfaces.iter().find(|interface| interface.id == id);
-        let known = self.interfaces.iter().position(|known| {
-            Arc::ptr_eq(&known.sensor, sensor)
-                && Some(&known.interface) == interface
-                && known.rate == rate
-        });
-        if let Some(number) = known {
+        let interface = interface(interfaces, id);
+        let key = (sensor.number(), id, rate);
+        let known = self.numbers.get(&key).copied();
+        // It may have been declared anew, as another.
+        let is_same = |number: usize| interface == Some(&self.interfaces[number].interface);
+        if let Some(number) = known.filter(|number| is_same(*number)) {
             return number;
         }
         // The session lets no frame of an undeclared interface through.
@@ -182,8 +201,10 @@ impl Segment {
         pcapng::push_interface(&mut self.head, &name, interface.linktype, &description);
         let base = sensor.kernel_statistics(&interface.name);
         let sensor = Arc::clone(sensor);
-        self.interfaces.push(SegmentInterface { sensor, interface, rate, delivered: 0, base });
-        self.interfaces.len() - 1
+        self.interfaces.push(SegmentInterface { sensor, interface, delivered: 0, base });
+        let number = self.interfaces.len() - 1;
+        self.numbers.insert(key, number);
+        number
     }
 
     /// Writes staged blocks. After an error, the same call may be made again.
