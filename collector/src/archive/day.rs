@@ -276,6 +276,17 @@ fn insert_details(connection: &Connection, number: i64, row: &Row<'_>) -> rusqli
     Ok(())
 }
 
+/// How far the record log is in the index of a day; `None` if there is none that can be read.
+pub(super) fn position(folder: &Path, day: Day) -> Option<Position> {
+    let path = file_path(folder, day);
+    if !path.exists() {
+        return None;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).ok()?;
+    times(&connection).ok()?.map(|(position, _)| position)
+}
+
 /// How far the record log is in an index, and the times of its first and last event; `None` if it is only being made.
 pub(super) fn times(connection: &Connection) -> rusqlite::Result<Option<(Position, Times)>> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;

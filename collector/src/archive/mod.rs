@@ -182,6 +182,7 @@ impl Index {
         let mut index =
             Self { folder, catalog, progress, current, reader, scratch, seen, rebuilding };
         index.remove_old_days()?;
+        index.remove_days_ahead();
         Ok(index)
     }
 
@@ -244,6 +245,24 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// Removes the indexes of days that know more than the record log has: somebody put an older copy in its
+    /// place. The numbers of what it lacks are given again, to other records.
+    fn remove_days_ahead(&mut self) {
+        for (day, work) in days(&self.catalog) {
+            let Some(position) = day::position(&self.folder, day) else { continue };
+            let place = |position: &Position| (position.segment, position.offset);
+            if place(&position) > place(&work.end) {
+                let missing = position.number.saturating_sub(work.end.number);
+                tracing::error!(
+                    day = day::name(day),
+                    missing,
+                    "the index has records that the record log does not have; making it anew"
+                );
+                self.make_anew(day);
+            }
+        }
     }
 
     /// The newest day that has records which are not indexed.

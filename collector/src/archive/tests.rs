@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use wire::header::Stream;
@@ -371,11 +371,13 @@ fn a_question_whose_time_is_up_ends() {
     assert!(matches!(result, Err(QueryError::TooSlow)), "{result:?}");
 }
 
-/// A disk that takes its time to open a file, and counts the bytes that are read.
+/// A disk that takes its time to open a file, counts the bytes that are read, and may refuse to remove anything.
 struct Slow {
     folder: Folder,
     wait: Duration,
     read: Arc<std::sync::atomic::AtomicU64>,
+    /// Nothing can be removed.
+    is_stuck: Arc<AtomicBool>,
 }
 
 /// A file of it.
@@ -400,6 +402,9 @@ impl Disk for Slow {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        if self.is_stuck.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         self.folder.remove(name)
     }
 
@@ -437,7 +442,8 @@ impl Lab {
     fn slow_archive(&self, wait: Duration) -> (Archive, Arc<std::sync::atomic::AtomicU64>) {
         let read = Arc::default();
         let folder = Folder::new(self.folder.path().join("records"));
-        let disk = Arc::new(Slow { folder, wait, read: Arc::clone(&read) });
+        let is_stuck = Arc::default();
+        let disk = Arc::new(Slow { folder, wait, read: Arc::clone(&read), is_stuck });
         (Archive { disk, ..self.archive() }, read)
     }
 }
@@ -501,6 +507,70 @@ fn a_damaged_batch_costs_its_records_and_one_read() {
 }
 
 #[test]
+fn over_an_older_copy_of_the_record_log_the_index_is_made_anew() {
+    let mut lab = Lab::new();
+    let store = |lab: &mut Lab, ports: std::ops::RangeInclusive<u16>| {
+        for port in ports {
+            lab.store("a", NOW, &[flow(NOW + u64::from(port), "192.0.2.1", "192.0.2.2", port)]);
+        }
+    };
+    store(&mut lab, 1..=20);
+    let records = lab.folder.path().join("records");
+    let list = || std::fs::read_dir(&records).unwrap().map(|entry| entry.unwrap().path());
+    let copy: Vec<_> = list().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    store(&mut lab, 21..=90);
+    lab.index();
+    lab.index.take().unwrap().close();
+    list().for_each(|path| std::fs::remove_file(path).unwrap());
+    copy.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    let disk = Arc::new(Folder::new(records.clone()));
+    (lab.log, _) = RecordLog::open(disk, Arc::default(), 4000).unwrap();
+    lab.open_index();
+    // Before the index looks: more than it knew, with the same numbers.
+    store(&mut lab, 101..=200);
+    lab.index();
+    let found = numbers(&lab.pages(RecordKind::Flow, &Filter::default(), 50), "/dest_port");
+    assert_eq!(found, (101..=200).rev().chain((1..=20).rev()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_that_cannot_be_deleted_stays_and_is_tried_again() {
+    let mut lab = Lab::new();
+    lab.store("a", NOW, &[flow(NOW, "192.0.2.1", "192.0.2.2", 1)]);
+    lab.store("a", NOW + DAY, &[flow(NOW + DAY, "192.0.2.1", "192.0.2.2", 2)]);
+    lab.index();
+    lab.log.write_checkpoint(&Marks::default()).unwrap();
+    let (archive, _) = lab.slow_archive(Duration::ZERO);
+    let (removed, is_stuck) = (Removed::default(), Arc::new(AtomicBool::new(true)));
+    let folder = Folder::new(lab.folder.path().join("records"));
+    let disk = Slow { folder, wait: Duration::ZERO, read: Arc::default(), is_stuck };
+    let is_stuck = Arc::clone(&disk.is_stuck);
+    let (limits, progress) = (RecordLimits { bytes: 1, age: Duration::ZERO }, archive.progress);
+    let retention = Retention::new(limits, Arc::new(disk), Arc::clone(&archive.catalog), progress);
+    let now = UnixNanos(NOW + DAY);
+    for _ in 0..2 {
+        let error = retention.turn(now, 3, &removed).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(archive.catalog.lock().segments.len(), 2);
+        // What is there is found, and counts.
+        lab.index.as_mut().unwrap().remove_old_days().unwrap();
+        assert_eq!(lab.pages(RecordKind::Flow, &Filter::default(), 9).len(), 2);
+    }
+    assert_eq!(removed.segments.load(Ordering::Relaxed), 0);
+    is_stuck.store(false, Ordering::Relaxed);
+    assert!(retention.turn(now, 3, &removed).unwrap());
+    assert_eq!(archive.catalog.lock().segments.len(), 1);
+    assert_eq!(removed.records.load(Ordering::Relaxed), 1);
+    // One that somebody else deleted is gone as well.
+    lab.store("a", NOW + 2 * DAY, &[flow(NOW, "192.0.2.1", "192.0.2.2", 3)]);
+    lab.log.write_checkpoint(&Marks::default()).unwrap();
+    let oldest = crate::store::log::file_name(2);
+    std::fs::remove_file(lab.folder.path().join("records").join(oldest)).unwrap();
+    assert!(retention.turn(now, 4, &removed).unwrap());
+    assert_eq!(removed.segments.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn a_question_has_the_index_of_one_day_open_and_finds_what_is_in_all() {
     let mut lab = Lab::new();
     for day in 0..30 {
@@ -513,7 +583,7 @@ fn a_question_has_the_index_of_one_day_open_and_finds_what_is_in_all() {
     lab.index();
     lab.index.take().unwrap().close();
     let folder = std::fs::canonicalize(lab.index_folder()).unwrap();
-    let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_done = Arc::new(AtomicBool::new(false));
     let (known, path) = (Arc::clone(&is_done), folder);
     let watch = std::thread::spawn(move || {
         let is_index = |entry: io::Result<std::fs::DirEntry>| {

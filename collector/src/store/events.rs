@@ -6,6 +6,9 @@
 //! beyond that length is compared with what should be there. The follower goes on behind it, in the
 //! middle of a line if need be.
 //!
+//! A record log that ends in front of the cursor is an older copy that somebody put in its place: the event log goes on
+//! at its end, with an error in the log. Numbers behind it are given again, to other records.
+//!
 //! It may be rotated: when the file was renamed or removed, a new one is made before the next lines are
 //! written, and on request. A file that was truncated is written on where it ends then; the place that
 //! belongs to that is only known with the next cursor, so that after a kill within a second of the
@@ -91,11 +94,23 @@ impl EventLog {
         let cursor = read_cursor(path)?;
         let (file, is_new) = open_file(path)?;
         let metadata = file.metadata()?;
+        let stored = end_of(&catalog);
+        let is_ahead = cursor.as_ref().is_some_and(|cursor| cursor.position.number > stored.number);
         let position = match &cursor {
+            Some(cursor) if is_ahead => {
+                let missing = cursor.position.number - stored.number;
+                tracing::error!(
+                    path = %path.display(),
+                    missing,
+                    "the record log is older than the event log, whose last records it does not have: somebody put a \
+                     copy in its place; what is in the copy is not written again, what is stored from now on is"
+                );
+                stored
+            }
             Some(cursor) => cursor.position,
             // To be written anew, as a whole.
             None if metadata.len() == 0 => Position { number: 1, ..Position::default() },
-            None => end_of(&catalog),
+            None => stored,
         };
         let mut log = Self {
             path: path.to_owned(),
@@ -111,6 +126,7 @@ impl EventLog {
         };
         let cut = match &cursor {
             None => log.cut_torn_line()?,
+            Some(_) if is_ahead => log.cut_torn_line()?,
             Some(cursor) if (cursor.device, cursor.file) != log.identity => {
                 log.complete_moved(cursor)?;
                 0
@@ -614,6 +630,56 @@ mod tests {
         lab.store(1, 2);
         run(&mut events);
         assert_eq!(lab.content(), lab.expected(1));
+    }
+
+    #[test]
+    fn over_an_older_copy_of_the_record_log_it_goes_on_at_its_end_and_writes_nothing_twice() {
+        let mut lab = Lab::new();
+        lab.store(4, 3);
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        events.save().unwrap();
+        let copy: Vec<_> = lab
+            .log
+            .source()
+            .0
+            .names()
+            .unwrap()
+            .into_iter()
+            .filter(|name| name.ends_with(".log"))
+            .map(|name| {
+                (lab.folder.path().join(&name), std::fs::read(lab.folder.path().join(name)))
+            })
+            .collect();
+        lab.store(20, 3);
+        run(&mut events);
+        events.save().unwrap();
+        drop(events);
+        let written = lab.content();
+        for entry in std::fs::read_dir(lab.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        copy.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes.unwrap()).unwrap());
+        let disk = Arc::new(Folder::new(lab.folder.path().to_owned()));
+        (lab.log, _) = RecordLog::open(disk, Arc::default(), 300).unwrap();
+        let (mut events, cut) = lab.open();
+        assert_eq!((cut, events.next_number()), (0, 13));
+        run(&mut events);
+        assert_eq!(lab.content(), written);
+        // Numbers that were given before, to others.
+        lab.stored = 1000;
+        lab.store(2, 3);
+        run(&mut events);
+        assert_eq!(lab.content(), written + &lab.expected(1001));
+        // From here on all is as ever.
+        drop(events);
+        let expected = lab.content();
+        let (mut events, _) = lab.open();
+        run(&mut events);
+        assert_eq!(lab.content(), expected);
     }
 
     #[test]
