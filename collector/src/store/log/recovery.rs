@@ -40,6 +40,9 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Bytes that the checkpoint speaks of and that are gone.
     pub missing_bytes: u64,
+    /// A damage that nobody counted before lies in front of the next batch, of this segment or a later one: its number
+    /// tells how many records were in it.
+    pub(super) is_behind_damage: bool,
 }
 
 /// What a walk over a segment comes to.
@@ -126,15 +129,14 @@ impl Recovery {
         range: std::ops::Range<u64>,
         catalog: &Catalog,
     ) -> io::Result<()> {
-        let mut is_behind_damage = false;
         walk(disk, segment, range, |step| match step {
             Step::Damage(damage) => {
-                is_behind_damage |= catalog.note_damage(segment, damage.at, damage.bytes);
+                self.is_behind_damage |= catalog.note_damage(segment, damage.at, damage.bytes);
             }
             Step::Batch(batch) => {
                 let Batch { sensor, stream, epoch, last, .. } = *batch;
                 self.marks.advance(sensor, stream, epoch, last);
-                if std::mem::take(&mut is_behind_damage) {
+                if std::mem::take(&mut self.is_behind_damage) {
                     catalog.note_lost(batch.placed.number.saturating_sub(self.next_number));
                 }
                 self.next_number = self.next_number.max(batch.next_number());

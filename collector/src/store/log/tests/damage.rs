@@ -108,6 +108,41 @@ fn any_bit_flipped_in_what_was_synced_costs_its_batch_and_no_other() {
 }
 
 #[test]
+fn records_in_a_damage_at_the_end_of_a_segment_are_counted_by_the_number_that_follows() {
+    for damaged in [1, 2] {
+        let disk = Memory::default();
+        let (mut log, _) = open(&disk);
+        for (segment, first) in [(1, 1), (2, 7), (3, 13)] {
+            for (first, count) in [(first, 2), (first + 2, 4)] {
+                stage(&mut log, "a", 7, first, count, UnixNanos(segment));
+                commit(&mut log);
+            }
+            log.seal();
+        }
+        drop(log);
+        // The last batch of the first segment; or all of the second one, of which nothing is left.
+        let name = crate::store::log::file_name(if damaged == 1 { 1 } else { 7 });
+        let mut content = disk.content(&name);
+        let length = content.len();
+        match damaged {
+            1 => content[length - 1] ^= 1,
+            _ => content.fill(0x55),
+        }
+        disk.set_content(&name, content);
+        let (log, recovery) = open(&disk);
+        assert_eq!((recovery.torn_bytes, recovery.next_number), (0, 19));
+        let lost = if damaged == 1 { 4 } else { 6 };
+        let (_, catalog) = log.source();
+        let count = || catalog.damaged_records.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(count(), lost);
+        // A reader that comes there does not count them again.
+        let (stored, missed) = read(&log);
+        assert_eq!((stored[&("a".into(), 7)].len() as u64, missed), (18 - lost, lost));
+        assert_eq!(count(), lost);
+    }
+}
+
+#[test]
 fn a_log_cut_short_behind_its_checkpoint_is_said_to_be_and_stores_nothing_twice() {
     let (disk, name, ends) = two_commits();
     let (log, recovery) = open(&disk);
