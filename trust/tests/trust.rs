@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rcgen::{
@@ -498,6 +499,41 @@ fn a_broken_file_keeps_the_identity_before_and_is_said_once() {
     assert!(matches!(keeper.look(later + Duration::from_secs(61)), Look::Changed));
     assert_eq!(keeper.status().problems(now()), Vec::<String>::new());
     assert_eq!(keeper.status().read().reloads, 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_for_a_while_is_read_later_without_being_changed() {
+    const NAME: &str = "a_file_that_cannot_be_read_for_a_while_is_read_later_without_being_changed";
+    const MARK: &str = "RINGWATCH_TEST_FEW_FILES";
+    if std::env::var_os(MARK).is_none() {
+        // In a process of its own, which has few files to open and no other test that needs one.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", NAME]).env(MARK, "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let site = Site::new();
+    let mut keeper = site.sensor();
+    let start = Instant::now();
+    site.authority.issue(site.folder.path(), "web", &Request::sensor());
+    let mut files = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        files.push(file);
+    }
+    assert!(matches!(keeper.look(start), Look::Same), "it may be on its way");
+    let later = |seconds| start + Duration::from_secs(seconds);
+    match keeper.look(later(3)) {
+        Look::Refused(FileError::Unreadable { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(keeper.look(later(4)), Look::Same), "said before");
+    assert_eq!(keeper.status().read().refusals, 1);
+    drop(files);
+    assert!(matches!(keeper.look(later(5)), Look::Changed));
+    assert_eq!(keeper.status().problems(now()), Vec::<String>::new());
 }
 
 #[test]
