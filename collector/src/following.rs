@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::archive::retention::Retention;
 use crate::archive::{Index, MOST_ROWS};
+use crate::beats::Worker;
 use crate::committer::wall_clock;
 use crate::status::{Following, Shared, add};
 use crate::store::events::{EventLog, Turn};
@@ -17,6 +18,9 @@ pub fn write_events(mut events: EventLog, shared: &Shared) {
     let mut failure = Failure::new("the event log cannot be written; trying again");
     following.next_number.store(events.next_number(), Ordering::Relaxed);
     loop {
+        let now = shared.beats.now();
+        shared.beats.beat(Worker::Events);
+        following.note_backlog(shared.record_log.behind(events.next_number()), now);
         if shared.is_reopen_asked.swap(false, Ordering::Relaxed)
             && let Err(error) = events.reopen_if_moved()
         {
@@ -49,18 +53,24 @@ pub fn index_events(mut index: Index, retention: &Retention, shared: &Shared) {
     let following = &shared.index;
     let mut failure = Failure::new("the index cannot be written; trying again");
     let mut not_removed = Failure::new("old records cannot be removed; trying again");
+    let mut days_stay = Failure::new("the index of old records cannot be removed; trying again");
     let mut looked_at = Instant::now();
     while !shared.record_log.lock().is_closed {
+        shared.beats.beat(Worker::Index);
         if looked_at.elapsed() >= LIMITS {
             looked_at = Instant::now();
             let written = shared.events.next_number.load(Ordering::Relaxed);
             match retention.turn(wall_clock(), written, &shared.removed) {
-                Ok(_) => not_removed.is_over(following),
-                Err(error) => not_removed.note(following, &error),
+                Ok(_) => not_removed.is_over(&shared.removal),
+                Err(error) => not_removed.note(&shared.removal, &error),
             }
             if let Err(error) = index.remove_old_days() {
-                not_removed.note(following, &error);
+                days_stay.note(&shared.removal, &error);
+            } else {
+                days_stay.is_over(&shared.removal);
             }
+            let behind = shared.index_progress.behind(&shared.record_log);
+            following.note_backlog(behind, shared.beats.now());
         }
         match index.turn() {
             Ok(indexed) => {

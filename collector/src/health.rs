@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use trust::words::utc;
 
-use crate::status::{SensorState, Shared};
+use crate::status::{SensorState, Shared, read};
 
 /// What is wrong, in words; empty when all is well. `now` is in seconds since 1970.
 #[must_use]
@@ -22,6 +22,21 @@ pub fn problems(shared: &Shared, now: i64) -> Vec<String> {
     if shared.index.is_failing.load(Ordering::Relaxed) {
         problems.push("the index of events cannot be written; searches lack the newest".to_owned());
     }
+    if shared.is_deletion_failing.load(Ordering::Relaxed) {
+        problems.push("segments of frames that are due cannot be deleted".to_owned());
+    }
+    if shared.removal.is_failing.load(Ordering::Relaxed) {
+        problems.push("records that are due cannot be deleted".to_owned());
+    }
+    let unsealed = read(&shared.counters.segments_unsealed);
+    if unsealed > 0 {
+        problems.push(format!(
+            "{unsealed} segments of frames could not be sealed: a restart tries again"
+        ));
+    }
+    let up = shared.beats.now();
+    problems.extend(shared.beats.problems(up));
+    problems.extend(backlogs(shared, up));
     for sensor in shared.sensors() {
         problems.extend(of_sensor(sensor.name(), &sensor.state(), now));
     }
@@ -46,6 +61,24 @@ pub fn problems(shared: &Shared, now: i64) -> Vec<String> {
     problems
 }
 
+/// What is made from the record log and has been far behind it for long.
+fn backlogs(shared: &Shared, up: u64) -> impl Iterator<Item = String> {
+    let events = shared.record_log.behind(read(&shared.events.next_number));
+    let index = shared.index_progress.behind(&shared.record_log);
+    let both = [
+        (&shared.events, events, "the event log", "disk or processor are too slow"),
+        (&shared.index, index, "the index of events", "searches lack them"),
+    ];
+    both.into_iter().filter_map(move |(following, records, what, why)| {
+        let since = following.behind_for(up);
+        let minutes = since / 60;
+        (since >= BEHIND)
+            .then(|| format!("{what} is {records} records behind, for {minutes} minutes: {why}"))
+    })
+}
+
+/// What is far behind for so long does not catch up by itself. Unit: seconds.
+const BEHIND: u64 = 5 * 60;
 /// A sensor that is away for so long, without having said goodbye, is a problem. Unit: seconds.
 const AWAY: u64 = 5 * 60;
 /// One that is away for so long is taken for one that is no more. Unit: seconds.
@@ -72,6 +105,12 @@ fn of_sensor(name: &str, state: &SensorState, now: i64) -> Vec<String> {
             "sensor {name} is connected and has sent no event for {} minutes",
             ago(heard) / 60
         ));
+    }
+    let held = state.frames_held_since.filter(|_| state.connection.is_some());
+    if let Some(held) = held.map(|since| ago(since.seconds())).filter(|held| *held >= SILENT) {
+        let minutes = held / 60;
+        problems
+            .push(format!("sensor {name} has frames to send, and none came for {minutes} minutes"));
     }
     if let Some(offset) = state.clock_offset.filter(|offset| offset.unsigned_abs() >= SKEW) {
         let which = if offset > 0 { "ahead" } else { "behind" };
@@ -121,6 +160,74 @@ mod tests {
         let mut heard = connected(SILENT * 2);
         heard.stored.last_record = Some(at(SILENT - 1));
         assert_eq!(of_sensor("a", &heard, NOW), [""; 0]);
+    }
+
+    #[test]
+    fn frames_that_a_sensor_has_and_that_do_not_come_are_a_problem() {
+        use wire::ledger::{DeliveryLedger, Ledger};
+        let ledger = |in_flight| {
+            let frames = DeliveryLedger { in_flight, ..DeliveryLedger::default() };
+            Ledger { frames, ..Ledger::default() }
+        };
+        let mut state = connected(SILENT * 3);
+        state.stored.last_record = Some(at(0));
+        state.take_ledger(ledger(7), at(SILENT));
+        assert_eq!(of_sensor("a", &state, NOW - 1), [""; 0]);
+        state.take_ledger(ledger(9), at(SILENT / 2));
+        let said = "sensor a has frames to send, and none came for 5 minutes";
+        assert_eq!(of_sensor("a", &state, NOW), [said]);
+        let mut some_came = state.clone();
+        some_came.stored.frames += 1;
+        some_came.take_ledger(ledger(9), at(1));
+        assert_eq!(of_sensor("a", &some_came, NOW), [""; 0]);
+        // A quiet link is none.
+        state.take_ledger(ledger(0), at(1));
+        assert_eq!(of_sensor("a", &state, NOW), [""; 0]);
+    }
+
+    #[test]
+    fn a_collector_that_cannot_do_its_work_says_each_part_that_it_cannot_do() {
+        let shared = Shared::new("c".into(), UnixNanos(0), "/".into());
+        assert_eq!(problems(&shared, NOW), [""; 0]);
+        for (flag, said) in [
+            (&shared.is_store_failing, "the store fails"),
+            (&shared.is_disk_short, "the disk of the store is nearly full"),
+            (&shared.events.is_failing, "the event log cannot be written"),
+            (
+                &shared.index.is_failing,
+                "the index of events cannot be written; searches lack the newest",
+            ),
+            (&shared.is_deletion_failing, "segments of frames that are due cannot be deleted"),
+            (&shared.removal.is_failing, "records that are due cannot be deleted"),
+        ] {
+            flag.store(true, Ordering::Relaxed);
+            assert_eq!(problems(&shared, NOW), [said]);
+            flag.store(false, Ordering::Relaxed);
+        }
+        shared.counters.segments_unsealed.store(2, Ordering::Relaxed);
+        let said = "2 segments of frames could not be sealed: a restart tries again";
+        assert_eq!(problems(&shared, NOW), [said]);
+    }
+
+    #[test]
+    fn what_does_not_catch_up_with_the_records_is_a_problem_after_a_while() {
+        let shared = Shared::new("c".into(), UnixNanos(0), "/".into());
+        shared.record_log.lock().next_number = 200_001;
+        shared.events.next_number.store(1, Ordering::Relaxed);
+        let at = |up| backlogs(&shared, up).collect::<Vec<_>>();
+        shared.events.note_backlog(99_999, 10);
+        assert_eq!(at(1000), [""; 0]);
+        shared.events.note_backlog(200_000, 20);
+        shared.events.note_backlog(300_000, 25);
+        assert_eq!(at(319), [""; 0]);
+        let said = "the event log is 200000 records behind, for 5 minutes: disk or processor are \
+                    too slow";
+        assert_eq!(at(320), [said]);
+        shared.index.note_backlog(200_000, 20);
+        assert_eq!(at(320).len(), 2);
+        shared.events.note_backlog(5, 330);
+        shared.index.note_backlog(5, 330);
+        assert_eq!(at(1000), [""; 0]);
     }
 
     #[test]

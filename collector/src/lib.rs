@@ -17,6 +17,7 @@
 //!   frames      questions for stored frames
 //!   archive     index of stored records, questions for them, how long they are kept
 //!   status      counters and what is known about sensors
+//!   beats       whether threads still work
 //!   health      what an operator has to do something about
 //!   limit       one log line per peer and minute
 //!   api         HTTP, and who may see what
@@ -28,6 +29,7 @@
 pub mod api;
 pub mod archive;
 pub mod audit;
+pub mod beats;
 pub mod committer;
 pub mod config;
 pub mod following;

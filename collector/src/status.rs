@@ -15,6 +15,7 @@ use wire::units::{Sequence, UnixNanos};
 
 use crate::archive::Progress;
 use crate::archive::retention::Removed;
+use crate::beats::Beats;
 use crate::store::catalog::Catalog;
 use crate::store::log::catalog::Catalog as RecordCatalog;
 use crate::store::log::marks::Marks as AllMarks;
@@ -45,6 +46,10 @@ pub struct Shared {
     pub is_store_failing: AtomicBool,
     /// Too little of the disk is free, and there is no segment left to delete.
     pub is_disk_short: AtomicBool,
+    /// Segments that are due cannot be deleted.
+    pub is_deletion_failing: AtomicBool,
+    /// Which threads work.
+    pub beats: Beats,
     /// Somebody asked for the event log to be opened anew; the thread that writes it takes it back.
     pub is_reopen_asked: AtomicBool,
     /// Segments that were deleted, by what ended their life.
@@ -63,6 +68,8 @@ pub struct Shared {
     pub index_unreadable: AtomicU64,
     /// Records that were removed.
     pub removed: Removed,
+    /// How removing them is doing.
+    pub removal: Following,
     /// Why connections were closed or refused, by reason.
     pub refused: Reasons,
     /// Why TLS handshakes failed, by reason; all of them count once in `refused` as well.
@@ -127,7 +134,32 @@ pub struct Following {
     pub lost: AtomicU64,
     /// It takes nothing at the moment.
     pub is_failing: AtomicBool,
+    /// Since when many records are not in it, by [`Beats::now`]; 0 if they are few.
+    pub behind_since: AtomicU64,
 }
+
+impl Following {
+    /// Takes note of how many records are not in it.
+    pub fn note_backlog(&self, records: u64, now: u64) {
+        if records < MANY {
+            self.behind_since.store(0, Ordering::Relaxed);
+        } else if self.behind_since.load(Ordering::Relaxed) == 0 {
+            self.behind_since.store(now.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// For how long it is far behind at this time. Unit: seconds.
+    #[must_use]
+    pub fn behind_for(&self, now: u64) -> u64 {
+        match read(&self.behind_since) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        }
+    }
+}
+
+/// Records that may wait: those of some seconds under full load.
+const MANY: u64 = 100_000;
 
 /// Counts by reason. Reasons are words of a fixed set.
 #[derive(Debug, Default)]
@@ -202,6 +234,10 @@ pub struct SensorState {
     pub clock_offset: Option<i64>,
     /// Its last ledger.
     pub ledger: Option<Ledger>,
+    /// Frames stored when the ledger came.
+    pub frames_at_ledger: u64,
+    /// Since when each ledger says that frames are on their way, and none is stored.
+    pub frames_held_since: Option<UnixNanos>,
 }
 
 /// A live connection.
@@ -306,6 +342,8 @@ impl Shared {
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             is_disk_short: AtomicBool::new(false),
+            is_deletion_failing: AtomicBool::new(false),
+            beats: Beats::default(),
             is_reopen_asked: AtomicBool::new(false),
             expired: Reasons::new(EXPIRED),
             record_log: Arc::default(),
@@ -315,6 +353,7 @@ impl Shared {
             index_progress: Arc::default(),
             index_unreadable: AtomicU64::new(0),
             removed: Removed::default(),
+            removal: Following::default(),
             refused: Reasons::new(REFUSED),
             handshakes: Reasons::new(HANDSHAKES),
             api: Callers {
@@ -394,6 +433,17 @@ impl Sensor {
 }
 
 impl SensorState {
+    /// Takes note of its ledger.
+    pub fn take_ledger(&mut self, ledger: Ledger, now: UnixNanos) {
+        let has_new = self.stored.frames > self.frames_at_ledger;
+        self.frames_at_ledger = self.stored.frames;
+        self.frames_held_since = match ledger.frames.in_flight > 0 && !has_new {
+            true => self.frames_held_since.or(Some(now)),
+            false => None,
+        };
+        self.ledger = Some(ledger);
+    }
+
     /// Takes note of the sensor's hello. A new run begins the sequence of frames anew, a new spool those
     /// of records; of a run or spool that was here before, `marks` tell where it was.
     pub fn greet(&mut self, hello: &SensorHello, marks: &AllMarks) {
@@ -402,6 +452,7 @@ impl SensorState {
             self.boot_epoch = hello.boot_epoch;
             self.marks.frames = last(Stream::Frames, self.boot_epoch);
             self.ledger = None;
+            self.frames_held_since = None;
         }
         if self.spool_epoch != hello.record_epoch() {
             self.spool_epoch = hello.record_epoch();

@@ -150,7 +150,7 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
 
 /// The record log, and what is made from it.
 fn register_records(registry: &mut Registry, shared: &Shared) {
-    let plain: [(&str, &str, &AtomicU64); 9] = [
+    let plain: [(&str, &str, &AtomicU64); 10] = [
         (
             "damaged_bytes",
             "Bytes of the record log that cannot be read",
@@ -169,6 +169,7 @@ fn register_records(registry: &mut Registry, shared: &Shared) {
             "Records that are in the index by their time only",
             &shared.index_unreadable,
         ),
+        ("removal_errors", "Failed deletions of records", &shared.removal.errors),
         ("removed_record_segments", "Segments of records removed", &shared.removed.segments),
         ("removed_records", "Records removed for age or want of room", &shared.removed.records),
         (

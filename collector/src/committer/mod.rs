@@ -29,6 +29,7 @@ use wire::header::Stream;
 use wire::message::Interface;
 use wire::units::{Sequence, UnixNanos};
 
+use crate::beats::Worker;
 use crate::session::{NewRecords, Now};
 use crate::status::{Marks, OnConnection, Sensor, Shared, add};
 use crate::store::catalog::Sealed;
@@ -119,6 +120,7 @@ impl Committer {
     pub fn run(mut self) -> io::Result<u64> {
         let commands = self.queue.commands.clone();
         loop {
+            self.shared.beats.beat(Worker::Committer);
             match commands.recv_deadline(self.next_deadline()) {
                 Ok(command) => {
                     self.take(command);
@@ -371,6 +373,7 @@ impl Committer {
                 return true;
             };
             self.note_failure(&error);
+            self.shared.beats.beat(Worker::Committer);
             if self.has_given_up() {
                 return false;
             }
@@ -437,6 +440,7 @@ impl Uncommitted {
 pub fn keep_segments(segments: &Receiver<Segment>, limits: &Limits, shared: &Shared) {
     let folder = shared.store_path.join(store::FRAMES);
     loop {
+        shared.beats.beat(Worker::Sealer);
         match segments.recv_timeout(RETENTION) {
             Ok(segment) => seal(segment, shared),
             Err(RecvTimeoutError::Timeout) => {}

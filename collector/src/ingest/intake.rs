@@ -136,7 +136,7 @@ impl Conversation {
                     return Ok(Progress::Over);
                 }
                 other => {
-                    note(&self.sensor, other);
+                    note(&self.sensor, other, now.wall);
                     taken.announced = self.session.announced();
                     continue;
                 }
@@ -248,11 +248,11 @@ fn lay_out(batch: &FrameBatch<'_>, interfaces: &Arc<Vec<Interface>>, queue: &Que
 }
 
 /// Takes note of what is not stored.
-fn note(sensor: &Sensor, intake: Intake<'_>) {
+fn note(sensor: &Sensor, intake: Intake<'_>, wall: UnixNanos) {
     let mut state = sensor.state();
     match intake {
         Intake::Duplicate { count } => state.duplicates += count,
-        Intake::Ledger(ledger) => state.ledger = Some(ledger),
+        Intake::Ledger(ledger) => state.take_ledger(ledger, wall),
         Intake::ClockOffset(offset) => state.clock_offset = Some(offset),
         Intake::Gap { frames, records, missing } => {
             state.missing = state.missing.saturating_add(missing);

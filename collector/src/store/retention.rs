@@ -86,10 +86,15 @@ pub fn apply(limits: &Limits, catalog: &Catalog, folder: &Path, shared: &Shared,
             Ok(false) => tracing::info!(%segment, "segment was moved or deleted by somebody else"),
             Err(error) => {
                 add(&shared.counters.store_errors, 1);
-                tracing::error!(%segment, %error, "cannot delete a segment; trying again");
+                if !shared.is_deletion_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%segment, %error, "cannot delete a segment; trying again");
+                }
                 return;
             }
         }
+    }
+    if shared.is_deletion_failing.swap(false, Ordering::Relaxed) {
+        tracing::info!("segments can be deleted again");
     }
     let is_short = free_percent(folder).is_some_and(|free| free < f64::from(limits.free_percent));
     if is_short && !shared.is_disk_short.swap(is_short, Ordering::Relaxed) {
