@@ -17,7 +17,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use axum::Json;
@@ -28,9 +30,8 @@ use axum::response::{IntoResponse, Response};
 use packet::Address;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{self, Sender};
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio_stream::{Stream, StreamExt};
 use wire::text::error_chain;
 use wire::units::UnixNanos;
 
@@ -61,12 +62,54 @@ pub(super) fn refuse(status: StatusCode, error: &'static str, detail: String) ->
     (status, Json(Refusal { error, detail })).into_response()
 }
 
+/// What the thread that answers gives.
+enum Piece {
+    /// Some of the file.
+    Bytes(Bytes),
+    /// That was not all that was asked for, and why.
+    Incomplete(String),
+    /// That was all.
+    End,
+}
+
+/// The file behind its first piece. Without [`Piece::End`] it was given up: it then ends with an error, so that nobody
+/// takes it for all.
+struct Rest {
+    pieces: Receiver<Piece>,
+    is_over: bool,
+}
+
+impl Stream for Rest {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let why = match ready!(self.pieces.poll_recv(context)) {
+            Some(Piece::Bytes(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+            Some(Piece::End) => None,
+            Some(Piece::Incomplete(why)) => Some(why),
+            None => Some("given up, as nobody took it".to_owned()),
+        };
+        self.is_over = true;
+        Poll::Ready(why.map(|why| Err(io::Error::other(why))))
+    }
+}
+
 /// Answers a question for frames.
 pub(super) async fn frames(
     State(context): State<Arc<Context>>,
     Query(parameters): Query<BTreeMap<String, String>>,
 ) -> Response {
-    // A filter may ask for the address of a name, which can take long.
+    // Before the question is read: a filter may ask for the address of a name, which can take long.
+    let Ok(permit) = Arc::clone(&context.answering).try_acquire_owned() else {
+        let detail = format!("{MOST_AT_ONCE} questions for frames are being answered; try again");
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", detail);
+    };
     let parsed = tokio::task::spawn_blocking(move || parse(&parameters)).await;
     let question = match parsed.unwrap_or_else(|_| Err("the question cannot be read".to_owned())) {
         Ok(question) => question,
@@ -79,10 +122,6 @@ pub(super) async fn frames(
         let detail = format!("no sensor {sensor:?} has ever connected to this collector");
         return refuse(StatusCode::NOT_FOUND, "sensor_unknown", detail);
     }
-    let Ok(permit) = Arc::clone(&context.answering).try_acquire_owned() else {
-        let detail = format!("{MOST_AT_ONCE} questions for frames are being answered; try again");
-        return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", detail);
-    };
     add(&shared.counters.frame_questions, 1);
     let (from, to) = (question.from, question.to);
     let (sender, mut pieces) = mpsc::channel(PIECES);
@@ -91,10 +130,14 @@ pub(super) async fn frames(
             &question,
             &shared.catalog,
             || !sender.is_closed(),
-            |piece| send(&sender, Ok(piece.into())),
+            |piece| send(&sender, Piece::Bytes(piece.into())),
         );
         match told {
-            Ok(told) => add(&shared.counters.frames_answered, told.frames),
+            Ok(told) => {
+                add(&shared.counters.frames_answered, told.frames);
+                // Who is gone does not hear it, and who is too slow gets less than all.
+                let _ = send(&sender, Piece::End);
+            }
             Err(AnswerError::ReaderGone) => {}
             Err(error @ AnswerError::Incomplete { .. }) => {
                 cut_off(&sender, &error, &shared);
@@ -106,19 +149,23 @@ pub(super) async fn frames(
     // After the search: what was deleted meanwhile is none of what there never was.
     let expired = context.shared.catalog.expired();
     let mut response = match first {
-        Some(Ok(first)) => {
-            let rest = ReceiverStream::new(pieces);
+        Some(Piece::Bytes(first)) => {
+            let rest = Rest { pieces, is_over: false };
             let body = Body::from_stream(tokio_stream::once(Ok(first)).chain(rest));
             ([(header::CONTENT_TYPE, "application/x-pcapng")], body).into_response()
         }
-        Some(Err(error)) => {
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
+        Some(Piece::Incomplete(why)) => {
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", why)
         }
-        None if to < expired => {
+        None => {
+            let detail = "the answer was given up; the log says why".to_owned();
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
+        }
+        Some(Piece::End) if to < expired => {
             let detail = format!("frames that came before {} were deleted", text(expired));
             refuse(StatusCode::GONE, "expired", detail)
         }
-        None => StatusCode::NO_CONTENT.into_response(),
+        Some(Piece::End) => StatusCode::NO_CONTENT.into_response(),
     };
     if from < expired
         && let Ok(value) = HeaderValue::from_str(&text(expired))
@@ -129,7 +176,7 @@ pub(super) async fn frames(
 }
 
 /// Ends an answer that lacks frames.
-fn cut_off(sender: &Sender<io::Result<Bytes>>, error: &AnswerError, shared: &Shared) {
+fn cut_off(sender: &Sender<Piece>, error: &AnswerError, shared: &Shared) {
     let AnswerError::Incomplete { told, missing } = error else { return };
     add(&shared.counters.frames_answered, told.frames);
     add(&shared.counters.answers_incomplete, 1);
@@ -143,11 +190,11 @@ fn cut_off(sender: &Sender<io::Result<Bytes>>, error: &AnswerError, shared: &Sha
         });
     }
     // Nobody may be there any more to hear it.
-    let _ = send(sender, Err(io::Error::other(error.to_string())));
+    let _ = send(sender, Piece::Incomplete(error.to_string()));
 }
 
 /// Waits until there is room for another piece.
-fn send(sender: &Sender<io::Result<Bytes>>, piece: io::Result<Bytes>) -> Result<(), ReaderGone> {
+fn send(sender: &Sender<Piece>, piece: Piece) -> Result<(), ReaderGone> {
     let sent = Handle::current().block_on(tokio::time::timeout(PATIENCE, sender.send(piece)));
     sent.map_err(|_| ReaderGone)?.map_err(|_| ReaderGone)
 }
@@ -213,6 +260,28 @@ mod tests {
     fn parsed(pairs: &[(&str, &str)]) -> Result<Question, String> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         parse(&pairs.iter().map(own).collect())
+    }
+
+    #[test]
+    fn only_an_answer_that_was_ended_ends_without_an_error() {
+        let piece = || Piece::Bytes(Bytes::from_static(b"x"));
+        for (pieces, is_whole) in [
+            (vec![piece(), Piece::End], true),
+            (vec![piece()], false),
+            (vec![piece(), Piece::Incomplete("damaged".into())], false),
+        ] {
+            let (sender, receiver) = mpsc::channel(PIECES);
+            for piece in pieces {
+                assert!(sender.try_send(piece).is_ok());
+            }
+            // The thread ended, in order or because nobody took what it had.
+            drop(sender);
+            let rest = Rest { pieces: receiver, is_over: false };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let came: Vec<_> = runtime.block_on(rest.map(|piece| piece.is_ok()).collect());
+            let expected: &[bool] = if is_whole { &[true] } else { &[true, false] };
+            assert_eq!(came, expected);
+        }
     }
 
     #[test]
