@@ -57,18 +57,16 @@ impl Audit {
         Self { path, collector, turn: Mutex::new(()) }
     }
 
-    /// Writes a look down, and brings it to the disk.
-    ///
-    /// # Errors
-    /// What the system says; then nothing may be shown.
-    pub fn record(&self, look: &Look<'_>) -> io::Result<()> {
+    /// The line about a look.
+    #[must_use]
+    pub fn line(&self, look: &Look<'_>) -> String {
         let Look { caller, access, peer, method, path, query, outcome } = look;
         let outcome = match outcome {
             Outcome::Allowed => "allowed",
             Outcome::Refused => "refused",
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string();
-        let line = json!({
+        let record = json!({
             "timestamp": now,
             "event_type": "anomaly",
             "anomaly": { "type": "ringwatch", "event": "contents_asked_for" },
@@ -83,10 +81,18 @@ impl Audit {
                 "outcome": outcome,
             },
         });
+        format!("{record}\n")
+    }
+
+    /// Writes a [line](Self::line) down, and brings it to the disk, which may take its time.
+    ///
+    /// # Errors
+    /// What the system says; then nothing may be shown.
+    pub fn write(&self, line: &str) -> io::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // Opened for each line: the file may be moved away at any time, as the event log may.
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        file.write_all(format!("{line}\n").as_bytes())?;
+        file.write_all(line.as_bytes())?;
         file.sync_data()
     }
 }

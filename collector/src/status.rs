@@ -46,6 +46,9 @@ pub struct Shared {
     pub is_store_failing: AtomicBool,
     /// Too little of the disk is free, and there is no segment left to delete.
     pub is_disk_short: AtomicBool,
+    /// Bytes that a process without privileges could still write in the store when the sealer looked; 0 if there is no
+    /// telling. Whoever asks does not wait for the disk.
+    pub free_bytes: AtomicU64,
     /// Segments that are due cannot be deleted.
     pub is_deletion_failing: AtomicBool,
     /// Which threads work.
@@ -342,6 +345,7 @@ impl Shared {
             counters: Counters::default(),
             is_store_failing: AtomicBool::new(false),
             is_disk_short: AtomicBool::new(false),
+            free_bytes: AtomicU64::new(0),
             is_deletion_failing: AtomicBool::new(false),
             beats: Beats::default(),
             is_reopen_asked: AtomicBool::new(false),

@@ -9,6 +9,7 @@
 //! that every local user could see before there were tokens. Contents of frames need a token always,
 //! because the store's files are not for every local user either.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,7 +137,11 @@ pub async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Ne
             query: request.uri().query().unwrap_or_default(),
             outcome,
         };
-        if let Err(error) = gate.audit.record(&look) {
+        let line = gate.audit.line(&look);
+        let own = Arc::clone(&gate);
+        // A disk that does not answer holds up nobody else: others ask whether all is well.
+        let written = tokio::task::spawn_blocking(move || own.audit.write(&line)).await;
+        if let Err(error) = written.unwrap_or_else(|gone| Err(io::Error::other(gone))) {
             tracing::error!(%error, caller = caller.name, "cannot write the audit record");
             let why = "the audit record cannot be written, so nothing is shown\n";
             return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -340,6 +345,29 @@ mod tests {
         let bearer = format!("Bearer {}", site.secrets[1]);
         assert_eq!(site.ask("/api/v1/frames", Some(&bearer)).0, 503);
         assert_eq!(site.ask("/api/v1/status", Some(&bearer)).0, 200);
+    }
+
+    #[test]
+    fn while_the_disk_of_the_audit_records_hangs_others_are_answered() {
+        let site = Site::new(true);
+        let audit = site.folder.path().join("audit.json");
+        // To open it waits for a reader.
+        nix::unistd::mkfifo(&audit, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let bearer = format!("Bearer {}", site.secrets[1]);
+        std::thread::scope(|scope| {
+            let hangs = scope.spawn(|| site.ask("/api/v1/frames", Some(&bearer)));
+            std::thread::sleep(Duration::from_millis(200));
+            let asks = scope.spawn(|| site.ask("/healthz", None).0);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !asks.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let (is_answered, is_shown) = (asks.is_finished(), hangs.is_finished());
+            // Lets all go on, whatever was found.
+            drop(std::fs::File::open(&audit).unwrap());
+            assert!(is_answered);
+            assert!(!is_shown, "contents before the record");
+        });
     }
 
     #[test]

@@ -10,7 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::now_seconds;
-use super::report::free_bytes;
 use crate::status::{Reasons, SensorState, Shared, read};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,7 +143,7 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
     registry.register("oldest_frame_timestamp_seconds", "Time of the oldest frame kept", first);
     register_gauges(
         registry,
-        &[("store_free_bytes", "Bytes free in the store", free_bytes(shared))],
+        &[("store_free_bytes", "Bytes free in the store", read(&shared.free_bytes))],
     );
 }
 

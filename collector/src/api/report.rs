@@ -106,20 +106,13 @@ pub fn status(shared: &Shared, rates: &Rates) -> Status {
             frames: totals.iter().map(|stored| stored.frames).sum(),
             frame_bytes: totals.iter().map(|stored| stored.frame_bytes).sum(),
             records: totals.iter().map(|stored| stored.records).sum(),
-            free_bytes: free_bytes(shared),
+            free_bytes: read(&shared.free_bytes),
             errors: read(&shared.counters.store_errors),
         },
         sensors: sensors.iter().map(|sensor| report(sensor, rates.of(sensor))).collect(),
         refused: shared.refused.snapshot(),
         handshake_failures: shared.handshakes.snapshot(),
     }
-}
-
-/// Bytes that a process without privileges can still write in the store; 0 if there is no telling.
-#[must_use]
-pub fn free_bytes(shared: &Shared) -> u64 {
-    nix::sys::statvfs::statvfs(&shared.store_path)
-        .map_or(0, |space| space.blocks_available().saturating_mul(space.fragment_size()))
 }
 
 fn report(sensor: &Sensor, rate: Rate) -> SensorReport {
@@ -189,6 +182,7 @@ mod tests {
     fn a_sensor_of_an_earlier_run_is_shown_as_away() {
         let shared = Shared::new("c".into(), UnixNanos(1), "/".into());
         shared.sensor("a").state().boot_epoch = 7;
+        crate::store::retention::measure(&shared);
         let json = serde_json::to_value(status(&shared, &Rates::default())).unwrap();
         let sensor = &json["sensors"][0];
         assert_eq!((&sensor["name"], &sensor["connected"]), (&"a".into(), &false.into()));

@@ -447,6 +447,7 @@ pub fn keep_segments(segments: &Receiver<Segment>, limits: &Limits, shared: &Sha
             Err(RecvTimeoutError::Disconnected) => return,
         }
         retention::apply(limits, &shared.catalog, &folder, shared, wall_clock());
+        retention::measure(shared);
     }
 }
 

@@ -111,6 +111,7 @@ impl Store {
             segment::repair_all(&frames_folder).map_err(unusable("repair", &frames_folder))?;
         repairs.iter().for_each(|repair| note_repair(&shared, repair));
         shared.catalog.load(&frames_folder).map_err(unusable("read", &frames_folder))?;
+        retention::measure(&shared);
         Ok(Self {
             log,
             segments: BTreeMap::new(),

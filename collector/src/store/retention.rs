@@ -67,6 +67,13 @@ impl Limits {
     }
 }
 
+/// Takes note of how much room there is.
+pub fn measure(shared: &Shared) {
+    let bytes = statvfs(&shared.store_path)
+        .map_or(0, |space| space.blocks_available().saturating_mul(space.fragment_size()));
+    shared.free_bytes.store(bytes, Ordering::Relaxed);
+}
+
 /// Deletes what is not to be kept.
 pub fn apply(limits: &Limits, catalog: &Catalog, folder: &Path, shared: &Shared, now: UnixNanos) {
     while let (Some(oldest), bytes) = catalog.oldest() {
