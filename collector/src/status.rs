@@ -112,7 +112,7 @@ pub struct Counters {
     pub frame_questions: AtomicU64,
     /// Frames sent in answers.
     pub frames_answered: AtomicU64,
-    /// Answers that lacked frames because segments are damaged.
+    /// Answers that lacked frames because segments are damaged, or were deleted when their turn came.
     pub answers_incomplete: AtomicU64,
     /// Frames in damaged parts of segments that answers came upon; each time anew.
     pub frames_unreadable: AtomicU64,

@@ -116,7 +116,7 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         ("answered_frames", "Frames sent in answers", &counters.frames_answered),
         (
             "incomplete_frame_answers",
-            "Answers that lacked frames of damaged segments",
+            "Answers that lacked frames of damaged or deleted segments",
             &counters.answers_incomplete,
         ),
         (

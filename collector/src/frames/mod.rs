@@ -9,7 +9,7 @@
 //!
 //! An answer is made by a thread of its own, while it is sent. It reads segments that the committer writes and
 //! retention deletes, and waits for nobody: an open segment is read as far as it was written when its turn came, a deleted one is
-//! left out. A damaged one costs what is damaged, and the answer says that it is not complete. Memory is bounded by `merge::MOST_WAITING` and one stride of a segment.
+//! left out. A damaged one costs what is damaged. The answer says when it is not complete. Memory is bounded by `merge::MOST_WAITING` and one stride of a segment.
 
 mod answer;
 mod merge;
@@ -60,7 +60,7 @@ pub enum AnswerError {
     },
 }
 
-/// What cannot be read because segments are damaged.
+/// What cannot be read: because segments are damaged, or were deleted when their turn came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
     /// Frames, of all sensors and hosts, as far as indexes tell.
@@ -71,12 +71,20 @@ pub struct Missing {
     segments: Vec<String>,
     /// The others.
     others: u64,
+    /// Segments that there were when the question came, and that are deleted.
+    deleted: u64,
 }
 
 /// Damaged segments that are named.
 const MOST_NAMED: usize = 8;
 
 impl Missing {
+    /// Is anything missing in an answer with so many frames? Before the first one, deletion is told otherwise: see
+    /// [`Catalog::expired`].
+    const fn is_any(&self, frames: u64) -> bool {
+        self.parts > 0 || (self.deleted > 0 && frames > 0)
+    }
+
     /// Takes note of a damaged part with so many frames; 0 if it is not known how many.
     fn note(&mut self, entry: &Entry, frames: u64, error: Option<&io::Error>) {
         self.frames += frames;
@@ -98,7 +106,14 @@ impl Missing {
 
 impl fmt::Display for Missing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frames, parts, segments, others } = self;
+        let Self { frames, parts, segments, others, deleted } = self;
+        let gone = match deleted {
+            1 => "1 segment was deleted meanwhile",
+            _ => &format!("{deleted} segments were deleted meanwhile"),
+        };
+        if *parts == 0 {
+            return formatter.write_str(gone);
+        }
         let damaged =
             if *parts == 1 { "1 damaged part" } else { &format!("{parts} damaged parts") };
         match frames {
@@ -110,7 +125,11 @@ impl fmt::Display for Missing {
         if *others > 0 {
             formatter.write_str(" and others")?;
         }
-        formatter.write_str(" cannot be read")
+        formatter.write_str(" cannot be read")?;
+        if *deleted > 0 {
+            write!(formatter, ", {gone}")?;
+        }
+        Ok(())
     }
 }
 
@@ -154,7 +173,7 @@ pub fn answer(
     }
     let told = Told { frames: answer.frames(), is_limited, late: merge.late() };
     let missing = sources.into_missing();
-    let is_whole = missing.parts == 0;
+    let is_whole = !missing.is_any(told.frames);
     let error = AnswerError::Incomplete { told, missing };
     answer.finish((!is_whole).then(|| error.to_string()))?;
     if is_whole { Ok(told) } else { Err(error) }

@@ -115,8 +115,10 @@ impl<'q> Sources<'q> {
     /// Has the strides of a segment among those that are to be read.
     fn open(&mut self, age: usize, entry: Entry) {
         let file = match entry.open() {
-            // Deleted meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.missing.deleted += 1;
+                return;
+            }
             opened => opened,
         };
         // Of a sealed one, the catalog may know how many there were.

@@ -260,6 +260,31 @@ fn a_damaged_part_costs_no_other_part_and_no_other_segment() {
 }
 
 #[test]
+fn segments_that_are_deleted_while_an_answer_is_sent_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Catalog::default();
+    for time in 1..=3 {
+        let frames = [known(time, "a/eth0", b"x")];
+        write(folder.path(), &catalog, &format!("{time}.pcapng"), &frames, true);
+    }
+    let mut file = Vec::new();
+    let told = answer(
+        &ALL,
+        &catalog,
+        || true,
+        |piece| {
+            // Gone when its turn comes; it may be gone already.
+            let _ = std::fs::remove_file(folder.path().join("3.pcapng"));
+            file.extend_from_slice(&piece);
+            Ok(())
+        },
+    );
+    assert_eq!(read(&file).len(), 2);
+    let said = told.unwrap_err().to_string();
+    assert_eq!(said, "not complete: 1 segment was deleted meanwhile");
+}
+
+#[test]
 fn segments_that_are_cut_short_or_have_no_index_and_a_damage_are_said() {
     let data = udp("192.0.2.1:1", "192.0.2.2:2");
     let frames: Vec<_> = (1..=5).map(|time| known(time, "a/eth0", &data)).collect();
