@@ -31,7 +31,7 @@ pub fn problems(shared: &Shared, now: i64) -> Vec<String> {
     let unsealed = read(&shared.counters.segments_unsealed);
     if unsealed > 0 {
         problems.push(format!(
-            "{unsealed} segments of frames could not be sealed: a restart tries again"
+            "segments of frames that could not be sealed: {unsealed}; a restart tries again"
         ));
     }
     let up = shared.beats.now();
@@ -205,7 +205,7 @@ mod tests {
             flag.store(false, Ordering::Relaxed);
         }
         shared.counters.segments_unsealed.store(2, Ordering::Relaxed);
-        let said = "2 segments of frames could not be sealed: a restart tries again";
+        let said = "segments of frames that could not be sealed: 2; a restart tries again";
         assert_eq!(problems(&shared, NOW), [said]);
     }
 

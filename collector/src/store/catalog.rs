@@ -76,16 +76,21 @@ impl Entry {
 const EXPIRED: &str = "expired";
 
 impl Catalog {
-    /// Takes in the sealed segments of a folder.
+    /// Takes in the sealed segments of a folder. One that cannot be read is taken for sealed `now`, so that it is not
+    /// the next one that is deleted; questions that come upon it say so.
     ///
     /// # Errors
-    /// What the file system says.
-    pub fn load(&self, folder: &Path) -> io::Result<()> {
+    /// What the file system says of the folder.
+    pub fn load(&self, folder: &Path, now: UnixNanos) -> io::Result<()> {
         let mut state = self.state();
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             if segment::is_sealed(&path) {
-                let sealed = Some(Sealed::read(&path)?);
+                let sealed = Sealed::read(&path).unwrap_or_else(|error| {
+                    tracing::error!(segment = %path.display(), %error, "cannot read a segment");
+                    Sealed { bytes: 0, at: now, span: None }
+                });
+                let sealed = Some(sealed);
                 state.segments.insert(path.clone(), Entry { path, sealed });
             }
         }
@@ -228,10 +233,14 @@ mod tests {
         assert!(!catalog.delete(&oldest).unwrap(), "it is gone already");
         assert_eq!(catalog.expired(), UnixNanos(100));
         let again = Catalog::default();
-        again.load(folder.path()).unwrap();
+        // One that cannot be read keeps nobody from starting.
+        std::fs::create_dir(folder.path().join("3.pcapng")).unwrap();
+        again.load(folder.path(), UnixNanos(300)).unwrap();
         assert_eq!(again.expired(), UnixNanos(100));
         let left: Vec<_> = again.segments().into_iter().map(|entry| entry.path).collect();
-        assert_eq!(left, [folder.path().join("2.pcapng")]);
+        assert_eq!(left, ["2.pcapng", "3.pcapng"].map(|name| folder.path().join(name)));
+        let unreadable = again.segments()[1].sealed.unwrap();
+        assert_eq!((unreadable.at, unreadable.span), (UnixNanos(300), None));
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Store {
         let repairs =
             segment::repair_all(&frames_folder).map_err(unusable("repair", &frames_folder))?;
         repairs.iter().for_each(|repair| note_repair(&shared, repair));
-        shared.catalog.load(&frames_folder).map_err(unusable("read", &frames_folder))?;
+        let now = crate::committer::wall_clock();
+        shared.catalog.load(&frames_folder, now).map_err(unusable("read", &frames_folder))?;
         retention::measure(&shared);
         Ok(Self {
             log,
@@ -328,6 +329,11 @@ fn note_repair(shared: &Shared, repair: &Repair) {
         }
         Repair::Renamed { path } => {
             tracing::warn!(path = %path.display(), "renamed a segment without a whole block");
+        }
+        Repair::Failed { path, error } => {
+            let segment = path.display();
+            tracing::error!(%segment, %error, "cannot seal a segment of an earlier run");
+            add(&shared.counters.segments_unsealed, 1);
         }
         Repair::Removed { path } => {
             tracing::info!(segment = %path.display(), "removed an empty segment");

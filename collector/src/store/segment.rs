@@ -296,6 +296,13 @@ pub enum Repair {
         /// Its new name, with [`TORN_SUFFIX`].
         path: PathBuf,
     },
+    /// It stays as it is, and its frames are not found. The next start tries again.
+    Failed {
+        /// The hidden file.
+        path: PathBuf,
+        /// What the file system says.
+        error: io::Error,
+    },
     /// It was empty, and is gone.
     Removed {
         /// The name it had.
@@ -303,17 +310,18 @@ pub enum Repair {
     },
 }
 
-/// Seals the open segments that a collector left behind when it was killed.
+/// Seals the open segments that a collector left behind when it was killed. One that cannot be sealed costs no other.
 ///
 /// # Errors
-/// What the file system says.
+/// What the file system says of the folder.
 pub fn repair_all(folder: &Path) -> io::Result<Vec<Repair>> {
     let mut repairs = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with('.') && name.ends_with(OPEN_SUFFIX) {
-            repairs.push(repair(&path)?);
+            let repaired = repair(&path);
+            repairs.push(repaired.unwrap_or_else(|error| Repair::Failed { path, error }));
         }
     }
     Ok(repairs)
@@ -432,5 +440,30 @@ fn grown((base, now): (KernelStatistics, KernelStatistics)) -> KernelStatistics 
     KernelStatistics {
         packets: since(base.packets, now.packets),
         drops: since(base.drops, now.drops),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_cannot_be_sealed_costs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let hidden = |stem: &str| folder.path().join(format!(".{stem}{OPEN_SUFFIX}"));
+        std::fs::create_dir(hidden("1")).unwrap();
+        let mut bytes = Vec::new();
+        pcapng::push_section_header(&mut bytes);
+        pcapng::push_interface(&mut bytes, "a/eth0", LINKTYPE_ETHERNET, "");
+        std::fs::write(hidden("2"), bytes).unwrap();
+        let mut repairs = repair_all(folder.path()).unwrap();
+        repairs.sort_by_key(|repair| matches!(repair, Repair::Sealed { .. }));
+        let [Repair::Failed { path, .. }, Repair::Sealed { path: sealed, cut: 0, .. }] =
+            &repairs[..]
+        else {
+            panic!("{repairs:?}")
+        };
+        assert_eq!((path, sealed), (&hidden("1"), &folder.path().join("2.pcapng")));
+        assert!(hidden("1").is_dir() && sealed.exists());
     }
 }
