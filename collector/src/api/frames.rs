@@ -30,6 +30,7 @@ use axum::response::{IntoResponse, Response};
 use packet::Address;
 use serde::Serialize;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_stream::{Stream, StreamExt};
 use wire::text::error_chain;
@@ -110,10 +111,14 @@ pub(super) async fn frames(
         let detail = format!("{MOST_AT_ONCE} questions for frames are being answered; try again");
         return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", detail);
     };
-    let parsed = tokio::task::spawn_blocking(move || parse(&parameters)).await;
-    let question = match parsed.unwrap_or_else(|_| Err("the question cannot be read".to_owned())) {
-        Ok(question) => question,
-        Err(detail) => return refuse(StatusCode::BAD_REQUEST, "bad_request", detail),
+    let parsed = tokio::task::spawn_blocking(move || (parse(&parameters), permit)).await;
+    let (question, permit) = match parsed {
+        Ok((Ok(question), permit)) => (question, permit),
+        Ok((Err(detail), _)) => return refuse(StatusCode::BAD_REQUEST, "bad_request", detail),
+        Err(_) => {
+            let detail = "the question cannot be read".to_owned();
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail);
+        }
     };
     let shared = Arc::clone(&context.shared);
     if let Some(sensor) = &question.sensor
@@ -124,27 +129,7 @@ pub(super) async fn frames(
     }
     add(&shared.counters.frame_questions, 1);
     let (from, to) = (question.from, question.to);
-    let (sender, mut pieces) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || {
-        let told = frames::answer(
-            &question,
-            &shared.catalog,
-            || !sender.is_closed(),
-            |piece| send(&sender, Piece::Bytes(piece.into())),
-        );
-        match told {
-            Ok(told) => {
-                add(&shared.counters.frames_answered, told.frames);
-                // Who is gone does not hear it, and who is too slow gets less than all.
-                let _ = send(&sender, Piece::End);
-            }
-            Err(AnswerError::ReaderGone) => {}
-            Err(error @ AnswerError::Incomplete { .. }) => {
-                cut_off(&sender, &error, &shared);
-            }
-        }
-        drop(permit);
-    });
+    let mut pieces = begin(question, shared, permit);
     let first = pieces.recv().await;
     // After the search: what was deleted meanwhile is none of what there never was.
     let expired = context.shared.catalog.expired();
@@ -173,6 +158,30 @@ pub(super) async fn frames(
         response.headers_mut().insert(EXPIRED, value);
     }
     response
+}
+
+/// Has a thread answer, which keeps its place as long.
+fn begin(question: Question, shared: Arc<Shared>, permit: OwnedSemaphorePermit) -> Receiver<Piece> {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let told = frames::answer(
+            &question,
+            &shared.catalog,
+            || !sender.is_closed(),
+            |piece| send(&sender, Piece::Bytes(piece.into())),
+        );
+        match told {
+            Ok(told) => {
+                add(&shared.counters.frames_answered, told.frames);
+                // Who is gone does not hear it, and who is too slow gets less than all.
+                let _ = send(&sender, Piece::End);
+            }
+            Err(AnswerError::ReaderGone) => {}
+            Err(error @ AnswerError::Incomplete { .. }) => cut_off(&sender, &error, &shared),
+        }
+        drop(permit);
+    });
+    pieces
 }
 
 /// Ends an answer that lacks frames.
