@@ -5,14 +5,17 @@
 //!   site      namespaces, certificates, configuration; the running programs and how they end
 //!   captures  what was captured, read by code that is not Ringwatch's own
 //!   traffic   frames of many kinds
+//!   disk      a disk that can be full
 //! ```
 #![expect(clippy::unwrap_used, reason = "helpers of tests; clippy knows only test functions")]
 
 mod captures;
+mod disk;
 mod ending;
 mod faults;
 mod frames;
 mod identity;
+mod kills;
 mod monitoring;
 mod operator;
 mod scan;

@@ -158,6 +158,13 @@ impl Site {
 
     /// Starts the collector with further sections in its configuration.
     pub fn start_collector_with(&self, more: &str) -> Collector {
+        let mut collector = self.spawn_collector(more);
+        collector.process.wait_for_line("collector started", PATIENCE);
+        collector
+    }
+
+    /// Starts the collector, which may refuse to run. `more` begins within section `store`.
+    pub fn spawn_collector(&self, more: &str) -> Collector {
         let text = format!(
             "[listen]\nsensors = \"[::]:4750\"\napi = \"127.0.0.1:8480\"\n\
              [tls]\n{}\n[store]\npath = {:?}\nsegment_age = \"24h\"\n{more}",
@@ -168,8 +175,7 @@ impl Site {
         fs::write(&config, text).unwrap();
         let mut command = programs::collector();
         command.args(["--config", &config]);
-        let mut process = self.lab.generator().spawn(&command);
-        process.wait_for_line("collector started", PATIENCE);
+        let process = self.lab.generator().spawn(&command);
         Collector { process, store: self.path("store").into() }
     }
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use perf::frames::{self, SYN};
 use serde_json::Value;
 
+use crate::disk::SmallDisk;
 use crate::site::{Collector, Lanes, PATIENCE, Sensor, Settings, Site, Stored, lanes, wait_until};
 use crate::traffic::Load;
 
@@ -143,38 +143,10 @@ fn check_lanes(stored: &Lanes, local: &Lanes, least_runs: usize) {
     }
 }
 
-/// A small disk, mounted for as long as this lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: &Path, kib: u32) -> Self {
-        fs::create_dir_all(path).unwrap();
-        let disk = Self(path.to_owned());
-        disk.run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k"), "none"]);
-        disk
-    }
-
-    fn resize(&self, kib: u32) {
-        self.run("mount", &["-o", &format!("remount,size={kib}k")]);
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let output = Command::new(program).args(arguments).arg(&self.0).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a failed test may leave a program that has files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_under_the_spool_costs_no_record_and_recovers_by_itself() {
     let Some(site) = Site::new(1) else { return };
-    let disk = SmallDisk::mount(Path::new(&site.path("disk")), 256);
+    let mut disk = SmallDisk::mount(Path::new(&site.path("disk")), 256);
     let spool = "path = \"disk/spool\"\nmax_mib = 16".to_owned();
     let settings = Settings { spool, ..Settings::frames("none") };
     let sensor = site.start_sensor(&settings);

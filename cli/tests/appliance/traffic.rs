@@ -135,12 +135,24 @@ pub struct Load {
 impl Load {
     /// Sends `frames` in turn, `rate` in a second.
     pub fn start(lab: &Lab, sensor: usize, frames: Vec<Vec<u8>>, rate: u64) -> Self {
+        let count = frames.len();
+        Self::made(lab, sensor, 0, rate, move |number| frames[number as usize % count].clone())
+    }
+
+    /// Sends the frames that `make` makes of the numbers from `first` on, `rate` in a second.
+    pub fn made(
+        lab: &Lab,
+        sensor: usize,
+        first: u64,
+        rate: u64,
+        make: impl Fn(u64) -> Vec<u8> + Send + 'static,
+    ) -> Self {
         let link = &lab.links()[sensor];
         let mut injector = Injector::within(lab.generator(), &link.generator_interface);
         let is_over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&is_over);
         let send = move || {
-            let until_told = frames.iter().cycle().take_while(|_| !told.load(Ordering::Relaxed));
+            let until_told = (first..).take_while(|_| !told.load(Ordering::Relaxed)).map(make);
             injector.send_all(until_told, Some(rate)).unwrap().frames
         };
         Self { is_over, thread: Some(thread::spawn(send)) }
