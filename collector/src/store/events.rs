@@ -139,7 +139,13 @@ impl EventLog {
             super::sync_folder_of(path)?;
         }
         // Before the first line: without a cursor, a file with lines is one of an earlier version.
-        log.save()?;
+        match log.save() {
+            // The cursor that is there still holds. A full disk must not keep the collector from starting.
+            Err(error) if cursor.is_some() => {
+                tracing::warn!(path = %log.path.display(), %error, "cannot write the cursor");
+            }
+            saved => saved?,
+        }
         Ok((log, cut))
     }
 

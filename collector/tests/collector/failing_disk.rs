@@ -68,6 +68,40 @@ fn a_full_disk_is_said_and_costs_neither_frame_nor_record() {
 }
 
 #[test]
+fn a_collector_killed_with_a_full_disk_starts_on_it_and_goes_on_when_there_is_room() {
+    if !perf::tools::require_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let disk = SmallDisk::mount(&lab.store(), "8m");
+    let collector = lab.start();
+    let own = lab.authority.sensor("a");
+    let join = |collector: &crate::lab::Collector| {
+        Sensor::join(&collector.sensors, &lab.authority.certificate(), &own, "a", 5)
+    };
+    let mut sensor = join(&collector);
+    for number in 1..=30 {
+        sensor.send_frames(number, &[vec![1; 1500]]);
+        sensor.send_records(number, &[(RecordKind::Flow, "{}")]);
+    }
+    sensor.wait_for_ack(30, 30);
+    let filler = disk.path.join("filler");
+    std::fs::write(&filler, vec![0; 16 << 20]).unwrap_err();
+    collector.kill();
+
+    let collector = lab.start();
+    let mut sensor = join(&collector);
+    assert_eq!(sensor.hello.resume.unwrap().records.0, 30);
+    sensor.send_records(31, &[(RecordKind::Flow, "{}")]);
+    let is_failing = || (collector.get("/healthz").0 == 503).then_some(());
+    wait_until("failing store", is_failing, || collector.log());
+    std::fs::remove_file(&filler).unwrap();
+    sensor.wait_for_ack(31, 0);
+    assert_eq!(lab.events_of(&collector), "{}\n".repeat(31));
+    collector.stop();
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     if !perf::tools::require_root() {
         return;
