@@ -170,9 +170,12 @@ impl Witness {
     }
 }
 
+/// A test that fails ends it before the disk goes.
 impl Drop for Witness {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.watching.take().map(JoinHandle::join);
+        let _ = self.reading.take().map(JoinHandle::join);
     }
 }
 
@@ -220,7 +223,7 @@ impl Watch {
 
 /// Has the sensor removed its own name?
 fn is_last_name(path: &Path) -> bool {
-    fs::metadata(path).unwrap().nlink() == 1
+    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() == 1)
 }
 
 /// Does the event go first, as alerts do? Of a line that no segment had.

@@ -208,6 +208,7 @@ impl Appliance {
             self.acknowledged += known;
         }
         if victim.is_collector() {
+            self.status().as_ref().map(assert_nothing_missed);
             self.collector.process.kill();
             assert_unharmed(&self.collector.process.stderr());
         }
@@ -331,8 +332,10 @@ impl Appliance {
     /// collector showed last.
     pub fn stop(mut self) -> Ended {
         let status = self.sensor.process.stop(Signal::SIGINT, PATIENCE);
-        assert_eq!(status.code(), Some(0), "{}", self.sensor.process.describe());
         let log = self.sensor.process.stderr();
+        // A machine with too much to do may not let a worker run for longer than the sensor waits for one.
+        let expected = i32::from(log.contains("worker stands still"));
+        assert_eq!(status.code(), Some(expected), "{}", self.sensor.process.describe());
         assert!(log.contains("the ledger adds up"), "{log}");
         assert_unharmed(&log);
         let last: Value = serde_json::from_slice(&last_line(&self.events_file()).unwrap()).unwrap();
@@ -375,6 +378,15 @@ pub struct Ended {
 
 fn acknowledged_frames(metrics: &str) -> u64 {
     sum_of(metrics, "ringwatch_uplink_frames_total", "outcome=\"acknowledged\"")
+}
+
+/// The collector misses nothing, and was told of no record that is lost.
+pub fn assert_nothing_missed(status: &Value) {
+    for sensor in status["sensors"].as_array().unwrap() {
+        let missed = (&sensor["missing"], &sensor["gap_records"]);
+        assert_eq!(missed, (&0.into(), &0.into()), "{status:#}");
+    }
+    assert_eq!(status["store"]["damaged_bytes"], 0, "{status:#}");
 }
 
 fn assert_unharmed(log: &str) {
