@@ -420,15 +420,20 @@ impl Collector {
         wait_until(&format!("event with {parts:?}"), PATIENCE, is_there, || self.events());
     }
 
-    /// Ends it by SIGINT: exit code 0, no hidden file left, no panic. Gives the store's folder.
-    pub fn stop(mut self) -> PathBuf {
+    /// Ends it by SIGINT: exit code 0, nothing but segments left, no panic. Gives the store's folder.
+    pub fn stop(self) -> PathBuf {
+        let store = self.end();
+        for name in files_of(&store.join("frames")) {
+            assert!(name.ends_with(".pcapng") && !name.starts_with('.'), "{name} is left");
+        }
+        store
+    }
+
+    /// Ends it by SIGINT: exit code 0, no panic. Gives the store's folder.
+    pub fn end(mut self) -> PathBuf {
         let status = self.process.stop(Signal::SIGINT, PATIENCE);
         assert_eq!(status.code(), Some(0), "{}", self.process.describe());
         assert!(!self.process.stderr().contains("panicked"), "{}", self.process.describe());
-        for entry in fs::read_dir(self.store.join("frames")).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            assert!(name.ends_with(".pcapng") && !name.starts_with('.'), "{name} is left");
-        }
         self.store.clone()
     }
 
@@ -437,6 +442,12 @@ impl Collector {
         assert!(!self.process.stderr().contains("panicked"), "{}", self.process.describe());
         self.process.kill();
     }
+}
+
+/// Names of the files in a folder.
+pub fn files_of(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// What lies in a store after the end.

@@ -343,8 +343,9 @@ impl Appliance {
         self.wait_away();
         let shown = self.status().unwrap();
         assert_unharmed(&self.collector.process.stderr());
-        let Self { collector, witness, spool_disk, store_disk, site, acknowledged, .. } = self;
-        let store = collector.stop();
+        // Dropped from the last to the first.
+        let Self { site, store_disk, spool_disk, witness, collector, acknowledged, .. } = self;
+        let store = collector.end();
         Ended {
             ledger,
             shown,

@@ -1,12 +1,13 @@
 //! What the collector stored, against what the spool accepted.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::accepted::{Accepted, AllAccepted, EventId, LANES, fingerprint, lane_of};
+use crate::site::files_of;
 
 /// What was found in the event log of the collector.
 #[derive(Debug, Default)]
@@ -82,9 +83,16 @@ fn check(record: &Accepted, id: &EventId, line: &[u8], place: &Place, last: &mut
 }
 
 /// Frames of the sealed segments.
+///
+/// # Panics
+/// If there is anything else but what was cut off from segments that a kill had left torn.
 pub fn stored_frames(store: &Path) -> u64 {
-    let entries = std::fs::read_dir(store.join("frames")).unwrap();
-    entries.map(|entry| packets_of(&std::fs::read(entry.unwrap().path()).unwrap())).sum()
+    let folder = store.join("frames");
+    let names = files_of(&folder);
+    let (segments, others): (Vec<_>, Vec<_>) =
+        names.iter().partition(|name| name.ends_with(".pcapng") && !name.starts_with('.'));
+    assert!(others.iter().all(|name| name.ends_with(".pcapng.torn")), "{others:?} are left");
+    segments.iter().map(|name| packets_of(&fs::read(folder.join(name)).unwrap())).sum()
 }
 
 /// Enhanced packet blocks of a pcapng file.
