@@ -10,7 +10,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -125,6 +125,10 @@ fn whole_record(bytes: &[u8]) -> Option<usize> {
 
 /// Looks after the segments of a spool.
 pub struct Witness {
+    folders: [PathBuf; 2],
+    /// Segments to be read.
+    complete: Option<mpsc::Sender<PathBuf>>,
+    copies: AtomicU64,
     is_over: Arc<AtomicBool>,
     watching: Option<JoinHandle<()>>,
     reading: Option<JoinHandle<AllAccepted>>,
@@ -137,12 +141,13 @@ impl Witness {
         let is_over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&is_over);
         let (complete, segments) = mpsc::channel();
+        let folders = LANES.map(|lane| spool.join(lane));
         let mut watch = Watch {
-            folders: LANES.map(|lane| spool.join(lane)),
+            folders: folders.clone(),
             kept: kept.to_owned(),
             held: HashMap::new(),
             count: 0,
-            complete,
+            complete: complete.clone(),
         };
         let watching = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
@@ -159,11 +164,34 @@ impl Witness {
             }
             all
         });
-        Self { is_over, watching: Some(watching), reading: Some(reading) }
+        Self {
+            folders,
+            complete: Some(complete),
+            copies: AtomicU64::new(0),
+            is_over,
+            watching: Some(watching),
+            reading: Some(reading),
+        }
+    }
+
+    /// Reads what a sensor that was killed left, before the next one cuts off of it what is torn. Copies go to a
+    /// folder that has room, and are removed.
+    pub fn copy(&self, room: &str) {
+        for folder in &self.folders {
+            // The first sensor may have been killed before it made it.
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            for entry in entries.map(Result::unwrap) {
+                let number = self.copies.fetch_add(1, Ordering::Relaxed);
+                let copy = PathBuf::from(format!("{room}/copy-{number}"));
+                fs::copy(entry.path(), &copy).unwrap();
+                self.complete.iter().for_each(|complete| complete.send(copy.clone()).unwrap());
+            }
+        }
     }
 
     /// Ends, and gives what was accepted. The sensor must have ended before.
     pub fn stop(mut self) -> AllAccepted {
+        self.complete = None;
         self.is_over.store(true, Ordering::Relaxed);
         self.watching.take().unwrap().join().unwrap();
         self.reading.take().unwrap().join().unwrap()
@@ -173,6 +201,7 @@ impl Witness {
 /// A test that fails ends it before the disk goes.
 impl Drop for Witness {
     fn drop(&mut self) {
+        self.complete = None;
         self.is_over.store(true, Ordering::Relaxed);
         let _ = self.watching.take().map(JoinHandle::join);
         let _ = self.reading.take().map(JoinHandle::join);

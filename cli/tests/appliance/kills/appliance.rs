@@ -220,6 +220,7 @@ impl Appliance {
             self.collector = self.site.spawn_collector("min_free_percent = 0\n");
         }
         if victim.is_sensor() {
+            self.witness.copy(&self.site.path(""));
             // Nobody reads the sensor's own file but to know its run.
             File::create(self.events_file()).unwrap();
             self.sensor = self.site.spawn_sensor(self.site.lab.sensor(), &self.settings);
