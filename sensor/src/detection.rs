@@ -17,7 +17,9 @@ use tokio::sync::oneshot;
 use wire::units::UnixNanos;
 
 use crate::counters::Counters;
-use crate::detect::{Alert, Detector, DetectorCounters, Explanation, FloodCounters, Phase};
+use crate::detect::{
+    Alert, Detector, DetectorCounters, Explanation, FloodCounters, GivenWay, Held, Phase,
+};
 use crate::evidence::Contact;
 use crate::flood;
 use crate::health;
@@ -292,16 +294,6 @@ impl Source for DetectionCounters {
             "Contacts of sources that never alert",
             counters.allowed,
         )?;
-        counter(
-            "ringwatch_detector_evidence_lost",
-            "Contacts that gave way to newer ones before their time",
-            counters.evidence_lost,
-        )?;
-        counter(
-            "ringwatch_detector_slow_sources_lost",
-            "Sources with failed contacts that gave way in the table of slow scans",
-            counters.slow_lost,
-        )?;
         counter("ringwatch_alerts_opened", "Alerts opened", counters.opened)?;
         counter("ringwatch_alerts_closed", "Alerts closed", counters.closed + floods.closed)?;
         counter(
@@ -314,6 +306,7 @@ impl Source for DetectionCounters {
             "Ticks that did not wait for a stalled worker",
             self.laggard_ticks.load(Ordering::Relaxed),
         )?;
+        show_lost(&counters, families)?;
         show_fill(&counters, &floods, families)?;
         let time = UnixNanos(self.time.load(Ordering::Relaxed));
         let lag = if time == UnixNanos(0) { Duration::ZERO } else { health::now().since(time) };
@@ -330,6 +323,23 @@ impl Source for DetectionCounters {
             [(vec![], timing::sum_seconds(&read), read.len(), buckets)],
         )
     }
+}
+
+/// What gave way, by how much evidence its source held.
+fn show_lost(counters: &DetectorCounters, families: &mut Families<'_>) -> fmt::Result {
+    let rows = |lost: GivenWay| {
+        Held::ALL.map(|held| (vec![("held", held.name().to_owned())], lost.of(held)))
+    };
+    families.counter(
+        "ringwatch_detector_evidence_lost",
+        "Contacts that gave way to newer ones before their time, by the evidence of their source",
+        rows(counters.evidence_lost),
+    )?;
+    families.counter(
+        "ringwatch_detector_slow_sources_lost",
+        "Sources with failed contacts that gave way in the table of slow scans, by their evidence",
+        rows(counters.slow_lost),
+    )
 }
 
 /// How full the tables are now.
@@ -430,7 +440,7 @@ mod tests {
 
     #[test]
     fn evidence_that_is_lost_is_told_in_one_event() {
-        let (news, _) = told((0..20_000).map(|source| refused(source + 100, 80)));
+        let (news, scrape) = told((0..20_000).map(|source| refused(source + 100, 80)));
         let degraded: Vec<_> = news
             .iter()
             .filter_map(|news| match news {
@@ -443,5 +453,12 @@ mod tests {
         // In a flood groups run out before contacts do.
         assert_eq!(degradation.contacts + degradation.evidence_lost, 20_000);
         assert!(degradation.contacts * 2 > degradation.contacts_room, "{degradation:?}");
+        // A single refusal is little.
+        let lost = degradation.held.of(Held::Little);
+        assert_eq!(lost, degradation.evidence_lost);
+        for (held, lost) in [("little", lost), ("near", 0)] {
+            let line = format!("ringwatch_detector_evidence_lost_total{{held=\"{held}\"}} {lost}");
+            assert!(scrape.lines().any(|has| has == line), "no {line} in\n{scrape}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wire::units::UnixNanos;
 
-use crate::detect::DetectorCounters;
+use crate::detect::{DetectorCounters, GivenWay};
 
 /// What happened to the detector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,11 @@ pub struct Degradation {
     /// Contacts that gave way in the detector, or in a worker before they were handed out; answers that a
     /// worker had no room for.
     pub evidence_lost: u64,
+    /// Of those: the ones that gave way in the detector, by how much evidence their source held. Nobody knows of what
+    /// a worker lost.
+    pub held: GivenWay,
     /// Sources with failed contacts that gave way in the table of slow scans.
-    pub slow_sources_lost: u64,
+    pub slow_sources_lost: GivenWay,
     /// Scans that opened no alert, because too many are open.
     pub alerts_not_opened: u64,
 }
@@ -70,8 +73,9 @@ pub struct Strain {
 /// Everything that was lost since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lost {
-    evidence: u64,
-    slow_sources: u64,
+    by_workers: u64,
+    evidence: GivenWay,
+    slow_sources: GivenWay,
     not_opened: u64,
 }
 
@@ -87,7 +91,8 @@ impl Strain {
         lost_by_workers: u64,
     ) -> Option<DetectorChange> {
         let lost = Lost {
-            evidence: counters.evidence_lost + lost_by_workers,
+            by_workers: lost_by_workers,
+            evidence: counters.evidence_lost,
             slow_sources: counters.slow_lost,
             not_opened: counters.not_opened,
         };
@@ -117,12 +122,15 @@ fn is_nearly_full(counters: &DetectorCounters) -> bool {
 }
 
 impl Lost {
-    const fn since(self, before: Self, counters: &DetectorCounters) -> Degradation {
+    fn since(self, before: Self, counters: &DetectorCounters) -> Degradation {
+        let held = self.evidence.since(&before.evidence);
+        let by_workers = self.by_workers.saturating_sub(before.by_workers);
         Degradation {
             contacts: counters.contacts,
             contacts_room: counters.contacts_room,
-            evidence_lost: self.evidence.saturating_sub(before.evidence),
-            slow_sources_lost: self.slow_sources.saturating_sub(before.slow_sources),
+            evidence_lost: held.total() + by_workers,
+            held,
+            slow_sources_lost: self.slow_sources.since(&before.slow_sources),
             alerts_not_opened: self.not_opened.saturating_sub(before.not_opened),
         }
     }
@@ -131,8 +139,11 @@ impl Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::Held;
 
-    fn counters(contacts: u64, evidence_lost: u64) -> DetectorCounters {
+    fn counters(contacts: u64, lost: u64) -> DetectorCounters {
+        let mut evidence_lost = GivenWay::default();
+        (0..lost).for_each(|_| evidence_lost.note(Held::Near));
         DetectorCounters {
             contacts,
             contacts_room: 100,
@@ -161,6 +172,8 @@ mod tests {
         assert_eq!(strain.look(at(60), &counters(100, 7), 0), None, "a minute is not over");
         let again = strain.look(at(61), &counters(100, 9), 3);
         assert_eq!(lost(again), ("detector.degraded", 12));
+        let held = again.unwrap().degradation().held;
+        assert_eq!((held.total(), held.of(Held::Near)), (9, 9), "three were lost by workers");
         assert_eq!(strain.look(at(120), &counters(10, 9), 3), None, "not quiet for a minute");
         let over = strain.look(at(121), &counters(10, 9), 3);
         assert_eq!(lost(over), ("detector.recovered", 12));

@@ -135,7 +135,7 @@ impl Entry {
     }
 
     /// Neither answered nor undecided.
-    fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         matches!(self.outcome(), Outcome::Refused | Outcome::Silent)
     }
 

@@ -9,9 +9,10 @@ use wire::units::UnixNanos;
 use super::contacts::{Entry, SOURCE, TARGET};
 use super::detector::Detector;
 use super::groups::{Group, GroupKey, NONE};
+use super::held::Held;
 use super::open::{AlertKey, Circumstances};
 use super::outcomes::Outcome;
-use super::slow::{KEPT, Past};
+use super::slow::{KEPT, Past, SlowCounts};
 use super::{Technique, Thresholds};
 use crate::evidence::{Class, Observation};
 
@@ -29,6 +30,9 @@ const MOST_PEERS: usize = 64;
 
 /// After so long it is known whether a target is flooded.
 const FLOOD_IS_KNOWN: Duration = Duration::from_secs(3);
+
+/// Contacts of a source that gives way that are looked at.
+const MOST_LOOKED_AT: usize = 64;
 
 /// Where answers are not seen, thresholds are so many times higher.
 const ONE_WAY_FACTOR: f64 = 3.0;
@@ -117,6 +121,39 @@ impl Detector {
             GroupKey::Ports { technique, .. } if technique != Technique::Udp
         );
         has_reached && (may_succeed || group.failed * 2 > group.attempted)
+    }
+
+    /// How much evidence the source of a contact holds: of the groups of the contact, in the one that is closest to
+    /// its threshold. What may yet fail counts as failed.
+    pub(super) fn held_with(&self, number: u32) -> Held {
+        let entry = &self.contacts.entries[number as usize];
+        let groups = entry.groups.into_iter().filter(|&group| group != NONE);
+        let held = groups.map(|group| self.held_in(group)).max();
+        let may_count = entry.is_undecided() || entry.is_attempted() && entry.has_failed();
+        held.unwrap_or(match may_count {
+            true => Held::Little,
+            false => Held::Nothing,
+        })
+    }
+
+    fn held_in(&self, group: u32) -> Held {
+        let Group { key, attempted, failed, .. } = *self.contacts.groups.get(group);
+        let Some(source) = key.source() else { return Held::Nothing };
+        let configured = self.configured(&key).unwrap_or(self.config.thresholds.block_contacts);
+        let list = self.contacts.groups.find(&GroupKey::Source { source });
+        let members = list.into_iter().flat_map(|list| self.contacts.list(SOURCE, list));
+        // Of a source with very many the first ones will do; a source of a flood has one or two.
+        let waiting = members
+            .take(MOST_LOOKED_AT)
+            .filter(|entry| entry.is_undecided() && entry.groups.contains(&group))
+            .count() as u32;
+        Held::of((failed + waiting).min(attempted), self.threshold(configured, source))
+    }
+
+    fn held_by_slow(&self, source: Address, counts: SlowCounts) -> Held {
+        let Thresholds { slow_contacts, slow_day_contacts, .. } = self.config.thresholds;
+        Held::of(counts.quarter, self.slow_threshold(slow_contacts, source))
+            .max(Held::of(counts.day, self.slow_threshold(slow_day_contacts, source)))
     }
 
     /// The threshold of a group about ports or hosts as it is configured.
@@ -343,7 +380,12 @@ impl Detector {
         let open = self.alerts.under(key);
         for past in contacts {
             match open {
-                0 => self.slow.note(past),
+                0 => {
+                    if let Some((lost, counts)) = self.slow.note(past) {
+                        let held = self.held_by_slow(lost, counts);
+                        self.slow_lost.note(held);
+                    }
+                }
                 open => self.alerts.record_past(open, past),
             }
         }

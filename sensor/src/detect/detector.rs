@@ -10,6 +10,7 @@ use super::contacts::{Contacts, SLOTS};
 use super::explain::Watch;
 use super::floods::{FloodCounters, Floods, SynFlood};
 use super::groups::{GroupKey, NONE};
+use super::held::GivenWay;
 use super::losses::Losses;
 use super::slow::{Past, SlowTable};
 use super::view::View;
@@ -40,7 +41,8 @@ pub struct Detector {
     pub(super) grown: Vec<u32>,
     merged: u64,
     allowed: u64,
-    evidence_lost: u64,
+    evidence_lost: GivenWay,
+    pub(super) slow_lost: GivenWay,
 }
 
 /// What the detector's memory holds.
@@ -61,10 +63,10 @@ pub struct DetectorCounters {
     pub merged: u64,
     /// Of those: their source is allowed.
     pub allowed: u64,
-    /// Contacts that gave way to newer ones before their time.
-    pub evidence_lost: u64,
+    /// Contacts that gave way to newer ones before their time, or found no place in a group.
+    pub evidence_lost: GivenWay,
     /// Sources with failed contacts that gave way in the table of slow scans.
-    pub slow_lost: u64,
+    pub slow_lost: GivenWay,
     /// Alerts opened.
     pub opened: u64,
     /// Alerts closed.
@@ -119,7 +121,8 @@ impl Detector {
             grown: Vec::new(),
             merged: 0,
             allowed: 0,
-            evidence_lost: 0,
+            evidence_lost: GivenWay::default(),
+            slow_lost: GivenWay::default(),
             config,
         }
     }
@@ -140,7 +143,7 @@ impl Detector {
         }
         let before = std::mem::replace(self, fresh);
         self.alerts.go_on_from(&before.alerts);
-        self.slow.evicted = before.slow.evicted;
+        self.slow_lost = before.slow_lost;
         self.floods.go_on_from(&before.floods);
         (self.merged, self.allowed) = (before.merged, before.allowed);
         self.evidence_lost = before.evidence_lost;
@@ -161,7 +164,7 @@ impl Detector {
             merged: self.merged,
             allowed: self.allowed,
             evidence_lost: self.evidence_lost,
-            slow_lost: self.slow.evicted,
+            slow_lost: self.slow_lost,
             opened: self.alerts.opened,
             closed: self.alerts.closed,
             not_opened: self.alerts.not_opened,
@@ -347,7 +350,8 @@ impl Detector {
                 continue;
             }
             let Some((group, is_new)) = self.contacts.join(number, slot, key) else {
-                self.evidence_lost += 1;
+                let held = self.held_with(number);
+                self.evidence_lost.note(held);
                 continue;
             };
             if is_new {
@@ -474,8 +478,9 @@ impl Detector {
         if self.config.splits_flows && entry.is_orphan() {
             self.losses.note(entry.contact.first, entry.contact.last);
         }
+        let held = self.held_with(number);
+        self.evidence_lost.note(held);
         self.forget(number);
-        self.evidence_lost += 1;
     }
 
     /// The contact leaves the window, before its time or not.

@@ -564,7 +564,7 @@ impl Detector {
             findings,
             findings_left_out,
             alerts: watch.alerts.values().cloned().collect(),
-            evidence_lost: self.counters().evidence_lost,
+            evidence_lost: self.counters().evidence_lost.total(),
         }
     }
 }

@@ -9,6 +9,7 @@
 //!   wheel      when a contact falls due: silent after 3 s, gone after the window
 //!   view       whether answers are seen here at all
 //!   losses     times in which silence proves nothing
+//!   held       how much evidence a source held that gave way
 //!   decide     which groups are a scan, and of what kind
 //!   slow       what left the window unnoticed, for a day
 //!   outcomes   distinct contacts of one alert with their outcome, exact to 65 536
@@ -37,6 +38,7 @@ mod detector;
 mod explain;
 mod floods;
 mod groups;
+mod held;
 mod losses;
 mod open;
 mod outcomes;
@@ -60,3 +62,4 @@ pub use explain::{
     MOST_FINDINGS, Standing,
 };
 pub use floods::{FloodConfig, FloodCounters, SynFlood};
+pub use held::{GivenWay, Held};

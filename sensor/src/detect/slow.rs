@@ -49,8 +49,6 @@ pub(super) struct SlowTable {
     capacity: usize,
     hand: usize,
     key: u64,
-    /// Sources that gave way.
-    pub(super) evicted: u64,
 }
 
 /// What a source did in both horizons, by failed contacts that its others do not outweigh.
@@ -90,13 +88,18 @@ impl SlowTable {
             capacity,
             hand: 0,
             key,
-            evicted: 0,
         }
     }
 
-    /// Takes in a contact that left the window.
-    pub(super) fn note(&mut self, past: &Past) {
-        let number = self.place_of(past.key.source);
+    /// Takes in a contact that left the window. Returns the source that gave way for it, if one with failed contacts
+    /// did, and what it had done.
+    pub(super) fn note(&mut self, past: &Past) -> Option<(Address, SlowCounts)> {
+        let (number, gave_way) = self.place_of(past);
+        self.note_at(number, past);
+        gave_way.filter(|(_, counts)| counts.day > 0)
+    }
+
+    fn note_at(&mut self, number: usize, past: &Past) {
         let Slow { contacts, others, .. } = &mut self.sources[number];
         if let Some(held) = contacts.iter_mut().find(|held| held.key == past.key) {
             // What it became last counts: a service that is gone is no success.
@@ -168,42 +171,46 @@ impl SlowTable {
         self.index.find(hash(source, self.key), is_it).map(|&number| number as usize)
     }
 
-    fn place_of(&mut self, source: Address) -> usize {
+    /// Where the source of `past` has its place, and who gave way for it.
+    fn place_of(&mut self, past: &Past) -> (usize, Option<(Address, SlowCounts)>) {
+        let source = past.key.source;
         if let Some(number) = self.find(source) {
-            return number;
+            return (number, None);
         }
-        let number = if self.sources.len() < self.capacity {
+        let (number, gave_way) = if self.sources.len() < self.capacity {
             self.sources.push(Slow { source, contacts: Vec::new(), others: 0 });
-            self.sources.len() - 1
+            (self.sources.len() - 1, None)
         } else {
-            self.make_way(source)
+            let (number, gave_way) = self.make_way(past);
+            (number, Some(gave_way))
         };
         let (key, sources) = (self.key, &self.sources);
         let rehash = |&number: &u32| hash(sources[number as usize].source, key);
         self.index.insert_unique(hash(source, key), number as u32, rehash);
-        number
+        (number, gave_way)
     }
 
     /// Of a few sources, in turn, the one with the fewest failed contacts gives its place.
-    fn make_way(&mut self, source: Address) -> usize {
+    fn make_way(&mut self, past: &Past) -> (usize, (Address, SlowCounts)) {
         let hand = self.hand;
         self.hand = (hand + 1) % self.sources.len();
         let stride = self.sources.len() / SAMPLE + 1;
         let sample = (0..SAMPLE).map(|step| (hand + step * stride) % self.sources.len());
         let failed = |slow: &Slow| slow.contacts.iter().filter(|past| past.has_failed()).count();
         let number = sample.min_by_key(|&number| failed(&self.sources[number])).unwrap_or(hand);
-        self.evicted += u64::from(failed(&self.sources[number]) > 0);
         let before = self.sources[number].source;
+        let failed_within = |horizon| self.tally(before, past.last, horizon).0;
+        let counts = SlowCounts { quarter: failed_within(QUARTER), day: failed_within(DAY) };
         if let Ok(held) =
             self.index.find_entry(hash(before, self.key), |&held| held as usize == number)
         {
             held.remove();
         }
         let slow = &mut self.sources[number];
-        slow.source = source;
+        slow.source = past.key.source;
         slow.contacts.clear();
         slow.others = 0;
-        number
+        (number, (before, counts))
     }
 }
 
@@ -253,15 +260,15 @@ mod tests {
             table.note(&past(1, port, 1, outcome));
         }
         assert_eq!(counts(&table, 1, 1), (0, 0));
-        (0..20).for_each(|port| table.note(&past(1, 3 * port, 2, Outcome::Refused)));
+        (0..20).for_each(|port| _ = table.note(&past(1, 3 * port, 2, Outcome::Refused)));
         assert_eq!(counts(&table, 1, 2), (60, 60));
     }
 
     #[test]
     fn successes_give_way_to_failures_and_count_all_the_same() {
         let mut table = SlowTable::new(1 << 20, 7);
-        (0..64).for_each(|port| table.note(&past(1, port, 1, Outcome::Answered)));
-        (100..160).for_each(|port| table.note(&past(1, port, 2, Outcome::Silent)));
+        (0..64).for_each(|port| _ = table.note(&past(1, port, 1, Outcome::Answered)));
+        (100..160).for_each(|port| _ = table.note(&past(1, port, 2, Outcome::Silent)));
         assert_eq!(counts(&table, 1, 2), (0, 0), "fewer than half failed");
         (0..2).for_each(|_| table.forget(UnixNanos(2 * MINUTE)));
         assert_eq!(counts(&table, 1, 2), (60, 60), "two hours later");
@@ -272,9 +279,11 @@ mod tests {
     fn sources_with_little_evidence_give_way() {
         let mut table = SlowTable::new(200_000, 7);
         let room = table.capacity as u32;
-        (0..30).for_each(|port| table.note(&past(1, port, 1, Outcome::Refused)));
-        (2..20 * room).for_each(|source| table.note(&past(source, 1, 1, Outcome::Refused)));
+        (0..30).for_each(|port| _ = table.note(&past(1, port, 1, Outcome::Refused)));
+        let lost = (2..20 * room).filter_map(|n| table.note(&past(n, 1, 1, Outcome::Refused)));
+        let lost: Vec<SlowCounts> = lost.map(|(_, counts)| counts).collect();
         assert_eq!(counts(&table, 1, 1), (30, 30));
-        assert!(table.evicted > 0 && table.len() <= room as usize);
+        assert!(lost.len() > 10 * room as usize && table.len() <= room as usize);
+        assert!(lost.iter().all(|counts| *counts == SlowCounts { quarter: 1, day: 1 }));
     }
 }

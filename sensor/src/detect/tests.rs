@@ -8,7 +8,7 @@ use wire::units::UnixNanos;
 
 use super::oracle::{Sighting, Told, expected};
 use super::{
-    Alert, AllowList, Confidence, Detector, DetectorConfig, Kind, Phase, Profile, Thresholds,
+    Alert, AllowList, Confidence, Detector, DetectorConfig, Held, Kind, Phase, Profile, Thresholds,
 };
 use crate::evidence::{Class, Contact, ContactKey, ContactTable, Observation};
 
@@ -110,7 +110,7 @@ fn alerts_of(config: DetectorConfig, sightings: &[Sighting]) -> Vec<Alert> {
     let last = sightings.last().map_or(0, |sighting| sighting.0);
     sensor.run(sightings, last + 17 * 60 * SECOND, |_, _| 0);
     assert!(sensor.detector.is_idle(), "nothing stays open");
-    assert_eq!(sensor.detector.counters().evidence_lost, 0);
+    assert_eq!(sensor.detector.counters().evidence_lost.total(), 0);
     sensor.alerts
 }
 
@@ -360,7 +360,13 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
             detector.tick(UnixNanos(2 * SECOND), &mut alerts);
         }
     }
-    assert!(detector.counters().evidence_lost >= 19 * capacity);
+    let lost = detector.counters().evidence_lost;
+    assert!(lost.of(Held::Little) >= 19 * capacity, "{lost:?}");
+    assert_eq!(
+        lost.total(),
+        lost.of(Held::Little),
+        "the sources of the flood held little: {lost:?}"
+    );
     // Groups run out first, as each contact of the flood has its own.
     assert!((capacity / 2..=capacity).contains(&detector.counters().contacts));
     merge(&mut detector, contact(1, 1, 9), Attempted, 2 * SECOND);
@@ -368,6 +374,37 @@ fn a_full_table_gives_up_the_least_evidence_and_counts_it() {
     detector.tick(UnixNanos(2 * SECOND + 250 * MS), &mut alerts);
     assert_eq!(alerts.len(), 1, "the scanner's nine ports outlived the flood");
     assert_eq!(alerts[0].distinct_ports, 10);
+}
+
+#[test]
+fn what_gives_way_is_counted_by_how_close_its_source_was_to_a_threshold() {
+    // So many ports of each source are attempted and refused, or wait for their answer.
+    for (ports, is_refused, held) in [
+        (1, true, Held::Little),
+        (5, false, Held::Half),
+        (8, true, Held::Near),
+        (8, false, Held::Near),
+        (12, true, Held::Reached),
+    ] {
+        let config = DetectorConfig { memory_mib: 1, ..DetectorConfig::default() };
+        let mut detector = Detector::new(config);
+        for n in 0..2 * detector.budget().contacts as u32 {
+            let source = Address::from_v4((0x0a00_0000 | n / ports).to_be_bytes());
+            let key = ContactKey { source, ..contact(1, 1, (n % ports) as u16) };
+            let time = UnixNanos(SECOND + u64::from(n));
+            detector.merge(0, &Contact::new(key, Attempted, time));
+            if is_refused {
+                detector.merge(0, &Contact::new(key, Refused, time));
+            }
+            if n % 60 == 0 {
+                detector.tick(UnixNanos(SECOND + MS), &mut Vec::new());
+            }
+        }
+        let lost = detector.counters().evidence_lost;
+        // With each contact that goes its source holds less.
+        let most = Held::ALL.into_iter().rev().find(|held| lost.of(*held) > 0);
+        assert!(most == Some(held) && lost.of(held) > 50, "{ports} ports: {lost:?}");
+    }
 }
 
 /// Vertical scans found by silence, while answers that nobody asked for push each other out of the table.
@@ -388,7 +425,7 @@ fn silent_scans_beside_forgotten_answers(splits_flows: bool, answer: Observation
         }
         detector.tick(UnixNanos(tick * TICK), &mut alerts);
     }
-    assert!(detector.counters().evidence_lost > capacity);
+    assert!(detector.counters().evidence_lost.of(Held::Nothing) > capacity);
     alerts.iter().filter(|alert| alert.phase == Phase::Open).count()
 }
 

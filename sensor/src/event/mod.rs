@@ -20,7 +20,7 @@ use packet::FiveTuple;
 use wire::ledger::Ledger;
 use wire::units::UnixNanos;
 
-use crate::detect::{Alert, AlertSummary, Technique};
+use crate::detect::{Alert, AlertSummary, GivenWay, Held, Technique};
 use crate::devices::DeviceCounters;
 use crate::strain::{Degradation, DetectorChange, REMEDY};
 use crate::timing::Latency;
@@ -454,15 +454,24 @@ fn write_degradation(json: &mut Json<'_>, change: DetectorChange) {
         contacts,
         contacts_room,
         evidence_lost,
+        held,
         slow_sources_lost,
         alerts_not_opened,
     } = change.degradation();
     json.number("contacts", contacts);
     json.number("contacts_room", contacts_room);
     json.number("evidence_lost", evidence_lost);
-    json.number("slow_sources_lost", slow_sources_lost);
+    write_given_way(json, "evidence_lost_by_held", &held);
+    json.number("slow_sources_lost", slow_sources_lost.total());
+    write_given_way(json, "slow_sources_lost_by_held", &slow_sources_lost);
     json.number("alerts_not_opened", alerts_not_opened);
     json.string("remedy", REMEDY);
+}
+
+fn write_given_way(json: &mut Json<'_>, name: &str, lost: &GivenWay) {
+    json.enter(name, b'{');
+    Held::ALL.into_iter().for_each(|held| json.number(held.name(), lost.of(held)));
+    json.leave(b'}');
 }
 
 fn write_stats(json: &mut Json<'_>, uptime_seconds: u64, decoder: &DecoderStats, ledger: &Ledger) {

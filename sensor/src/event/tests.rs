@@ -112,7 +112,15 @@ fn every_kind() -> Vec<Value> {
         Event::FlowEnd(FlowEnd { flow, interface: "eth0", community_id, flow_id: u64::MAX })
     };
     let summary = AlertSummary { delayed: 1, skipped_updates: 2, not_opened: 3 };
-    let degradation = Degradation { contacts: 95, contacts_room: 100, ..Default::default() };
+    let mut held = GivenWay::default();
+    held.note(Held::Near);
+    let degradation = Degradation {
+        contacts: 95,
+        contacts_room: 100,
+        evidence_lost: 1,
+        held,
+        ..Default::default()
+    };
     let events = [
         Event::NewConnection(connection()),
         Event::NewConnection(untagged),
@@ -197,6 +205,16 @@ fn top_level_names_are_those_of_eve_and_one_of_ours() {
         let body = event["event_type"].as_str().unwrap();
         assert!(event[body].is_object(), "{event}");
     }
+}
+
+#[test]
+fn a_degraded_detector_says_how_much_evidence_gave_way_with_what_it_lost() {
+    let events = every_kind();
+    let is_it = |event: &&Value| event["anomaly"]["event"] == "detector.degraded";
+    let ours = &events.iter().find(is_it).unwrap()["ringwatch"];
+    let by_held = json!({"none": 0, "little": 0, "half": 0, "near": 1, "reached": 0});
+    assert_eq!((&ours["evidence_lost"], &ours["evidence_lost_by_held"]), (&json!(1), &by_held));
+    assert_eq!(ours["slow_sources_lost_by_held"]["near"], 0);
 }
 
 #[test]
