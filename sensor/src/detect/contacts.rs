@@ -17,7 +17,7 @@ use packet::mix;
 use super::Technique;
 use super::groups::{GroupKey, Groups, NONE, take_index};
 use super::outcomes::Outcome;
-use super::view::Handshake;
+use super::view::{Due, Handshake};
 use super::wheel::Wheel;
 use crate::evidence::{Class, Contact, ContactKey, Flags, Observation};
 use crate::hardware::take;
@@ -52,10 +52,8 @@ pub(super) struct Entry {
     pub(super) is_live: bool,
     /// Waits for the next tick.
     pub(super) is_touched: bool,
-    /// It was due without an answer.
-    pub(super) is_silent: bool,
-    /// It was due, but an answer could have been lost.
-    pub(super) is_undecidable: bool,
+    /// What it is without an answer.
+    pub(super) due: Due,
     /// An alert told about it.
     pub(super) is_told: bool,
     /// What was seen of its handshake.
@@ -85,6 +83,17 @@ const GROUPS: usize = 2;
 const SAMPLE: usize = 8;
 
 impl Entry {
+    /// Takes in what a worker says about the contact.
+    pub(super) fn merge(&mut self, contact: &Contact) {
+        let claims = |flags: Flags| (flags.has_completed(), flags.has(Observation::Carried));
+        let before = claims(self.contact.flags);
+        self.contact.merge(contact);
+        if claims(self.contact.flags) != before && matches!(self.due, Due::Silent | Due::Unclear) {
+            // By what its source says now it may have been answered: to be looked at again.
+            self.due = Due::NotYet;
+        }
+    }
+
     /// An answer to an attempt that is not known yet: whoever forgets it makes the attempt look silent. Of a refusal
     /// that would be no matter, as both are failures.
     pub(super) const fn is_orphan(&self) -> bool {
@@ -99,7 +108,7 @@ impl Entry {
     pub(super) fn is_undecided(&self) -> bool {
         self.is_attempted()
             && self.outcome() == Outcome::Undecided
-            && !self.is_undecidable
+            && self.due == Due::NotYet
             && !self.contact.flags.has(Observation::Exceeded)
     }
 
@@ -109,22 +118,20 @@ impl Entry {
             Outcome::Answered
         } else if flags.has(Observation::Refused) {
             Outcome::Refused
-        } else if flags.has(Observation::Completed) {
-            // On a tap that sees one direction.
-            Outcome::Answered
-        } else if flags.has(Observation::Exceeded) {
-            Outcome::Undecided
-        } else if self.is_silent {
-            Outcome::Silent
         } else {
-            Outcome::Undecided
+            // What the source sends by itself, an acknowledgement included, makes no success of it.
+            match self.due {
+                Due::Unseen => Outcome::Answered,
+                Due::Silent if !flags.has(Observation::Exceeded) => Outcome::Silent,
+                _ => Outcome::Undecided,
+            }
         }
     }
 
     /// The handshake was completed, and the target did not take it back: answers reach the source.
     pub(super) const fn proves_source(&self) -> bool {
         let flags = self.contact.flags;
-        flags.has(Observation::Completed)
+        flags.has_completed()
             && flags.has(Observation::Answered)
             && !flags.has(Observation::Refused)
     }
@@ -293,8 +300,7 @@ impl Contacts {
             failed_in: 0,
             is_live: true,
             is_touched: false,
-            is_silent: false,
-            is_undecidable: false,
+            due: Due::NotYet,
             is_told: false,
             seen: Handshake::None,
         };

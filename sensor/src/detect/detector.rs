@@ -6,14 +6,14 @@ use packet::Address;
 use wire::units::UnixNanos;
 
 use super::alerts::Alerts;
-use super::contacts::{Contacts, SLOTS};
+use super::contacts::{Contacts, Entry, SLOTS, SOURCE};
 use super::explain::Watch;
 use super::floods::{FloodCounters, Floods, SynFlood};
 use super::groups::{GroupKey, NONE};
 use super::held::GivenWay;
 use super::losses::Losses;
 use super::slow::{Past, SlowTable};
-use super::view::View;
+use super::view::{Due, View};
 use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
 use crate::evidence::{Class, Contact, PANE_NANOS, pane};
 use crate::flood::Report;
@@ -201,7 +201,7 @@ impl Detector {
         }
         let number = match self.contacts.find(&contact.key) {
             Some(number) => {
-                self.contacts.entries[number as usize].contact.merge(contact);
+                self.contacts.entries[number as usize].merge(contact);
                 number
             }
             None => self.insert(contact),
@@ -388,7 +388,11 @@ impl Detector {
     /// Brings the groups and alerts of a contact up to its outcome.
     fn settle(&mut self, number: u32) {
         let mut entry = self.contacts.entries[number as usize];
-        self.view.settle(&mut entry.seen, entry.contact.flags);
+        let of_source = match entry.groups[SOURCE] {
+            NONE => None,
+            group => Some(self.contacts.groups.of(group)),
+        };
+        self.view.settle(&mut entry.seen, entry.contact.flags, of_source);
         let failed_before = entry.failed_in;
         for slot in 0..SLOTS {
             let group = entry.groups[slot];
@@ -448,9 +452,10 @@ impl Detector {
         let first = entry.contact.first;
         let due = first.plus(self.config.silent_after);
         if entry.is_undecided() && due <= self.now {
-            let is_undecidable = self.losses.touch(first, due);
-            let entry = &mut self.contacts.entries[number as usize];
-            (entry.is_silent, entry.is_undecidable) = (!is_undecidable, is_undecidable);
+            self.contacts.entries[number as usize].due = match self.losses.touch(first, due) {
+                true => Due::Lost,
+                false => self.view.of_unanswered(entry.contact.flags),
+            };
             self.settle(number);
         }
         self.set_timer(number);
@@ -486,8 +491,10 @@ impl Detector {
     /// The contact leaves the window, before its time or not.
     fn forget(&mut self, number: u32) {
         self.note_past(number);
-        let seen = self.contacts.entries[number as usize].seen;
-        self.view.forget(seen);
+        let Entry { seen, groups, .. } = self.contacts.entries[number as usize];
+        if groups[SOURCE] != NONE {
+            self.view.forget(seen, self.contacts.groups.of(groups[SOURCE]));
+        }
         self.contacts.remove(number);
     }
 

@@ -17,6 +17,7 @@ use super::groups::{Group, GroupKey, NONE};
 use super::open::AlertKey;
 use super::outcomes::Outcome;
 use super::slow::{DAY, QUARTER};
+use super::view::Due;
 use super::{Allowed, Kind, NetworkRule, Technique};
 use crate::evidence::{Class, ContactKey, Flags, Observation};
 
@@ -92,6 +93,8 @@ pub struct ContactCounts {
     pub silent: u64,
     /// Of those: no evidence, as frames were lost while an answer could have come.
     pub lost: u64,
+    /// Of those: no evidence, as the source acknowledges an answer that may have taken another way.
+    pub unclear: u64,
     /// Of those: no evidence, as a router said that they travelled too far.
     pub exceeded: u64,
     /// Of those: not old enough to be silent.
@@ -234,6 +237,7 @@ struct Known {
 enum Fate {
     Waiting,
     Lost,
+    Unclear,
     Exceeded,
     Silent,
     Refused,
@@ -265,7 +269,8 @@ impl Watch {
             Outcome::Refused => Fate::Refused,
             Outcome::Silent => Fate::Silent,
             Outcome::Undecided if flags.has(Observation::Exceeded) => Fate::Exceeded,
-            Outcome::Undecided if entry.is_undecidable => Fate::Lost,
+            Outcome::Undecided if entry.due == Due::Lost => Fate::Lost,
+            Outcome::Undecided if entry.due == Due::Unclear => Fate::Unclear,
             Outcome::Undecided => Fate::Waiting,
         };
         let known = self.contacts.entry(key).or_insert(Known { flags, fate });
@@ -312,6 +317,7 @@ impl ContactCounts {
             refused: 0,
             silent: 0,
             lost: 0,
+            unclear: 0,
             exceeded: 0,
             waiting: 0,
             completed: 0,
@@ -324,13 +330,15 @@ impl ContactCounts {
         let count = match known.fate {
             Fate::Waiting => &mut self.waiting,
             Fate::Lost => &mut self.lost,
+            Fate::Unclear => &mut self.unclear,
             Fate::Exceeded => &mut self.exceeded,
             Fate::Silent => &mut self.silent,
             Fate::Refused => &mut self.refused,
             Fate::Answered => &mut self.answered,
         };
         *count += 1;
-        self.completed += u64::from(known.flags.has(Observation::Completed));
+        let is_completed = known.fate == Fate::Answered && known.flags.has_completed();
+        self.completed += u64::from(is_completed);
         let is_odd = |technique: &Technique| {
             !matches!(technique, Technique::Syn | Technique::Udp | Technique::Ip)
         };

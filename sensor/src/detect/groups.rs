@@ -34,6 +34,8 @@ pub(super) struct Group {
     pub(super) head: u32,
     /// Failed contacts from which on a closer look is worth it.
     pub(super) look_at: u32,
+    /// Of a source: contacts on which it sent data that nobody was seen to answer.
+    pub(super) one_way: u32,
     /// Waits to be compared with its threshold.
     pub(super) has_grown: bool,
 }
@@ -120,6 +122,7 @@ impl Groups {
             alert: 0,
             head: NONE,
             look_at: 0,
+            one_way: 0,
             has_grown: false,
         };
         let number = match self.free.pop() {

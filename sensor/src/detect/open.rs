@@ -13,6 +13,7 @@ use super::explain::AlertBrief;
 use super::groups::GroupKey;
 use super::outcomes::{Outcome, OutcomeSet};
 use super::slow::Past;
+use super::view::Due;
 use crate::evidence::{Class, ContactKey};
 
 /// One alert for each of these at a time. Ports that one source sweeps fold into one alert.
@@ -262,7 +263,7 @@ impl OpenAlert {
         }
         self.workers |= entry.workers;
         self.proves_source |= entry.proves_source();
-        self.had_losses |= entry.is_undecidable;
+        self.had_losses |= entry.due == Due::Lost;
     }
 
     /// Takes in a contact that left the window long ago.

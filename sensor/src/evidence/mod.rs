@@ -72,7 +72,8 @@ pub enum Observation {
     Answered,
     /// The target sent an RST, or somebody says that it cannot be reached.
     Refused,
-    /// The source acknowledged the target's answer: the handshake is complete.
+    /// The source acknowledged an answer of the target, or says so: only with [`Observation::Answered`] is the
+    /// handshake complete.
     Completed,
     /// A router says that the packet travelled too far: a step of a traceroute.
     Exceeded,
@@ -88,6 +89,8 @@ pub enum Observation {
     Maimon,
     /// The source sent an ACK of no connection that is known.
     Ack,
+    /// As [`Observation::Completed`], and the source sent data.
+    Carried,
 }
 
 impl Observation {
@@ -130,6 +133,12 @@ impl Flags {
     #[must_use]
     pub const fn has_answer(self) -> bool {
         self.0 & !Self::ATTEMPTS != 0
+    }
+
+    /// Did the source acknowledge an answer, or claim to have had one?
+    #[must_use]
+    pub const fn has_completed(self) -> bool {
+        self.has(Observation::Completed) || self.has(Observation::Carried)
     }
 
     /// Did the source attempt anything by an odd technique?

@@ -19,7 +19,8 @@ pub fn observe(packet: &Packet) -> Option<(ContactKey, Observation)> {
     match packet.kind {
         Kind::Tcp { flags, .. } => segment(&packet.tuple, flags),
         Kind::Icmp { kind, code, quoted: None } => request_or_reply(&packet.tuple, kind, code),
-        Kind::Icmp { kind, code, quoted: Some(quoted) } => {
+        // An error goes to whoever sent what it quotes; one that goes elsewhere is made up.
+        Kind::Icmp { kind, code, quoted: Some(quoted) } if quoted.source == packet.tuple.target => {
             error(packet.tuple.protocol, kind, code, &quoted)
         }
         Kind::Arp { operation } => arp(&packet.tuple, operation),
@@ -39,8 +40,11 @@ pub fn observe_change(packet: &Packet, change: Change) -> Option<(ContactKey, Ob
             (!is_multicast(tuple.target)).then(|| (protocol_of(tuple), Observation::Attempted))
         }
         (Change::Answered, _) => answer(packet),
-        (Change::Completed, Kind::Tcp { .. }) => {
+        (Change::Completed, Kind::Tcp { flags, .. }) if flags & tcp::PSH == 0 => {
             Some((port_of(Class::Tcp, tuple), Observation::Completed))
+        }
+        (Change::Completed | Change::Carried, Kind::Tcp { .. }) => {
+            Some((port_of(Class::Tcp, tuple), Observation::Carried))
         }
         _ => None,
     }

@@ -105,6 +105,7 @@ fn write_contacts(out: &mut String, counts: &ContactCounts) -> fmt::Result {
     write!(out, ", {refused} refused, {silent} silent")?;
     for (count, what) in [
         (counts.lost, "not decided, as frames were lost"),
+        (counts.unclear, "not decided, as answers may take another way"),
         (counts.exceeded, "steps of a traceroute"),
         (counts.waiting, "waiting for an answer"),
     ] {
@@ -245,6 +246,7 @@ fn contacts_json(counts: &ContactCounts) -> Value {
         "refused": counts.refused,
         "silent": counts.silent,
         "undecided_by_loss": counts.lost,
+        "undecided_by_unseen_answers": counts.unclear,
         "exceeded": counts.exceeded,
         "waiting": counts.waiting,
         "completed": counts.completed,

@@ -113,14 +113,15 @@ impl Hot {
         let seen = ((before & FLAGS) as u16).to_le_bytes();
         let flags = self.flags();
         let is_opened = (seen[0] | seen[1]) & tcp::SYN != 0;
+        let is_reset = (flags[0] | flags[1]) & tcp::RST != 0;
+        let new = flags[0] & !seen[0];
         match way {
-            0 if is_opened
-                && flags[0] & !seen[0] & tcp::ACK != 0
-                && (flags[0] | flags[1]) & tcp::RST == 0 =>
-            {
-                Change::Completed
-            }
-            1 if seen[1] == 0 && !is_opened && flags[1] & tcp::RST == 0 => Change::Answered,
+            0 if !is_opened || is_reset => Change::Nothing,
+            0 if new & tcp::ACK != 0 => Change::Completed,
+            0 if new & tcp::PSH != 0 && seen[1] == 0 => Change::Carried,
+            1 if seen[1] != 0 || flags[1] & tcp::RST != 0 => Change::Nothing,
+            // A SYN+ACK tells by itself that it answers a SYN.
+            1 if !is_opened || flags[1] & tcp::SYN == 0 => Change::Answered,
             _ => Change::Nothing,
         }
     }

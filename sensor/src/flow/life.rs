@@ -32,10 +32,13 @@ pub enum Change {
     Nothing,
     /// The flow began with it.
     Began,
-    /// It is the first of the other side, and no RST; of TCP: no SYN was seen.
+    /// It is the first of the other side, and no RST; of TCP, where a SYN was seen: no SYN+ACK either, which was lost.
     Answered,
-    /// Of TCP, with a SYN seen before: it is the opener's first acknowledgement, so an answer reached it.
+    /// Of TCP, with a SYN seen before: it is the opener's first acknowledgement. Whether an answer reached it, its
+    /// word alone does not prove.
     Completed,
+    /// Of TCP, with a SYN seen before and nothing from the other side: the opener pushes data for the first time.
+    Carried,
 }
 
 impl State {
