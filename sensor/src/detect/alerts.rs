@@ -10,7 +10,7 @@ use super::Technique;
 use super::alert::{Alert, AlertSummary, Phase};
 use super::contacts::Entry;
 use super::groups::GroupKey;
-use super::open::{AlertKey, Circumstances, OpenAlert, Sweep};
+use super::open::{AlertKey, Circumstances, OpenAlert, Span, Sweep};
 use super::outcomes::OutcomeSet;
 use super::slow::Past;
 
@@ -19,6 +19,8 @@ pub(super) struct Alerts {
     /// By id, so that what is told is in the order of opening.
     open: BTreeMap<u64, OpenAlert>,
     by_key: BTreeMap<AlertKey, u64>,
+    /// Scans of ports that ended lately, by their source: up to as many as can be open.
+    over: BTreeMap<Address, Span>,
     capacity: usize,
     /// Room for contacts and ports that the sets of all alerts share.
     spare: usize,
@@ -46,6 +48,7 @@ impl Alerts {
         Self {
             open: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            over: BTreeMap::new(),
             capacity: bytes / 2 / OpenAlert::BYTES,
             spare: bytes / 2 / OutcomeSet::BYTES,
             close_after,
@@ -120,6 +123,29 @@ impl Alerts {
         self.under(AlertKey::Ports { source, target, technique: Technique::Ip })
     }
 
+    /// From when to when alerts told that `source` scans ports fast: those that are open, and those that closed lately.
+    pub(super) fn scanned(&self, source: Address) -> Option<Span> {
+        if self.open.is_empty() && self.over.is_empty() {
+            return None;
+        }
+        let others = [AlertKey::Block { source }, AlertKey::Sweep { source, by: Sweep::Ports }];
+        let of_ports = self.by_key.range(AlertKey::all_ports_of(source)).map(|(_, id)| id);
+        let open = of_ports.chain(others.iter().filter_map(|key| self.by_key.get(key)));
+        let open = open.filter_map(|id| self.open.get(id)).map(OpenAlert::span);
+        open.chain(self.over.get(&source).copied()).reduce(Span::with)
+    }
+
+    /// Forgets scans that ended so long before `now`.
+    pub(super) fn forget_scanned(&mut self, now: UnixNanos, after: Duration) {
+        self.over.retain(|_, span| span.end.plus(after) > now);
+    }
+
+    fn note_over(&mut self, source: Address, span: Span) {
+        if self.over.len() < self.capacity || self.over.contains_key(&source) {
+            self.over.entry(source).and_modify(|over| *over = over.with(span)).or_insert(span);
+        }
+    }
+
     /// Opens an alert under `key`, for `group` if it is about one, or extends the one that is open. Returns its id;
     /// 0 if there is no room.
     pub(super) fn open_or_extend(
@@ -186,6 +212,51 @@ impl Alerts {
             }
             _ => None,
         })
+    }
+
+    /// Several sources scan `target`, each of which would have an alert: those alerts. The oldest is told as one about
+    /// all of them from now on, unless there is one, and the others end. Returns its id; 0 if there is none.
+    pub(super) fn become_distributed(&mut self, target: Address, parts: &BTreeSet<u64>) -> u64 {
+        let key = AlertKey::Distributed { target };
+        let mut parts = parts.iter().copied();
+        let story = match self.under(key) {
+            0 => parts.next().unwrap_or(0),
+            open => open,
+        };
+        let Some(alert) = self.open.get_mut(&story) else { return 0 };
+        if !alert.is_of_scans() {
+            let before = alert.key;
+            alert.becomes_distributed(target);
+            self.by_key.remove(&before);
+            self.by_key.insert(key, story);
+        }
+        for part in parts {
+            self.end(part);
+        }
+        story
+    }
+
+    /// Id of the open alert about several scans of `target`; 0 if there is none.
+    pub(super) fn of_scans(&self, target: Address) -> u64 {
+        let id = self.under(AlertKey::Distributed { target });
+        self.open.get(&id).filter(|alert| alert.is_of_scans()).map_or(0, |_| id)
+    }
+
+    /// Another alert tells what this one told: it ends, and is not told if nobody knows of it.
+    fn end(&mut self, id: u64) {
+        if self.open.get(&id).is_some_and(OpenAlert::is_untold) {
+            self.forget(id);
+            self.opened -= 1;
+            self.closed -= 1;
+        } else {
+            self.ending.push(id);
+        }
+    }
+
+    /// Scans of `target` by SYN by one source each, found since `since`.
+    pub(super) fn lone_scans_of(&self, target: Address, since: UnixNanos) -> BTreeSet<u64> {
+        let ids = self.verticals_of(target).map(|(id, _)| id);
+        ids.filter(|id| self.open.get(id).is_some_and(|alert| alert.is_lone_scan(since))).collect()
     }
 
     /// The alert is about `source` as well, which does the same under `key`. Returns its id; 0 if there is no room.
@@ -279,9 +350,15 @@ impl Alerts {
     fn forget(&mut self, id: u64) {
         if let Some(alert) = self.open.remove(&id) {
             self.by_key.remove(&alert.key);
+            if let Some(source) = alert.key.source()
+                && alert.key.is_fast_scan()
+            {
+                self.note_over(source, alert.span());
+            }
             for &source in &alert.decoys {
                 if let Some(target) = alert.key.target() {
                     self.by_key.remove(&AlertKey::vertical(source, target));
+                    self.note_over(source, alert.span());
                 }
             }
             self.spare += alert.room_taken();

@@ -8,12 +8,13 @@ use wire::units::UnixNanos;
 
 use super::contacts::{Entry, SOURCE, TARGET};
 use super::detector::Detector;
+use super::floods::Part;
 use super::groups::{Group, GroupKey, NONE};
 use super::held::Held;
 use super::open::{AlertKey, Circumstances};
 use super::outcomes::Outcome;
 use super::slow::{KEPT, Past, SlowCounts};
-use super::{Technique, Thresholds};
+use super::{Profile, Technique, Thresholds};
 use crate::evidence::{Class, Observation};
 
 /// More than three ports of one target make a scan of profile `strict`.
@@ -31,8 +32,14 @@ const MOST_PEERS: usize = 64;
 /// After so long it is known whether a target is flooded.
 const FLOOD_IS_KNOWN: Duration = Duration::from_secs(3);
 
+/// Who sends a good part of a flood, to so many ports of its target, does not look for any of them.
+const PORTS_OF_FLOOD: u32 = 1000;
+
 /// Contacts of a source that gives way that are looked at.
 const MOST_LOOKED_AT: usize = 64;
+
+/// So many sources that scan one target at a time, each as much as a vertical scan takes, do so together.
+const SCANS_OF_ONE: usize = 3;
 
 /// Where answers are not seen, thresholds are so many times higher.
 const ONE_WAY_FACTOR: f64 = 3.0;
@@ -72,12 +79,11 @@ impl Detector {
                 GroupKey::Source { source } => self.open_block(source, group, &state),
                 GroupKey::Target { target } => self.open_distributed(target, group, &state),
                 GroupKey::Ports { source, target, technique } => {
-                    let is_scan = self.passes(&state) && self.told_by(&key) == 0;
-                    let is_flood =
-                        || technique == Technique::Syn && self.is_flood_of(source, target);
-                    if is_scan && !is_flood() {
+                    if self.passes(&state) && self.told_by(&key) == 0 {
                         match technique {
+                            Technique::Syn if self.is_flood_of(source, target) => {}
                             Technique::Syn => self.open_vertical(source, target, group),
+                            Technique::Udp => self.open_udp((source, target), group, &state),
                             _ => self.open_for(group),
                         }
                     }
@@ -95,8 +101,13 @@ impl Detector {
     pub(super) fn told_by(&self, key: &GroupKey) -> u64 {
         use Technique::{Syn, Udp};
         let by_block = |source| self.alerts.under(AlertKey::Block { source });
+        let by_all = |target| self.alerts.of_scans(target);
         match *key {
-            GroupKey::Ports { source, technique: Syn | Udp, .. }
+            GroupKey::Ports { source, target, technique: Syn } => match by_block(source) {
+                0 => by_all(target),
+                block => block,
+            },
+            GroupKey::Ports { source, technique: Udp, .. }
             | GroupKey::Hosts { source, class: Class::Tcp | Class::Udp, .. } => by_block(source),
             _ => 0,
         }
@@ -278,7 +289,42 @@ impl Detector {
                 }
             }
         }
-        self.open_for(group);
+        if !self.open_of_scans(target) {
+            self.open_for(group);
+        }
+    }
+
+    /// One more source scans a target that others scan: with all of them, if they are many enough.
+    fn open_of_scans(&mut self, target: Address) -> bool {
+        let parts = self.alerts.lone_scans_of(target, self.now.minus(self.config.window));
+        if parts.len() + 1 < SCANS_OF_ONE || self.config.profile == Profile::Strict {
+            return false;
+        }
+        let alert = self.alerts.become_distributed(target, &parts);
+        if let Some(group) = self.contacts.groups.find(&GroupKey::Target { target }) {
+            self.tell_contacts(group, alert);
+        }
+        alert != 0
+    }
+
+    /// A scan by datagrams, unless they are a flood of the target, or may become one within moments.
+    fn open_udp(&mut self, (source, target): (Address, Address), group: u32, state: &Group) {
+        match self.floods.part_in_udp(source, target) {
+            Part::Most => {}
+            Part::Some if state.attempted >= PORTS_OF_FLOOD => {}
+            Part::MayBecome if self.now.since(self.first_of(source, group)) < FLOOD_IS_KNOWN => {
+                self.note_growth(group);
+            }
+            _ => self.open_for(group),
+        }
+    }
+
+    /// The first attempt that counts in a group of a source.
+    fn first_of(&self, source: Address, group: u32) -> UnixNanos {
+        let list = self.contacts.groups.find(&GroupKey::Source { source });
+        let members = list.into_iter().flat_map(|list| self.contacts.list(SOURCE, list));
+        let members = members.filter(|entry| entry.groups.contains(&group));
+        members.map(|entry| entry.contact.first).min().unwrap_or(self.now)
     }
 
     /// Ports of a target that a source attempts by SYN, with the time of each.

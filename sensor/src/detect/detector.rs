@@ -12,7 +12,7 @@ use super::floods::{FloodCounters, Floods, SynFlood};
 use super::groups::{GroupKey, NONE};
 use super::held::GivenWay;
 use super::losses::Losses;
-use super::slow::{Past, SlowTable};
+use super::slow::{Past, QUARTER, SlowTable};
 use super::view::{Due, View};
 use super::{Alert, AlertSummary, DetectorConfig, Profile, Technique};
 use crate::evidence::{Class, Contact, PANE_NANOS, pane};
@@ -32,7 +32,7 @@ pub struct Detector {
     past: Vec<Past>,
     pub(super) view: View,
     losses: Losses,
-    floods: Floods,
+    pub(super) floods: Floods,
     /// A source that somebody wants explained.
     pub(super) watch: Option<Box<Watch>>,
     /// Contacts that changed since the last tick, each once.
@@ -306,6 +306,8 @@ impl Detector {
         }
         self.contacts.wheel.recycle(due);
         self.losses.forget(now);
+        // Contacts come here a window after their last attempt, which is a window after the scan at the latest.
+        self.alerts.forget_scanned(now, self.config.window * 2 + Self::TICK * 8);
         self.note_all_past();
         // First, so that it is known which scans are made by a flood.
         self.floods.tick(now, &mut || self.alerts.next_id(), out);
@@ -505,11 +507,20 @@ impl Detector {
             return;
         }
         let Contact { key, first, last, .. } = entry.contact;
-        if self.floods.is_under_syn(key.target) {
+        if self.floods.is_under(key.target, key.class) || self.is_beside_fast_scan(key.source, last)
+        {
             // It is part of that, or hidden in it: fast, in any case.
             return;
         }
         self.past.push(Past { key, first, last, outcome: entry.outcome() });
+    }
+
+    /// Did alerts tell, at about that time, that this source scans ports? Who keeps one going for as long as slow
+    /// scans take cannot hide one behind it.
+    fn is_beside_fast_scan(&self, source: Address, time: UnixNanos) -> bool {
+        self.alerts.scanned(source).is_some_and(|span| {
+            span.holds(time, self.config.window) && span.end.since(span.start) < QUARTER
+        })
     }
 
     /// What left the window in this tick, in an order that the contacts alone decide.

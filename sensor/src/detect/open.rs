@@ -84,6 +84,14 @@ impl AlertKey {
         key(first, Technique::Null)..=key(last, Technique::Ip)
     }
 
+    /// Is it about ports that its source attempts, fast?
+    pub(super) const fn is_fast_scan(self) -> bool {
+        matches!(
+            self,
+            Self::Block { .. } | Self::Ports { .. } | Self::Sweep { by: Sweep::Ports, .. }
+        )
+    }
+
     /// Is it about ports that are attempted as they are by connections?
     pub(super) const fn is_by_ordinary_ports(self) -> bool {
         matches!(self, Self::Ports { technique: Technique::Syn | Technique::Udp, .. })
@@ -142,6 +150,10 @@ pub(super) struct OpenAlert {
     distinct_sources: OutcomeSet,
     /// Services of a sweep that passed the threshold.
     swept: BTreeSet<(Class, u16)>,
+    /// It is about sources each of which would have an alert of its own.
+    is_of_scans: bool,
+    /// Of a distributed scan that began as a vertical one: by this source.
+    grew_from: Option<Address>,
     /// Sources beside the one in the key, that do the same.
     pub(super) decoys: BTreeSet<Address>,
     techniques: BTreeSet<Technique>,
@@ -158,6 +170,25 @@ pub(super) struct OpenAlert {
     had_losses: bool,
     /// A step of it waits until the limit allows to tell it.
     is_waiting: bool,
+}
+
+/// How long a scan took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: UnixNanos,
+    pub(super) end: UnixNanos,
+}
+
+impl Span {
+    /// Both, and what lies between.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+
+    /// Is that time within it, or at most `slack` before or after?
+    pub(super) fn holds(&self, time: UnixNanos, slack: Duration) -> bool {
+        time.plus(slack) >= self.start && time <= self.end.plus(slack)
+    }
 }
 
 /// Decoys of one alert: beyond these, verticals open on their own.
@@ -185,6 +216,8 @@ impl OpenAlert {
             distinct_ports: OutcomeSet::default(),
             distinct_sources: OutcomeSet::default(),
             swept: BTreeSet::new(),
+            is_of_scans: false,
+            grew_from: None,
             decoys: BTreeSet::new(),
             techniques: BTreeSet::new(),
             ports: Lowest::default(),
@@ -225,6 +258,28 @@ impl OpenAlert {
     pub(super) fn becomes_block(&mut self, source: Address) {
         self.key = AlertKey::Block { source };
         self.becomes = Some(Kind::Block);
+    }
+
+    /// Many sources scan `target`, of which it told one so far, or some.
+    pub(super) fn becomes_distributed(&mut self, target: Address) {
+        self.is_of_scans = true;
+        if let Some(source) = self.key.source() {
+            self.grew_from = Some(source);
+            self.key = AlertKey::Distributed { target };
+            self.becomes = Some(Kind::Distributed);
+        }
+    }
+
+    /// Is it about sources each of which would have an alert of its own?
+    pub(super) const fn is_of_scans(&self) -> bool {
+        self.is_of_scans
+    }
+
+    /// A scan of one source that another may be a part of: it was found at `since` at the earliest.
+    pub(super) fn is_lone_scan(&self, since: UnixNanos) -> bool {
+        self.decoys.is_empty()
+            && !self.circumstances.by_syn_alone
+            && self.opened.is_none_or(|opened| opened >= since)
     }
 
     /// Another source does the same. Returns whether there was room for it.
@@ -303,7 +358,8 @@ impl OpenAlert {
         let service = (class as u64) << u16::BITS | u64::from(port);
         // Decoys do the same as their scanner: each port counts once.
         let who = match self.key {
-            AlertKey::Distributed { .. } => source,
+            // What the first one did is counted already, as a scan of its own counts.
+            AlertKey::Distributed { .. } if self.grew_from != Some(source) => source,
             _ => target,
         };
         self.contacts.record(fingerprint(who, service + 1), outcome, spare);
@@ -332,6 +388,11 @@ impl OpenAlert {
         self.addresses.insert(target);
         self.start = self.start.min(first);
         self.end = self.end.max(last);
+    }
+
+    /// From its first packet to its last evidence.
+    pub(super) const fn span(&self) -> Span {
+        Span { start: self.start, end: self.active }
     }
 
     pub(super) const fn id(&self) -> u64 {

@@ -66,6 +66,18 @@ impl Senders {
         u64::from(self.buckets[Self::bucket(sender, key)]) * 2 > self.total()
     }
 
+    /// May `sender` have sent an eighth of the packets, which is more than the share of a bucket?
+    #[must_use]
+    pub fn may_be_an_eighth_of(&self, sender: Address, key: u64) -> bool {
+        u64::from(self.buckets[Self::bucket(sender, key)]) * 8 >= self.total().max(1)
+    }
+
+    /// Was nothing counted?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total() == 0
+    }
+
     fn total(&self) -> u64 {
         self.buckets.iter().map(|count| u64::from(*count)).sum()
     }

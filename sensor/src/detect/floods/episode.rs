@@ -156,6 +156,11 @@ impl Episode {
             .then_some(most.1)
     }
 
+    /// May `sender` have sent a good part of it? Where very many send, nobody did.
+    pub(super) fn may_be_flooder(&self, sender: Address, key: u64) -> bool {
+        self.senders.is_empty() || self.senders.may_be_an_eighth_of(sender, key)
+    }
+
     /// The next step of its life, to be told.
     pub(super) fn tell(
         &mut self,

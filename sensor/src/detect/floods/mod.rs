@@ -29,6 +29,7 @@ use packet::Address;
 use wire::units::UnixNanos;
 
 use super::{Alert, DetectorConfig, Kind, Phase};
+use crate::evidence;
 use crate::flood::{Asked, Class, Report, SAMPLED_ONE_IN};
 use episode::Episode;
 use targets::{State, Targets};
@@ -108,6 +109,19 @@ pub struct FloodCounters {
     pub not_opened: u64,
 }
 
+/// What a source has to do with a flood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// There is none, or it sends little of it.
+    None,
+    /// It sends much of what may become one.
+    MayBecome,
+    /// It may send a good part of one: so does whoever shares its bucket.
+    Some,
+    /// It sends most of one.
+    Most,
+}
+
 /// A SYN flood that is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SynFlood {
@@ -171,10 +185,27 @@ impl Floods {
             .then(|| SynFlood { dominant: episode.dominant(self.config.key) })
     }
 
-    /// Is there a SYN flood on `target`, told or not?
-    pub(super) fn is_under_syn(&self, target: Address) -> bool {
-        let episode = self.episodes.get(&(target, Class::Syn));
+    /// Is there a flood on `target`, told or not, of what contacts of this class are attempted by?
+    pub(super) fn is_under(&self, target: Address, by: evidence::Class) -> bool {
+        let class = match by {
+            evidence::Class::Tcp => Class::Syn,
+            evidence::Class::Udp => Class::Udp,
+            _ => return false,
+        };
+        let episode = self.episodes.get(&(target, class));
         episode.is_some_and(|episode| episode.is_open() || episode.seconds > 0)
+    }
+
+    /// What `source` has to do with a flood of datagrams on `target`.
+    pub(super) fn part_in_udp(&self, source: Address, target: Address) -> Part {
+        let Some(episode) = self.episodes.get(&(target, Class::Udp)) else { return Part::None };
+        let key = self.config.key;
+        match episode.may_be_flooder(source, key) {
+            true if !episode.is_open() => Part::MayBecome,
+            _ if episode.dominant(key) == Some(source) => Part::Most,
+            true => Part::Some,
+            false => Part::None,
+        }
     }
 
     /// Lets time pass to `now` and tells what is new, in an order that the packets alone decide. `id` gives
