@@ -44,7 +44,7 @@ pub struct FlowSettings {
     pub grows: bool,
     /// When flows end.
     pub timeouts: Timeouts,
-    /// At most so many ended flows are handed out in a second of packet time; `None`: all.
+    /// At most so many ended flows are handed out in a second of packet time; `None`: none, as nobody wants them.
     pub per_second: Option<u32>,
 }
 
@@ -117,7 +117,7 @@ impl Analyser {
                     true => FlowTable::growing(flows.flows, flows.timeouts, settings.key),
                     false => FlowTable::new(flows.flows, flows.timeouts, settings.key),
                 },
-                limit: FlowLimit::new(flows.per_second.unwrap_or(u32::MAX)),
+                limit: FlowLimit::new(flows.per_second),
                 keys: [None; VECTOR],
                 before: counters.worker.flows.begin_anew(),
             }),
@@ -310,8 +310,13 @@ impl Analyser {
 
     /// Ends every flow: no further packet comes. The limit of a second does not hold here.
     pub fn end_all_flows(&mut self, now: UnixNanos, mut ended: impl FnMut(EndedFlow)) {
-        let Some(Flows { table, before, .. }) = &mut self.flows else { return };
-        table.finish(now, &mut ended);
+        let Some(Flows { table, limit, before, .. }) = &mut self.flows else { return };
+        let is_wanted = limit.is_wanted();
+        table.finish(now, &mut |flow| {
+            if is_wanted {
+                ended(flow);
+            }
+        });
         self.counters.worker.flows.show(table, before);
     }
 

@@ -542,6 +542,7 @@ struct Crew {
 impl Crew {
     fn hire(start: &Start, common: &Common) -> Result<Self, StartError> {
         let mut crew = Self::default();
+        setup::warn_without_flows(&start.config);
         if let Some(flows) = setup::flows(&start.config, start.cpus.len()) {
             let bytes = FlowTable::memory(flows.flows) * start.cpus.len();
             tracing::info!(flows = flows.flows * start.cpus.len(), bytes, "memory of flows");

@@ -138,7 +138,7 @@ impl Recorder {
             waiting: Vec::new(),
             written: Vec::new(),
             limit: SecondLimit::new(connections_per_second),
-            flows: FlowLimit::new(flows_per_second),
+            flows: FlowLimit::new(Some(flows_per_second)),
             unwritten_flows: UnwrittenFlows::default(),
             flow_second: 0,
             line: Vec::with_capacity(4096),

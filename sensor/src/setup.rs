@@ -393,17 +393,27 @@ pub fn contacts(detect: &Detect, workers: usize) -> usize {
     contacts
 }
 
-/// What a worker's table of flows is made with: the flows shared evenly. `None`: flows are not told, so
-/// they are not kept.
+/// What a worker's table of flows is made with: the flows shared evenly. `None`: there is none. Detection needs it,
+/// whether flows are told or not.
 #[must_use]
 pub fn flows(config: &Config, workers: usize) -> Option<FlowSettings> {
     let Flow { flows, tcp_new, tcp_established, tcp_closed, new, established } = config.flow;
-    config.events.flows.then(|| FlowSettings {
+    (flows > 0).then(|| FlowSettings {
         flows: (flows as usize).div_ceil(workers.max(1)),
         grows: false,
         timeouts: Timeouts::new([new, established, tcp_closed, tcp_new, tcp_established]),
-        per_second: Some(config.events.flows_per_second),
+        per_second: config.events.flows.then_some(config.events.flows_per_second),
     })
+}
+
+/// Says what is not found, if there is no table of flows.
+pub fn warn_without_flows(config: &Config) {
+    if config.flow.flows == 0 {
+        tracing::warn!(
+            "no table of flows (flow.flows = 0): scans by UDP, ACK, FIN+ACK and of IP protocols are not found, nor floods \
+             of SYN to open ports; a tap of one direction is not recognised"
+        );
+    }
 }
 
 /// The name of this sensor: that of its certificate, else the configured one, else the host's.

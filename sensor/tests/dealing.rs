@@ -64,7 +64,7 @@ impl Sensor {
                 flows: 1 << 12,
                 grows: false,
                 timeouts: Timeouts::new([Duration::from_secs(60); State::ALL.len()]),
-                per_second: None,
+                per_second: Some(u32::MAX),
             }),
             splits_flows: deal != Deal::Flow,
             key: 7,

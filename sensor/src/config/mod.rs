@@ -112,7 +112,7 @@ pub struct Detect {
 /// The table of flows: its size, and after how long without a packet a flow ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Flows that the tables of all workers together hold.
+    /// Flows that the tables of all workers together hold; 0: there is no table.
     pub flows: u32,
     /// TCP that was not acknowledged by both sides.
     pub tcp_new: Duration,

@@ -251,7 +251,10 @@ impl Checker<'_> {
     fn flow(&self, raw: RawFlow) -> Result<Flow, ConfigError> {
         let RawFlow { flows, tcp_new, tcp_established, tcp_closed, new, established } = raw;
         Ok(Flow {
-            flows: self.number("flow.flows", flows, FLOWS, "flows")?,
+            flows: match flows {
+                Some(none) if *none.get_ref() == 0 => 0,
+                flows => self.number("flow.flows", flows, FLOWS, "flows, or 0 for no table")?,
+            },
             tcp_new: self.duration("flow.tcp_new", tcp_new, FLOW_TCP_NEW)?,
             tcp_established: self.duration(
                 "flow.tcp_established",

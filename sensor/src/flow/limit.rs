@@ -8,27 +8,35 @@ use crate::counters::WorkerFlows;
 /// flood of them leaves room for the others.
 #[derive(Debug)]
 pub struct FlowLimit {
-    per_second: u32,
+    /// `None`: none is handed out, and none is missed.
+    per_second: Option<u32>,
     second: u64,
     admitted: u32,
     admitted_single: u32,
 }
 
 impl FlowLimit {
-    /// A limit of so many in a second.
+    /// A limit of so many in a second; `None`: nobody wants them.
     #[must_use]
-    pub const fn new(per_second: u32) -> Self {
+    pub const fn new(per_second: Option<u32>) -> Self {
         Self { per_second, second: 0, admitted: 0, admitted_single: 0 }
+    }
+
+    /// Does anybody want ended flows?
+    #[must_use]
+    pub const fn is_wanted(&self) -> bool {
+        self.per_second.is_some()
     }
 
     /// May this flow be told?
     pub const fn admits(&mut self, flow: &EndedFlow) -> bool {
+        let Some(per_second) = self.per_second else { return false };
         if begins_second(self.second, flow.time.seconds()) {
             (self.second, self.admitted, self.admitted_single) = (flow.time.seconds(), 0, 0);
         }
         let is_single = flow.packets[0] + flow.packets[1] <= 1;
-        if self.admitted >= self.per_second
-            || is_single && self.admitted_single >= self.per_second.div_ceil(2)
+        if self.admitted >= per_second
+            || is_single && self.admitted_single >= per_second.div_ceil(2)
         {
             return false;
         }
@@ -46,7 +54,7 @@ impl FlowLimit {
         move |flow| {
             if self.admits(&flow) {
                 sink(flow);
-            } else {
+            } else if self.is_wanted() {
                 counted.over_limit.add(1);
             }
         }

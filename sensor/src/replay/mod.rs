@@ -123,6 +123,7 @@ fn analyse_file(
     let front = Front::new(file, filter.transpose()?);
     let name = path.file_name().map_or("-".into(), |name| name.to_string_lossy().into_owned());
     let counters = Counters::new(vec![name.clone()], workers);
+    setup::warn_without_flows(config);
     let recorder = recorder(config, sensor, name, workers)?;
     let merge = Merge::new(detector, recorder, config.events.flows_per_second);
     let table = Table::new(front, merge, workers);
@@ -164,7 +165,7 @@ fn worker(
         flows: setup::flows(config, workers).map(|flows| FlowSettings {
             grows: true,
             // As that of connections.
-            per_second: None,
+            per_second: flows.per_second.map(|_| u32::MAX),
             ..flows
         }),
         // Frames are dealt by flow.
