@@ -273,8 +273,10 @@ impl Analyser {
                     if self.splits_flows {
                         take_in(contacts, evidence::observe_other_half(packet, change), time);
                     }
-                    if change == Change::Completed {
-                        targets.complete(packet.tuple.target, time);
+                    match change {
+                        Change::Completed => targets.complete(packet.tuple.target, time),
+                        Change::Claimed => targets.claim(packet.tuple.target, time),
+                        _ => {}
                     }
                 }
             }

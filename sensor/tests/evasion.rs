@@ -99,6 +99,37 @@ fn one_source_that_talks_to_nobody_does_not_make_answers_seem_to_be_missing() {
     assert_is_the_scan(&alerts_of(&mut stage));
 }
 
+/// Each SYN of a flood has an acknowledgement behind it.
+#[test]
+fn acknowledgements_that_answer_nothing_hide_no_flood() {
+    let mut stage = Stage::new(11);
+    sites::web(&mut stage, MINUTE);
+    for number in 0..8000 {
+        let from = SocketAddr::new(scanner(), 1024 + number as u16);
+        let to = SocketAddr::new(host(VICTIM, 0), 80);
+        let time = 20 * SECOND + number * MS / 2;
+        stage.add(time, frames::tcp_numbered(from, to, SYN, 9, 0, b""));
+        stage.add(time + MS / 5, frames::tcp_numbered(from, to, ACK, 10, 78, b""));
+    }
+    let alerts = alerts_of(&mut stage);
+    let [alert] = &alerts[..] else { panic!("{alerts:#?}") };
+    assert_eq!((&*alert.kind, alert.target.as_deref()), ("syn_flood", Some(VICTIM)), "{alert:#?}");
+    assert_eq!(alert.count("completed"), 0, "{alert:#?}");
+}
+
+/// A service with 1 000 connections a second whose answers take another way.
+#[test]
+fn a_busy_service_whose_answers_are_not_seen_is_not_flooded() {
+    let mut stage = Stage::new(12);
+    for number in 0..6000 {
+        let client = host("10.1.1.0", (number % 200) as u32);
+        let server = SocketAddr::new(host(VICTIM, 0), 80);
+        stage.connection(number * MS, client, server, 1);
+    }
+    stage.see_only_from(|one| one.to_string().starts_with("10.1.1."));
+    assert_eq!(alerts_of(&mut stage), []);
+}
+
 /// The scanner sends the target errors about its own probes.
 #[test]
 fn errors_that_go_to_somebody_else_than_whom_they_quote_decide_nothing() {

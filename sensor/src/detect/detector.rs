@@ -229,7 +229,17 @@ impl Detector {
 
     /// Takes in what `worker` saw arrive at a target. Within a tick the order does not matter.
     pub fn merge_target(&mut self, worker: usize, report: &Report) {
-        self.floods.merge(worker, report);
+        match report {
+            // Where answers may not be seen, clients are believed, lest a busy service be taken for a flooded one.
+            Report::Target(tally)
+                if tally.claimed > 0
+                    && (self.config.splits_flows || self.view.misses_answers()) =>
+            {
+                let believed = Report::Target(tally.believing_clients());
+                self.floods.merge(worker, &believed);
+            }
+            _ => self.floods.merge(worker, report),
+        }
     }
 
     /// The SYN flood on `target` that is going on, if there is one.

@@ -124,16 +124,24 @@ impl View {
         all >= LEAST && self.one_way * 10 >= all * 9
     }
 
+    /// Some answers are not seen here: of several sources, and of a quarter of all handshakes.
+    const fn misses_some(&self) -> bool {
+        self.one_way > VOTES && self.one_way * 4 >= self.both_ways + self.one_way
+    }
+
+    /// Some answers, or all, are not seen here.
+    pub(super) const fn misses_answers(&self) -> bool {
+        self.is_one_way() || self.misses_some()
+    }
+
     /// What a contact is with these flags, none of which is an answer, when its time is up.
     pub(super) const fn of_unanswered(&self, flags: Flags) -> Due {
-        // Of several sources, and of a quarter of all handshakes.
-        let misses_some = self.one_way > VOTES && self.one_way * 4 >= self.both_ways + self.one_way;
         let has_data = flags.has(Observation::Carried);
         if !flags.has_completed() {
             Due::Silent
         } else if self.has_one_way_data() {
             Due::Unseen
-        } else if !self.has_seen_answers || has_data && misses_some {
+        } else if !self.has_seen_answers || has_data && self.misses_some() {
             Due::Unclear
         } else {
             Due::Silent

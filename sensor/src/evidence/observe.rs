@@ -40,10 +40,10 @@ pub fn observe_change(packet: &Packet, change: Change) -> Option<(ContactKey, Ob
             (!is_multicast(tuple.target)).then(|| (protocol_of(tuple), Observation::Attempted))
         }
         (Change::Answered, _) => answer(packet),
-        (Change::Completed, Kind::Tcp { flags, .. }) if flags & tcp::PSH == 0 => {
+        (Change::Completed | Change::Claimed, Kind::Tcp { flags, .. }) if flags & tcp::PSH == 0 => {
             Some((port_of(Class::Tcp, tuple), Observation::Completed))
         }
-        (Change::Completed | Change::Carried, Kind::Tcp { .. }) => {
+        (Change::Completed | Change::Claimed | Change::Carried, Kind::Tcp { .. }) => {
             Some((port_of(Class::Tcp, tuple), Observation::Carried))
         }
         _ => None,

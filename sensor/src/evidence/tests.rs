@@ -121,6 +121,7 @@ fn stray_segments_are_told_by_the_flow_that_they_begin() {
     let carried = Some((https, Observation::Carried));
     check_change(TUPLE, segment(tcp::PSH | tcp::ACK), Change::Completed, carried);
     check_change(TUPLE, segment(tcp::PSH | tcp::ACK), Change::Carried, carried);
+    check_change(TUPLE, segment(tcp::ACK), Change::Claimed, completed);
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct Tally {
     used: u8,
     /// There are sources that no packet of the sample has.
     has_sources: bool,
+    /// Handshakes that were completed by the word of their clients, all of them.
+    pub claimed: u16,
     /// Who sent it, by [`Class`].
     pub senders: [Senders; Class::ALL.len()],
     /// Distinct ports of the SYNs of the sample.
@@ -116,7 +118,10 @@ impl Tally {
     /// Nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.counts == [0; Class::ALL.len()] && self.completed == 0 && !self.has_sources
+        self.counts == [0; Class::ALL.len()]
+            && self.completed == 0
+            && self.claimed == 0
+            && !self.has_sources
     }
 
     /// Takes in what another worker saw, or what came later. The order does not matter.
@@ -126,6 +131,7 @@ impl Tally {
             *mine = mine.saturating_add(*theirs);
         }
         self.completed = self.completed.saturating_add(other.completed);
+        self.claimed = self.claimed.saturating_add(other.claimed);
         self.echo_requests = self.echo_requests.saturating_add(other.echo_requests);
         self.used |= other.used;
         self.has_sources |= other.has_sources;
@@ -140,13 +146,21 @@ impl Tally {
         }
     }
 
+    /// The same, with clients believed that say that they were answered.
+    #[must_use]
+    pub const fn believing_clients(mut self) -> Self {
+        self.completed = self.completed.saturating_add(self.claimed as u32);
+        self
+    }
+
     /// Forgets what was counted, and keeps the target.
     #[inline]
     pub fn clear(&mut self) {
         let used = std::mem::take(&mut self.used);
         (self.first, self.last) = (UnixNanos(0), UnixNanos(0));
         self.counts = [0; Class::ALL.len()];
-        (self.completed, self.echo_requests, self.has_sources) = (0, 0, false);
+        (self.completed, self.claimed) = (0, 0);
+        (self.echo_requests, self.has_sources) = (0, false);
         // A flood to random targets takes a new tally for each packet, of which most need no cleaning.
         if used != 0 {
             self.clear_used(used);

@@ -136,6 +136,12 @@ impl TargetTable {
         tally.completed = tally.completed.saturating_add(1);
     }
 
+    /// A handshake with `target` was completed, if its client is to be believed: no answer was seen.
+    pub fn claim(&mut self, target: Address, time: UnixNanos) {
+        let tally = self.tally_of(target, time);
+        tally.claimed = tally.claimed.saturating_add(1);
+    }
+
     /// Hands out what is new. When `sink` returns `false` it has no room: it did not take that report, and
     /// what is left is handed out next time. Says whether all was taken.
     pub fn publish(&mut self, mut sink: impl FnMut(&Report) -> bool) -> bool {

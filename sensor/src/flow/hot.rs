@@ -117,7 +117,8 @@ impl Hot {
         let new = flags[0] & !seen[0];
         match way {
             0 if !is_opened || is_reset => Change::Nothing,
-            0 if new & tcp::ACK != 0 => Change::Completed,
+            0 if new & tcp::ACK != 0 && seen[1] != 0 => Change::Completed,
+            0 if new & tcp::ACK != 0 => Change::Claimed,
             0 if new & tcp::PSH != 0 && seen[1] == 0 => Change::Carried,
             1 if seen[1] != 0 || flags[1] & tcp::RST != 0 => Change::Nothing,
             // A SYN+ACK tells by itself that it answers a SYN.

@@ -34,9 +34,10 @@ pub enum Change {
     Began,
     /// It is the first of the other side, and no RST; of TCP, where a SYN was seen: no SYN+ACK either, which was lost.
     Answered,
-    /// Of TCP, with a SYN seen before: it is the opener's first acknowledgement. Whether an answer reached it, its
-    /// word alone does not prove.
+    /// Of TCP, with a SYN and an answer seen before: it is the opener's first acknowledgement.
     Completed,
+    /// The same, with no answer seen: whether one reached the opener, its word alone does not prove.
+    Claimed,
     /// Of TCP, with a SYN seen before and nothing from the other side: the opener pushes data for the first time.
     Carried,
 }
