@@ -331,6 +331,7 @@ impl Analyser {
         worker.contacts_published.set(before.published + counted.published);
         worker.contacts_gated.set(before.gated + counted.gated);
         worker.doors_engaged.set(before.engaged + counted.engaged);
+        worker.door.set(self.contacts.door_asks_for());
         let lost = counted.evicted_unpublished + counted.answers_dropped;
         worker.evidence_lost.set(before.evicted_unpublished + lost);
         published

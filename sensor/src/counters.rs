@@ -173,6 +173,8 @@ pub struct WorkerCounters {
     pub targets_evicted: Counter,
     /// Times that pressure began, from which on they are held back.
     pub doors_engaged: Counter,
+    /// Contacts that a new source must have before it counts: 1 without pressure, then 2, then 3. May fall.
+    pub door: Counter,
     /// The flows.
     pub flows: WorkerFlows,
     /// How much is exported, by the number of the [`Level`](crate::export::Level). May fall.

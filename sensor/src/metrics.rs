@@ -383,6 +383,16 @@ impl SensorCollector {
         }
         let sets = self.counters.workers().iter().enumerate();
         families.gauge(
+            "ringwatch_evidence_door",
+            "Contacts that a new source must have before it counts: 1, and more under pressure",
+            // Before a worker's first tick there is no pressure.
+            sets.map(|(index, set)| {
+                let asks_for = set.worker.door.read().max(1);
+                (vec![("worker", index.to_string())], asks_for as f64)
+            }),
+        )?;
+        let sets = self.counters.workers().iter().enumerate();
+        families.gauge(
             "ringwatch_export_level",
             "How much is exported: 0 all that is configured, 1 truncated, 2 sampled, 3 headers",
             sets.map(|(index, set)| {
@@ -403,12 +413,15 @@ mod tests {
         counters.workers()[0].interfaces[0].packets.malformed[3].add(2);
         counters.workers()[0].worker.connections.add(5);
         counters.workers()[1].interfaces[0].occupancy_recent.set(125);
+        counters.workers()[1].worker.door.set(3);
         counters.workers()[1].interfaces[0].occupancy_most.set(1000);
         let text = render(&registry(counters, Vec::new()));
         for line in [
             "ringwatch_kernel_drops_total{interface=\"eth0\",worker=\"1\"} 7",
             "ringwatch_malformed_packets_total{interface=\"eth0\",reason=\"ipv4_header\"} 2",
             "ringwatch_new_connections_total{worker=\"0\"} 5",
+            "ringwatch_evidence_door{worker=\"0\"} 1.0",
+            "ringwatch_evidence_door{worker=\"1\"} 3.0",
             "ringwatch_ring_occupancy_ratio{interface=\"eth0\",worker=\"1\",window=\"10s\"} 0.125",
             "ringwatch_ring_occupancy_ratio{interface=\"eth0\",worker=\"1\",window=\"run\"} 1.0",
             "# TYPE ringwatch_kernel_drops counter",

@@ -73,6 +73,11 @@ impl Door {
         self.engaged
     }
 
+    /// Contacts that a new source must have before it counts.
+    pub(super) const fn asks_for(&self) -> u64 {
+        if self.engaged { 1 + self.bar as u64 } else { 1 }
+    }
+
     /// Begins without suspects.
     pub(super) fn engage(&mut self) {
         self.suspects.fill(0);
@@ -181,8 +186,11 @@ mod tests {
     #[test]
     fn while_the_door_is_raised_sources_that_come_twice_do_not_pass_and_a_scanner_does() {
         let mut door = Door::new(1 << 16);
+        assert_eq!(door.asks_for(), 1);
         door.engage();
+        assert_eq!(door.asks_for(), 2);
         door.raise();
+        assert_eq!(door.asks_for(), 3);
         let pairs = (0..1_000_000).flat_map(|n| [(n, 1), (n, 2)]);
         let passed = pairs.filter(|&(n, port)| door.admits(mix(n, 77), mix(n, port))).count();
         assert!(passed < 100, "{passed} of 2 000 000 passed");

@@ -160,6 +160,12 @@ impl ContactTable {
         self.counters
     }
 
+    /// Contacts that a new source must have before it counts: 1 without pressure, then 2, under the heaviest 3.
+    #[must_use]
+    pub const fn door_asks_for(&self) -> u64 {
+        self.door.asks_for()
+    }
+
     /// The keyed hash of `key`, for [`ContactTable::prefetch`] and [`ContactTable::take_in`].
     #[inline]
     #[must_use]
