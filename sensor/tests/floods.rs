@@ -113,6 +113,11 @@ fn a_flood_of_datagrams_is_one_alert() {
 }
 
 #[test]
+fn a_flood_of_datagrams_to_ever_other_ports_is_one_alert_and_no_scan() {
+    other_flood("udp_flood", &["--flood", "--udp", "-p", "++5000"]);
+}
+
+#[test]
 fn a_flood_of_requests_for_an_echo_is_one_alert_and_the_replies_are_none() {
     other_flood("icmp_flood", &["--flood", "--icmp"]);
 }

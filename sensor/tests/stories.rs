@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use perf::events::AlertLife;
 use perf::frames;
+use perf::programs;
 use scenarios::ordinary::{Error, Fate, icmp_error};
 use scenarios::probing::{Pace, Technique, ports_of, ports_of_hosts};
 use scenarios::replayed::{Capture, alerts_without_workers};
@@ -173,6 +174,21 @@ fn a_flood_of_datagrams_to_random_ports_is_no_udp_scan_besides() {
         let kinds: Vec<_> = alerts.iter().map(|alert| &*alert.kind).collect();
         assert_eq!(kinds, ["udp_flood"], "{sources} sources: {alerts:#?}");
     }
+}
+
+#[test]
+fn explain_says_that_the_flood_tells_about_its_ports() {
+    let mut stage = Stage::new(6);
+    flood(&mut stage, 1);
+    let capture = Capture::of(&mut stage);
+    let file = capture.path().with_extension("toml");
+    std::fs::write(&file, FLOODS).expect("a file can be written");
+    let mut command = programs::sensor();
+    command.arg("explain").arg("--config").arg(&file).arg("--read").arg(capture.path());
+    let output = command.args(["--source", "203.0.113.7"]).output().expect("the sensor starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("the flood of the target tells about it"), "{text}");
 }
 
 #[test]

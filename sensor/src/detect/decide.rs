@@ -81,9 +81,9 @@ impl Detector {
                 GroupKey::Ports { source, target, technique } => {
                     if self.passes(&state) && self.told_by(&key) == 0 {
                         match technique {
-                            Technique::Syn if self.is_flood_of(source, target) => {}
+                            _ if self.is_of_flood(&state) => {}
                             Technique::Syn => self.open_vertical(source, target, group),
-                            Technique::Udp => self.open_udp((source, target), group, &state),
+                            Technique::Udp => self.open_udp((source, target), group),
                             _ => self.open_for(group),
                         }
                     }
@@ -113,9 +113,20 @@ impl Detector {
         }
     }
 
-    /// Is the target flooded by SYN, and mostly by this source?
-    fn is_flood_of(&self, source: Address, target: Address) -> bool {
-        self.syn_flood_on(target).is_some_and(|flood| flood.dominant == Some(source))
+    /// Are these ports attempted because their target is flooded, by their source?
+    pub(super) fn is_of_flood(&self, group: &Group) -> bool {
+        let GroupKey::Ports { source, target, technique } = group.key else { return false };
+        match technique {
+            Technique::Syn => {
+                self.syn_flood_on(target).is_some_and(|flood| flood.dominant == Some(source))
+            }
+            Technique::Udp => match self.floods.part_in_udp(source, target) {
+                Part::Most => true,
+                Part::Some => group.attempted >= PORTS_OF_FLOOD,
+                Part::MayBecome | Part::None => false,
+            },
+            _ => false,
+        }
     }
 
     /// Has a group reached the threshold of its kind?
@@ -307,11 +318,9 @@ impl Detector {
         alert != 0
     }
 
-    /// A scan by datagrams, unless they are a flood of the target, or may become one within moments.
-    fn open_udp(&mut self, (source, target): (Address, Address), group: u32, state: &Group) {
+    /// A scan by datagrams, unless they may become a flood of the target within moments.
+    fn open_udp(&mut self, (source, target): (Address, Address), group: u32) {
         match self.floods.part_in_udp(source, target) {
-            Part::Most => {}
-            Part::Some if state.attempted >= PORTS_OF_FLOOD => {}
             Part::MayBecome if self.now.since(self.first_of(source, group)) < FLOOD_IS_KNOWN => {
                 self.note_growth(group);
             }

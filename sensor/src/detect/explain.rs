@@ -179,6 +179,8 @@ pub enum HeldBack {
     Narrow,
     /// This alert tells about it already.
     ToldBy(u64),
+    /// A flood of the target, by this source, tells about it.
+    Flood,
     /// As many alerts are open as there is room for.
     NoRoom,
     /// It is looked at with the next contact that fails.
@@ -447,6 +449,8 @@ impl Detector {
             HeldBack::Missing(threshold - counted)
         } else if !self.passes(group) {
             HeldBack::MostlySucceeds
+        } else if self.is_of_flood(group) {
+            HeldBack::Flood
         } else {
             self.precedence(self.told_by(&group.key))
         };

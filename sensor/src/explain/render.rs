@@ -149,6 +149,7 @@ fn reason(finding: &Finding) -> String {
             "no block scan without more than 5 hosts and 5 ports".into()
         }
         (None, Some(HeldBack::ToldBy(id))) => format!("alert {id} tells about it"),
+        (None, Some(HeldBack::Flood)) => "the flood of the target tells about it".into(),
         (None, Some(HeldBack::NoRoom)) => "no alert, as too many are open".into(),
         (None, Some(HeldBack::Waits)) => "opens with the next one that fails".into(),
     }
@@ -272,6 +273,7 @@ fn finding_json(finding: &Finding) -> Value {
         Some(HeldBack::MostlySucceeds) => (Some("mostly_succeeds"), None),
         Some(HeldBack::Narrow) => (Some("narrow"), None),
         Some(HeldBack::ToldBy(_)) => (Some("told_by"), None),
+        Some(HeldBack::Flood) => (Some("flood"), None),
         Some(HeldBack::NoRoom) => (Some("no_room"), None),
         Some(HeldBack::Waits) => (Some("waits"), None),
     };
