@@ -389,7 +389,7 @@ fn what_gives_way_is_counted_by_how_close_its_source_was_to_a_threshold() {
         let config = DetectorConfig { memory_mib: 1, ..DetectorConfig::default() };
         let mut detector = Detector::new(config);
         for n in 0..2 * detector.budget().contacts as u32 {
-            let source = Address::from_v4((0x0a00_0000 | n / ports).to_be_bytes());
+            let source = Address::from_v4((0x0a00_0000 + n / ports).to_be_bytes());
             let key = ContactKey { source, ..contact(1, 1, (n % ports) as u16) };
             let time = UnixNanos(SECOND + u64::from(n));
             detector.merge(0, &Contact::new(key, Attempted, time));
