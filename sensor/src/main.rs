@@ -298,7 +298,7 @@ impl From<SpoolError> for Failure {
     fn from(error: SpoolError) -> Self {
         match error {
             SpoolError::Unusable { .. } => Self::Usage(Box::new(error)),
-            SpoolError::InUse { .. } | SpoolError::Thread(_) => Self::Running(Box::new(error)),
+            SpoolError::InUse { .. } | SpoolError::Thread { .. } => Self::Running(Box::new(error)),
         }
     }
 }

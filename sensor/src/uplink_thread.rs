@@ -287,6 +287,11 @@ fn write_spool(status: &SpoolStatus, families: &mut Families<'_>) -> fmt::Result
         "1 while the disk of the spool fails",
         [(vec![], f64::from(u8::from(!status.problems().is_empty())))],
     )?;
+    families.gauge(
+        "ringwatch_spool_reading",
+        "1 while what an earlier run left is being read; no collector is dialled before",
+        [(vec![], read(&status.is_reading) as f64)],
+    )?;
     for (name, help, value) in [
         ("ringwatch_spool_recovered_records", "Records of an earlier run", &status.recovered),
         ("ringwatch_spool_torn_bytes", "Unfinished bytes found at the start", &status.torn_bytes),

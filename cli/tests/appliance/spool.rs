@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::disk::SmallDisk;
 use crate::site::{Collector, Lanes, PATIENCE, Sensor, Settings, Site, Stored, lanes, wait_until};
-use crate::traffic::Load;
+use crate::traffic::{self, Load};
 
 /// How long things take that end by themselves.
 const LONG: Duration = Duration::from_secs(60);
@@ -38,6 +38,12 @@ fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
 
 fn spooled(site: &Site, sensor: &Sensor) -> u64 {
     site.metric(sensor, "ringwatch_spool_records", "")
+}
+
+/// Waits until the sensor has read what an earlier run left.
+fn wait_read(site: &Site, sensor: &Sensor) {
+    let is_read = || site.metric(sensor, "ringwatch_spool_reading", "") == 0;
+    wait_until("spool that is read", LONG, is_read, || sensor.process.describe());
 }
 
 /// Waits until a collector has all that the sensor's spool holds.
@@ -81,6 +87,7 @@ fn a_sensor_killed_under_load_delivers_once_and_in_order_what_its_spool_had() {
     }
     let collector = site.start_collector();
     let sensor = site.start_sensor(&Settings::frames("none"));
+    wait_read(&site, &sensor);
     let recovered = site.metric(&sensor, "ringwatch_spool_recovered_records_total", "");
     assert!(recovered >= least, "{recovered} of {least} at least");
     wait_delivered(&site, &sensor);
@@ -211,6 +218,48 @@ fn a_spool_that_vanishes_is_made_again_and_its_records_are_counted_as_lost() {
     let (store, local) = end(sensor, collector);
     let stored = store.lines_of("web-0").len();
     assert_eq!(stored as u64 + lost, whole_lines(&local).count() as u64);
+}
+
+#[test]
+fn capture_does_not_wait_for_a_spool_that_takes_long_to_read() {
+    let Some(site) = Site::new(1) else { return };
+    let mut sensor = site.start_sensor(&Settings::frames("none"));
+    traffic::connection(&site.lab, 0, 7101);
+    let has_some = || sensor.events().contains("\"dest_port\":7101") && spooled(&site, &sensor) > 0;
+    wait_until("records", PATIENCE, has_some, || sensor.process.describe());
+    sensor.process.kill();
+    drop(sensor);
+    // Zeros for minutes behind the last record, as some file systems leave them when the power goes.
+    let events = Path::new(&site.path("web-0.spool")).join("events");
+    let segment = fs::read_dir(events).unwrap().next().unwrap().unwrap().path();
+    let set_len =
+        |len| fs::File::options().write(true).open(&segment).unwrap().set_len(len).unwrap();
+    let len = fs::metadata(&segment).unwrap().len();
+    set_len(1 << 36);
+
+    let mut sensor = site.start_sensor(&Settings::frames("none"));
+    traffic::connection(&site.lab, 0, 7102);
+    let is_seen = || sensor.events().contains("\"dest_port\":7102");
+    wait_until("event", PATIENCE, is_seen, || sensor.process.describe());
+    assert_eq!(site.metric(&sensor, "ringwatch_spool_reading", ""), 1);
+    let waits = || site.metric(&sensor, "ringwatch_spool_waiting_bytes", "") > 0;
+    wait_until("record in memory", PATIENCE, waits, || sensor.process.describe());
+    let status = sensor.process.stop(nix::sys::signal::Signal::SIGINT, PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", sensor.process.describe());
+    assert!(
+        sensor.process.stderr().contains("the ledger adds up"),
+        "{}",
+        sensor.process.describe()
+    );
+    drop(sensor);
+
+    set_len(len);
+    let collector = site.start_collector();
+    let sensor = site.start_sensor(&Settings::frames("none"));
+    wait_delivered(&site, &sensor);
+    let (store, _) = end(sensor, collector);
+    let lines = store.lines_of("web-0");
+    assert!(lines.iter().any(|line| line.contains("\"dest_port\":7101")), "{lines:#?}");
 }
 
 #[test]

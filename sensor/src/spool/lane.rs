@@ -191,6 +191,20 @@ impl Lane {
         self.holes.push(hole);
     }
 
+    /// Takes over what came before it was known how this lane goes on: records and holes of an `early` lane,
+    /// whose numbers begin at 1.
+    pub fn follow_with(&mut self, early: Self) {
+        let shift = self.next.0 - 1;
+        self.next = Sequence(early.next.0 + shift);
+        self.pending.extend(early.pending, shift);
+        self.holes.extend(early.holes, shift);
+        self.waiting_bytes += early.waiting_bytes;
+        self.waiting.extend(early.waiting.into_iter().map(|mut record| {
+            record.sequence.0 += shift;
+            record
+        }));
+    }
+
     /// Takes a record.
     pub fn push(&mut self, kind: RecordKind, json: Vec<u8>, taken_at: UnixNanos) {
         let record = Waiting { sequence: self.next, kind, taken_at, json };

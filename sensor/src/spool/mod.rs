@@ -30,6 +30,7 @@ pub mod disk;
 mod format;
 mod lane;
 mod position;
+mod reading;
 mod recover;
 mod runs;
 pub mod status;
@@ -51,6 +52,7 @@ use self::disk::{Disk, RealDisk};
 use self::format::{LAST_NUMBER, LaneName};
 use self::lane::{Filled, Lane};
 use self::position::Position;
+use self::reading::{Reading, Task};
 use self::recover::{Found, Times};
 pub use self::runs::Hole;
 use self::status::{SpoolStatus, add, set};
@@ -101,8 +103,13 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// The system has no more threads.
-    #[error("cannot start thread spool-sync")]
-    Thread(#[source] io::Error),
+    #[error("cannot start thread {name}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl SpoolError {
@@ -144,6 +151,9 @@ pub struct Spool {
     memory_bytes: usize,
     /// Where records are kept; none: in memory alone.
     store: Option<Store>,
+    /// What an earlier run left is being read. Until it is, numbers begin at 1 for the time being, and nothing
+    /// is sent or written.
+    reading: Option<Reading>,
     delivery: Delivery,
     status: Arc<SpoolStatus>,
 }
@@ -164,11 +174,20 @@ impl Spool {
     /// A spool in memory, which ends with this run. `epoch` names it.
     #[must_use]
     pub fn in_memory(epoch: u64, memory_bytes: usize, status: Arc<SpoolStatus>) -> Self {
-        let lanes = LaneName::ALL.map(|name| Lane::new(name, Sequence(1)));
-        Self::with(epoch, lanes, memory_bytes, None, status)
+        Self {
+            epoch,
+            lanes: LaneName::ALL.map(|name| Lane::new(name, Sequence(1))),
+            batches: batches(),
+            memory_bytes,
+            store: None,
+            reading: None,
+            delivery: Delivery::default(),
+            status,
+        }
     }
 
-    /// Opens the spool of this folder, and takes over what an earlier run left in it.
+    /// Opens the spool of this folder. What an earlier run left in it is read by a thread of its own, and taken
+    /// over by [`Spool::work`] when it is read.
     ///
     /// # Errors
     /// See [`SpoolError`]. A disk that fails is no error: records wait in memory until it recovers.
@@ -179,75 +198,71 @@ impl Spool {
         now: Now,
         status: Arc<SpoolStatus>,
     ) -> Result<Self, SpoolError> {
-        let mut spool =
-            Self::open_without_thread(settings, Arc::clone(&disk), memory_bytes, now, status)?;
-        let syncer = Syncer::start(disk, Arc::clone(&spool.status)).map_err(SpoolError::Thread)?;
+        let thread = |name| move |source| SpoolError::Thread { name, source };
+        let (mut spool, task) =
+            Self::prepare(settings, Arc::clone(&disk), memory_bytes, now, status)?;
+        let syncer =
+            Syncer::start(disk, Arc::clone(&spool.status)).map_err(thread("spool-sync"))?;
         if let Some(store) = &mut spool.store {
             store.syncer = Some(syncer);
         }
+        spool.reading = Some(Reading::start(task).map_err(thread("spool-read"))?);
         Ok(spool)
     }
 
-    /// The same, where each sync is made at once.
-    fn open_without_thread(
+    /// Opens the spool, and says what is to be read of it.
+    fn prepare(
         settings: SpoolSettings,
         disk: Arc<dyn Disk>,
         memory_bytes: usize,
         now: Now,
         status: Arc<SpoolStatus>,
-    ) -> Result<Self, SpoolError> {
+    ) -> Result<(Self, Task), SpoolError> {
         let (mut store, failure) = Store::open(settings, disk, now)?;
-        let times = Times { now: now.monotonic, wall: now.unix, max_age: store.settings.max_age };
-        let is_new = store.position.spool_epoch == 0;
-        if is_new {
+        if store.is_new {
             store.position.spool_epoch = new_epoch(now.unix);
         }
         let epoch = store.position.spool_epoch;
-        let mut found: [Found; 2] = Default::default();
-        for (name, found) in LaneName::ALL.into_iter().zip(&mut found) {
-            let (folder, acked) =
-                (&store.folders[name as usize], store.position.acked[name as usize]);
-            let read =
-                recover::lane(store.disk.as_ref(), (name, folder), (epoch, acked), &times, &status);
-            match read {
-                Ok(lane) => *found = lane,
-                Err(error) if failure.is_none() => {
-                    tracing::warn!(path = %folder.display(), %error, "cannot read the spool");
-                }
-                Err(_) => {}
-            }
-        }
-        let [alerts, events] = found;
-        let corrupt = alerts.corrupt + events.corrupt;
-        let lanes =
-            [(LaneName::Alerts, alerts), (LaneName::Events, events)].map(|(name, found)| {
-                let next = store.next_number(name, &found, is_new, now.unix);
-                store.position.bound[name as usize] = Sequence(next.0 + RESERVED_NUMBERS);
-                found.into_lane(name, store.position.acked[name as usize], next)
-            });
-        let failure = failure.or_else(|| store.save_position(now.unix).err());
-        let mut spool = Self::with(epoch, lanes, memory_bytes, Some(store), status);
-        spool.begin(corrupt);
+        let task = Task {
+            disk: Arc::clone(&store.disk),
+            folders: store.folders.clone(),
+            epoch,
+            acked: store.position.acked,
+            times: Times { now: now.monotonic, wall: now.unix, max_age: store.settings.max_age },
+            has_failed: failure.is_some(),
+            status: Arc::clone(&status),
+            is_stopped: Arc::default(),
+        };
+        let mut spool = Self::in_memory(epoch, memory_bytes, status);
+        spool.store = Some(store);
         if let Some(error) = failure {
             spool.disk_failed(now.monotonic, &error);
         }
-        Ok(spool)
+        Ok((spool, task))
     }
 
-    fn with(
-        epoch: u64,
-        lanes: [Lane; 2],
-        memory_bytes: usize,
-        store: Option<Store>,
-        status: Arc<SpoolStatus>,
-    ) -> Self {
-        let delivery = Delivery::default();
-        Self { epoch, lanes, batches: batches(), memory_bytes, store, delivery, status }
+    /// Takes over what an earlier run left: it comes before all that was pushed meanwhile.
+    fn go_on_from(&mut self, found: [Found; 2], now: Now) {
+        let Some(store) = &mut self.store else { return };
+        let corrupt = found.iter().map(|found| found.corrupt).sum();
+        let mut count = 0;
+        for ((name, found), lane) in LaneName::ALL.into_iter().zip(found).zip(&mut self.lanes) {
+            let next = store.next_number(name, &found, now.unix);
+            let found = found.into_lane(name, store.position.acked[name as usize], next);
+            count += found.pending();
+            let early = std::mem::replace(lane, found);
+            lane.follow_with(early);
+            store.position.bound[name as usize] = Sequence(lane.next().0 + RESERVED_NUMBERS);
+        }
+        let saved = if store.retry_at.is_none() { store.save_position(now.unix) } else { Ok(()) };
+        self.begin(count, corrupt);
+        if let Err(error) = saved {
+            self.disk_failed(now.monotonic, &error);
+        }
     }
 
     /// Counts what an earlier run left.
-    fn begin(&mut self, corrupt: u64) {
-        let found = self.pending();
+    fn begin(&mut self, found: u64, corrupt: u64) {
         self.delivery.produce(found + corrupt);
         self.delivery.lose(corrupt, LossReason::SpoolCorrupt);
         add(&self.status.recovered, found);
@@ -282,8 +297,8 @@ impl Spool {
         if alerts.waiting_bytes() + events.waiting_bytes() <= self.memory_bytes {
             return;
         }
-        let reason =
-            if self.store.is_none() { LossReason::QueueFull } else { LossReason::SpoolFailed };
+        let has_disk = self.store.is_some() && self.reading.is_none();
+        let reason = if has_disk { LossReason::SpoolFailed } else { LossReason::QueueFull };
         let left_for_events = self.memory_bytes.saturating_sub(alerts.waiting_bytes());
         let lost = events.give_up_waiting(left_for_events, reason)
             + alerts.give_up_waiting(self.memory_bytes, reason);
@@ -293,9 +308,21 @@ impl Spool {
     /// Does what is due: writes what waits, keeps to the limits, and has data brought to the disk. To be
     /// called in each turn, after the records that came in it.
     pub fn work(&mut self, now: Now) {
-        self.flush(now);
-        self.look(now);
+        if let Some(found) = self.reading.as_ref().and_then(Reading::take) {
+            self.reading = None;
+            self.go_on_from(found, now);
+        }
+        if self.is_ready() {
+            self.flush(now);
+            self.look(now);
+        }
         self.publish();
+    }
+
+    /// Is it known what comes first? Until then, nothing can be sent.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.reading.is_none()
     }
 
     fn flush(&mut self, now: Now) {
@@ -413,6 +440,9 @@ impl Spool {
     /// The records that are to be sent next: alerts, then others. `None` if there are none, or they
     /// cannot be read now.
     pub fn next_batch(&mut self, now: Instant) -> Option<Outgoing> {
+        if !self.is_ready() {
+            return None;
+        }
         LaneName::ALL.into_iter().find_map(|name| {
             let due = self.store.as_ref().and_then(|store| store.reads[name as usize].due);
             let lane = &mut self.lanes[name as usize];
@@ -521,16 +551,21 @@ impl Spool {
 
     /// The sensor stops: what is on the disk stays there for the next run, what is not is given up.
     pub fn close(&mut self, now: Now) {
+        // The numbers of what waits are not known, so it cannot be written, and nor can the position.
+        let is_read = self.reading.take().map(Reading::stop).is_none();
         if let Some(store) = &mut self.store {
             store.retry_at = None;
         }
-        self.flush(now);
+        if is_read {
+            self.flush(now);
+        }
         for lane in &mut self.lanes {
             let lost = lane.give_up_waiting(0, LossReason::Shutdown);
             self.delivery.lose(lost, LossReason::Shutdown);
         }
-        if let Some(store) = &mut self.store {
-            store.close(&mut self.lanes, &self.status, now.unix);
+        match &mut self.store {
+            Some(store) if is_read => store.close(&mut self.lanes, &self.status, now.unix),
+            _ => self.store = None,
         }
         self.publish();
     }

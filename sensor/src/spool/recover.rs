@@ -1,4 +1,4 @@
-//! What an earlier run left behind: read once, at the start, a buffer at a time.
+//! What an earlier run left behind: read once, a buffer at a time.
 //!
 //! Nothing found here stops the sensor. A segment that ends in the middle of a record is cut off there; a
 //! record whose checksum does not fit is passed over and counted; a segment that is damaged at its
@@ -17,6 +17,7 @@ use super::format::{
     HeaderError, LaneName, RECORD_HEADER, Records, SEGMENT_HEADER, SegmentHeader, Step,
 };
 use super::lane::{Lane, Segment};
+use super::reading::Progress;
 use super::runs::{Hole, Runs};
 use super::status::{SpoolStatus, add};
 use crate::uplink::LossReason;
@@ -85,10 +86,12 @@ pub fn lane(
     (spool_epoch, acked): (u64, Sequence),
     times: &Times,
     status: &SpoolStatus,
+    progress: &mut Progress<'_>,
 ) -> io::Result<Found> {
     let mut found = Found::default();
     let mut has_set_aside = false;
     for path in segments_in(disk, folder)? {
+        progress.note_segment();
         let before = (found.pending.clone(), found.holes.len(), found.corrupt, found.last);
         // What cannot be written can still be delivered.
         let opened = disk.open_to_write(&path).or_else(|_| disk.open(&path));
@@ -105,7 +108,8 @@ pub fn lane(
                 }
                 Err(error) => return Ok(Some(error.to_string())),
             };
-            let segment = found.read(file.as_ref(), (&path, header), acked, times, status)?;
+            let file = progress.watch(file.as_ref());
+            let segment = found.read(&file, (&path, header), acked, times, status)?;
             if segment.last <= acked || segment.last < segment.first {
                 disk.remove(&path)?;
             } else {
@@ -114,6 +118,7 @@ pub fn lane(
             Ok(None)
         });
         let fault = match outcome {
+            _ if progress.is_stopped() => return Ok(found),
             Ok(None) => continue,
             Ok(Some(fault)) => fault,
             Err(error) => {
@@ -206,7 +211,10 @@ impl Found {
 }
 
 /// The files of a folder that have the name of a segment, oldest first.
-fn segments_in(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn segments_in(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = disk.list(folder)?;
     names.retain(|name| {
         let number = name.strip_suffix(".seg");

@@ -24,6 +24,12 @@ impl Runs {
         self.count += 1;
     }
 
+    /// Adds the numbers of another set, each higher by `shift` and then above all of this one.
+    pub fn extend(&mut self, other: Self, shift: u64) {
+        self.count += other.count;
+        self.runs.extend(other.runs.into_iter().map(|(first, last)| (first + shift, last + shift)));
+    }
+
     /// Takes out all numbers up to `through`, and says how many they were.
     pub fn remove_through(&mut self, through: Sequence) -> u64 {
         let mut removed = 0;
@@ -117,6 +123,14 @@ impl Holes {
         }
         if self.0.len() > MOST_HOLES {
             self.0.pop_front();
+        }
+    }
+
+    /// Adds the holes of another list, their numbers higher by `shift`.
+    pub fn extend(&mut self, other: Self, shift: u64) {
+        for Hole { first, last, reason } in other.0 {
+            let [first, last] = [first, last].map(|number| Sequence(number.0 + shift));
+            self.push(Hole { first, last, reason });
         }
     }
 

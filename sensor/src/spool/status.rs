@@ -19,7 +19,9 @@ pub struct SpoolStatus {
     pub oldest: [AtomicU64; 2],
     /// Bytes that wait in memory.
     pub waiting_bytes: AtomicU64,
-    /// Records of an earlier run that were found at the start and were to be delivered.
+    /// 1 while what an earlier run left is being read.
+    pub is_reading: AtomicU64,
+    /// Records of an earlier run that were found and were to be delivered.
     pub recovered: AtomicU64,
     /// Records of an earlier run that were found damaged.
     pub damaged: AtomicU64,

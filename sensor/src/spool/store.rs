@@ -40,6 +40,8 @@ pub struct Store {
     pub lock: Option<Box<dyn Lock>>,
     pub position_file: Option<Arc<dyn DiskFile>>,
     pub position: Position,
+    /// Nobody knows of it yet.
+    pub is_new: bool,
     /// `None` in tests: syncs are then made at once.
     pub syncer: Option<Syncer>,
     /// Folders have names that are not on the disk yet.
@@ -69,6 +71,7 @@ impl Store {
             lock: None,
             position_file: None,
             position: Position::default(),
+            is_new: false,
             syncer: None,
             has_new_names: true,
             synced: Position::default(),
@@ -94,6 +97,7 @@ impl Store {
                 let [alerts, events] = &store.folders;
                 let epoch = recover::epoch_of_segments(store.disk.as_ref(), [alerts, events]);
                 store.position.spool_epoch = epoch.unwrap_or(0);
+                store.is_new = epoch.is_none();
             }
         }
         Ok((store, failure))
@@ -122,14 +126,8 @@ impl Store {
     /// The number of the first record of this run: above all that earlier ones may have used. A run that
     /// could not write the position began here too, at an earlier time, and no run uses more than one
     /// number in a microsecond. Where the position is lost, the time since 1970 is above all.
-    pub fn next_number(
-        &self,
-        lane: LaneName,
-        found: &Found,
-        is_new: bool,
-        now: UnixNanos,
-    ) -> Sequence {
-        if is_new {
+    pub fn next_number(&self, lane: LaneName, found: &Found, now: UnixNanos) -> Sequence {
+        if self.is_new {
             return Sequence(1);
         }
         let Position { acked, bound, written_at, .. } = self.position;

@@ -23,6 +23,8 @@ struct State {
     /// After so many bytes, in the middle of what is written.
     room: Option<u64>,
     syncs: u64,
+    /// Whoever reads or syncs waits.
+    hangs: bool,
 }
 
 /// What a file has, and what of it is on the disk.
@@ -51,6 +53,17 @@ impl MemoryDisk {
     /// Lets writing fail after so many further bytes.
     pub fn fill_up(&self, room: Option<u64>) {
         self.state().room = room;
+    }
+
+    /// Lets whoever reads a file or syncs one wait, or go on.
+    pub fn hang(&self, hangs: bool) {
+        self.state().hangs = hangs;
+    }
+
+    fn wait(&self) {
+        while self.state().hangs {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     /// The process is killed: its lock is gone, what it wrote is there.
@@ -219,6 +232,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.wait();
         let content = self.content.lock().unwrap();
         let there = content.now.get(offset as usize..).unwrap_or_default();
         let len = there.len().min(buffer.len());
@@ -252,6 +266,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.wait();
         self.disk.check()?;
         self.disk.state().syncs += 1;
         let mut content = self.content.lock().unwrap();

@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod reading;
 mod replay;
 
 use wire::codec::Decoder;
@@ -13,6 +14,19 @@ use super::*;
 const MEMORY: usize = 1 << 20;
 const START: u64 = 1_700_000_000_000_000_000;
 use RecordKind::{Alert, Flow};
+
+/// Opens a spool that has no threads: all is read, and each sync made, at once.
+fn open(
+    settings: SpoolSettings,
+    disk: Arc<dyn Disk>,
+    memory: usize,
+    now: Now,
+    status: Arc<SpoolStatus>,
+) -> Result<Spool, SpoolError> {
+    let (mut spool, task) = Spool::prepare(settings, disk, memory, now, status)?;
+    spool.go_on_from(task.run(), now);
+    Ok(spool)
+}
 
 /// A spool in virtual time, on a disk in memory.
 struct Bench {
@@ -51,14 +65,8 @@ impl Bench {
 
     fn open(&mut self) {
         self.status = Arc::default();
-        let disk = Arc::new(self.disk.clone());
-        let spool = Spool::open_without_thread(
-            self.settings.clone(),
-            disk,
-            self.memory,
-            self.now(),
-            Arc::clone(&self.status),
-        );
+        let (disk, status) = (Arc::new(self.disk.clone()), Arc::clone(&self.status));
+        let spool = open(self.settings.clone(), disk, self.memory, self.now(), status);
         self.spool = Some(spool.unwrap());
     }
 
@@ -514,7 +522,7 @@ fn a_second_sensor_is_refused() {
     let bench = Bench::new();
     let disk = Arc::new(bench.disk.clone());
     let (settings, now) = (bench.settings.clone(), bench.now());
-    let refused = Spool::open_without_thread(settings, disk, MEMORY, now, Arc::default());
+    let refused = open(settings, disk, MEMORY, now, Arc::default());
     let said = refused.err().unwrap().to_string();
     assert_eq!(said, "another sensor uses the spool /spool; give each its own spool.path");
 }

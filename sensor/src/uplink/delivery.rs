@@ -6,8 +6,8 @@ use wire::ledger::DeliveryLedger;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum LossReason {
-    /// The queue in memory was full, and this was the oldest of the least value. Where there is a spool, see
-    /// [`LossReason::SpoolFailed`].
+    /// The queue in memory was full, and this was the oldest of the least value. Where there is a spool, and what an
+    /// earlier run left in it is read, see [`LossReason::SpoolFailed`].
     QueueFull,
     /// A record longer than the wire format allows.
     TooLong,

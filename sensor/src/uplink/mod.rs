@@ -66,7 +66,7 @@ pub use self::target::{AddressError, CollectorAddress};
 /// Longest time between two looks at the inputs.
 pub const TICK: Duration = Duration::from_millis(10);
 /// Bytes of records that wait in memory: without a spool while the collector is away or slow, with one
-/// while its disk fails. When they are more, the oldest events are given up before any alert, and
+/// while it is read at the start or its disk fails. When they are more, the oldest events are given up before any alert, and
 /// counted as `lost{queue_full}` or `lost{spool_failed}`.
 pub const RECORD_QUEUE_BYTES: usize = 64 << 20;
 /// How long a stop waits for acknowledgements, unless it is told otherwise.
@@ -323,7 +323,7 @@ impl Uplink {
     fn drive_link(&mut self, now: Now) {
         self.has_more = false;
         match &mut self.link {
-            Link::Waiting { until } if *until > now.monotonic => {}
+            Link::Waiting { until } if *until > now.monotonic || !self.session.is_ready() => {}
             Link::Waiting { .. } => {
                 let answer = self.config.collectors[self.target].resolve();
                 self.link = Link::Resolving { answer };

@@ -364,6 +364,12 @@ impl Session {
         self.batches.abandon(LossReason::Shutdown);
     }
 
+    /// Is it known what is to be sent first? Until then, nobody is to be dialled.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.spool.is_ready()
+    }
+
     /// Has the collector said hello?
     #[must_use]
     pub const fn is_open(&self) -> bool {

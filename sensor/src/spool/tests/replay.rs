@@ -18,12 +18,12 @@ fn replay(records: u64) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spool");
     let settings = SpoolSettings { path, max_bytes: 1 << 30, max_age: Duration::from_secs(3600) };
-    let open = || {
+    let reopen = || {
         let now = Now { monotonic: Instant::now(), unix: UnixNanos(START) };
         let (settings, disk) = (settings.clone(), Arc::new(RealDisk));
-        (Spool::open_without_thread(settings, disk, MEMORY, now, Arc::default()).unwrap(), now)
+        (open(settings, disk, MEMORY, now, Arc::default()).unwrap(), now)
     };
-    let (mut spool, now) = open();
+    let (mut spool, now) = reopen();
     for number in 0..records {
         spool.push(Flow, format!("{number:0500}").into_bytes(), now.unix);
         if number % 500 == 0 {
@@ -34,7 +34,7 @@ fn replay(records: u64) -> u64 {
     drop(spool);
     let mut sent = 0;
     let memory = allocation_counter::measure(|| {
-        let (mut spool, now) = open();
+        let (mut spool, now) = reopen();
         let mut out = Vec::new();
         while let Some(batch) = spool.next_batch(now.monotonic) {
             out.clear();
