@@ -292,7 +292,13 @@ fn write_spool(status: &SpoolStatus, families: &mut Families<'_>) -> fmt::Result
         "1 while what an earlier run left is being read; no collector is dialled before",
         [(vec![], read(&status.is_reading) as f64)],
     )?;
+    families.gauge(
+        "ringwatch_spool_age_doubted",
+        "1 while records of an earlier run are too old by a clock that is not believed yet",
+        [(vec![], read(&status.is_age_doubted) as f64)],
+    )?;
     for (name, help, value) in [
+        ("ringwatch_spool_clock_steps", "Times that the wall clock was set", &status.clock_steps),
         ("ringwatch_spool_recovered_records", "Records of an earlier run", &status.recovered),
         ("ringwatch_spool_torn_bytes", "Unfinished bytes found at the start", &status.torn_bytes),
         (

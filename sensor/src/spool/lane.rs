@@ -47,8 +47,10 @@ pub struct Segment {
     pub bytes: u64,
     /// When its first record was taken.
     pub oldest: UnixNanos,
-    /// When its records are too old, by the clock that is never set.
+    /// When its records are too old, by the clock that is never set, whatever the other one says.
     pub expires: Instant,
+    /// Of an earlier run: when its last record was taken, or later. None if that is not known.
+    pub newest: Option<UnixNanos>,
 }
 
 /// A record that waits in memory.
@@ -281,7 +283,8 @@ impl Lane {
         self.active = Some(Active { file, is_dirty: true });
         let last = Sequence(first.0 - 1);
         let oldest = UnixNanos(0);
-        self.segments.push_back(Segment { path, first, last, bytes: 0, oldest, expires: now });
+        let (expires, newest) = (now, None);
+        self.segments.push_back(Segment { path, first, last, bytes: 0, oldest, expires, newest });
         Ok(())
     }
 

@@ -26,6 +26,7 @@
 //!
 //! The logic knows the disk by [`disk::Disk`] alone.
 
+mod clock;
 pub mod disk;
 mod format;
 mod lane;
@@ -50,10 +51,10 @@ use wire::units::{Sequence, UnixNanos};
 
 use self::disk::{Disk, RealDisk};
 use self::format::{LAST_NUMBER, LaneName};
-use self::lane::{Filled, Lane};
+use self::lane::{Filled, Lane, Segment};
 use self::position::Position;
 use self::reading::{Reading, Task};
-use self::recover::{Found, Times};
+use self::recover::Found;
 pub use self::runs::Hole;
 use self::status::{SpoolStatus, add, set};
 use self::store::{Reads, Store};
@@ -228,7 +229,7 @@ impl Spool {
             folders: store.folders.clone(),
             epoch,
             acked: store.position.acked,
-            times: Times { now: now.monotonic, wall: now.unix, max_age: store.settings.max_age },
+            expires: now.monotonic + store.settings.max_age,
             has_failed: failure.is_some(),
             status: Arc::clone(&status),
             is_stopped: Arc::default(),
@@ -335,7 +336,7 @@ impl Spool {
         match store.write(&mut self.lanes, now.monotonic) {
             Ok(()) => {
                 self.disk_recovered();
-                self.enforce_limits(Some(now.monotonic));
+                self.enforce_limits(Some(now));
             }
             Err(error) => self.disk_failed(now.monotonic, &error),
         }
@@ -369,14 +370,42 @@ impl Spool {
                 Err(error) => return self.disk_failed(now.monotonic, &error),
             }
         }
-        self.enforce_limits(Some(now.monotonic));
+        self.watch_clock(now);
+        self.enforce_limits(Some(now));
         self.sync(now.unix);
     }
 
-    /// Gives up what is beyond the limits: events before alerts. Without a time, only by bytes.
-    fn enforce_limits(&mut self, now: Option<Instant>) {
+    /// Says when the wall clock was set, and when it makes records too old but is not believed yet.
+    fn watch_clock(&mut self, now: Now) {
         let Some(store) = &mut self.store else { return };
-        let (disk, max) = (store.disk.as_ref(), store.settings.max_bytes);
+        if let Some(seconds) = store.clock.look(now) {
+            add(&self.status.clock_steps, 1);
+            tracing::warn!(seconds, "the clock was set; negative: back");
+        }
+        let oldest = self.lanes.iter().filter_map(|lane| lane.oldest_segment()?.newest).min();
+        let age = oldest.map_or(Duration::ZERO, |oldest| now.unix.since(oldest));
+        let is_doubted = !store.clock.is_steady() && age >= store.settings.max_age;
+        let was_doubted =
+            self.status.is_age_doubted.swap(is_doubted.into(), Ordering::Relaxed) == 1;
+        if is_doubted && !was_doubted {
+            tracing::warn!(
+                age_hours = age.as_secs() / 3600,
+                "by the clock, records of an earlier run are older than spool.max_age; they are kept until the \
+                 clock has not been set for 10 minutes. Is it right?"
+            );
+        }
+    }
+
+    /// Gives up what is beyond the limits: events before alerts. Without a time, only by bytes.
+    fn enforce_limits(&mut self, now: Option<Now>) {
+        let Some(store) = &mut self.store else { return };
+        let (disk, SpoolSettings { max_bytes: max, max_age, .. }) =
+            (store.disk.as_ref(), &store.settings);
+        let (max, max_age, is_steady) = (*max, *max_age, store.clock.is_steady());
+        let is_too_old = |segment: &Segment, now: Now| {
+            let is_so_by_wall = |newest| is_steady && now.unix.since(newest) >= max_age;
+            segment.expires <= now.monotonic || segment.newest.is_some_and(is_so_by_wall)
+        };
         let [alerts, events] = &mut self.lanes;
         let mut lose = |lane: &mut Lane, reason| {
             let lost = lane.drop_oldest(disk, reason)?;
@@ -396,7 +425,7 @@ impl Spool {
         }
         for lane in [alerts, events] {
             while let Some(now) = now
-                && lane.oldest_segment().is_some_and(|it| it.bytes > 0 && it.expires <= now)
+                && lane.oldest_segment().is_some_and(|it| it.bytes > 0 && is_too_old(it, now))
                 && lose(lane, LossReason::SpoolAged).is_some()
             {}
         }

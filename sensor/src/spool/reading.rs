@@ -16,7 +16,7 @@ use wire::units::Sequence;
 
 use super::disk::{Disk, DiskFile};
 use super::format::LaneName;
-use super::recover::{self, Found, Times};
+use super::recover::{self, Found};
 use super::status::{SpoolStatus, set};
 
 /// Time between two lines of the log.
@@ -32,7 +32,8 @@ pub struct Task {
     pub epoch: u64,
     /// By [`LaneName`].
     pub acked: [Sequence; 2],
-    pub times: Times,
+    /// When what is found is too old, by the clock that is never set.
+    pub expires: Instant,
     /// The disk has failed already, and it was said.
     pub has_failed: bool,
     pub status: Arc<SpoolStatus>,
@@ -42,12 +43,12 @@ pub struct Task {
 impl Task {
     /// Reads both lanes. What was found when it is stopped is no good.
     pub fn run(&self) -> [Found; 2] {
-        let Self { disk, epoch, times, status, .. } = self;
+        let Self { disk, epoch, expires, status, .. } = self;
         let mut progress = Progress::new(self);
         LaneName::ALL.map(|name| {
             let (folder, acked) = (&self.folders[name as usize], self.acked[name as usize]);
             let lane = (name, folder.as_path());
-            recover::lane(disk.as_ref(), lane, (*epoch, acked), times, status, &mut progress)
+            recover::lane(disk.as_ref(), lane, (*epoch, acked), *expires, status, &mut progress)
                 .unwrap_or_else(|error| {
                     if !self.has_failed {
                         tracing::warn!(path = %folder.display(), %error, "cannot read the spool");

@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wire::message::UNUSED;
 use wire::units::{Sequence, UnixNanos};
 
+use super::clock::EARLIEST;
 use super::disk::{Disk, DiskFile};
 use super::format::{
     HeaderError, LaneName, RECORD_HEADER, Records, SEGMENT_HEADER, SegmentHeader, Step,
@@ -29,17 +30,6 @@ const MOST_ASIDE: usize = 8;
 /// The reason of holes that an earlier run left, and counted in its ledger.
 const EARLIER_RUN: &str = "earlier_run";
 
-/// Both clocks, and how old a record may become.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// The clock that is never set.
-    pub now: Instant,
-    /// The other one.
-    pub wall: UnixNanos,
-    /// When a record is too old.
-    pub max_age: Duration,
-}
-
 /// What was found of a lane.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -50,6 +40,8 @@ pub struct Found {
     pub corrupt: u64,
     /// The last record of all.
     pub last: Sequence,
+    /// When the newest record so far was taken.
+    newest: UnixNanos,
 }
 
 impl Found {
@@ -84,7 +76,7 @@ pub fn lane(
     disk: &dyn Disk,
     (name, folder): (LaneName, &Path),
     (spool_epoch, acked): (u64, Sequence),
-    times: &Times,
+    expires: Instant,
     status: &SpoolStatus,
     progress: &mut Progress<'_>,
 ) -> io::Result<Found> {
@@ -93,6 +85,7 @@ pub fn lane(
     for path in segments_in(disk, folder)? {
         progress.note_segment();
         let before = (found.pending.clone(), found.holes.len(), found.corrupt, found.last);
+        let newest = found.newest;
         // What cannot be written can still be delivered.
         let opened = disk.open_to_write(&path).or_else(|_| disk.open(&path));
         let outcome = opened.and_then(|file| {
@@ -109,7 +102,7 @@ pub fn lane(
                 Err(error) => return Ok(Some(error.to_string())),
             };
             let file = progress.watch(file.as_ref());
-            let segment = found.read(&file, (&path, header), acked, times, status)?;
+            let segment = found.read(&file, (&path, header), acked, expires, status)?;
             if segment.last <= acked || segment.last < segment.first {
                 disk.remove(&path)?;
             } else {
@@ -125,6 +118,7 @@ pub fn lane(
                 // What was read of it before is none of this spool's either: it would wait for ever.
                 found.holes.truncate(before.1);
                 (found.pending, found.corrupt, found.last) = (before.0, before.2, before.3);
+                found.newest = newest;
                 error.to_string()
             }
         };
@@ -145,7 +139,7 @@ impl Found {
         file: &dyn DiskFile,
         (path, header): (&Path, SegmentHeader),
         acked: Sequence,
-        times: &Times,
+        expires: Instant,
         status: &SpoolStatus,
     ) -> io::Result<Segment> {
         let before = self.last.max(Sequence(header.first.0.saturating_sub(1)));
@@ -156,21 +150,23 @@ impl Found {
             last: Sequence(header.first.0.saturating_sub(1)),
             bytes: 0,
             oldest: header.made_at,
-            expires: times.now,
+            expires,
+            newest: None,
         };
-        let mut newest = header.made_at;
+        self.newest = self.newest.max(header.made_at);
         let tail = loop {
             match records.next(file)? {
                 Step::Record { record, damaged } => {
                     self.take(record.sequence, damaged, (acked, header.run_begins));
-                    (segment.last, newest) = (record.sequence, record.taken_at);
+                    segment.last = record.sequence;
+                    self.newest = self.newest.max(record.taken_at);
                 }
                 Step::End(tail) => break tail,
             }
         };
         segment.bytes = tail.good_end;
-        let age = times.wall.since(newest).min(times.max_age);
-        segment.expires = times.now + (times.max_age - age);
+        // No older than any record before it: then the clock was set back. One that was never set says nothing.
+        segment.newest = Some(self.newest).filter(|newest| *newest >= EARLIEST);
         if tail.torn > 0 {
             add(&status.torn_bytes, tail.torn);
             self.corrupt += u64::from(tail.has_record);

@@ -29,6 +29,10 @@ pub struct SpoolStatus {
     pub torn_bytes: AtomicU64,
     /// Segments that were foreign or damaged, and were set aside.
     pub set_aside: AtomicU64,
+    /// Times that the wall clock was set.
+    pub clock_steps: AtomicU64,
+    /// 1 while records of an earlier run are too old by a wall clock that is not believed yet.
+    pub is_age_doubted: AtomicU64,
     /// Failed attempts to write.
     pub write_errors: AtomicU64,
     /// Failed attempts to bring data to the disk.

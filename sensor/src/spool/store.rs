@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use wire::units::{Sequence, UnixNanos};
 
+use super::clock::WallClock;
 use super::disk::{Disk, DiskFile, Lock};
 use super::format::LaneName;
 use super::lane::{Lane, Writing};
@@ -42,6 +43,7 @@ pub struct Store {
     pub position: Position,
     /// Nobody knows of it yet.
     pub is_new: bool,
+    pub clock: WallClock,
     /// `None` in tests: syncs are then made at once.
     pub syncer: Option<Syncer>,
     /// Folders have names that are not on the disk yet.
@@ -72,6 +74,7 @@ impl Store {
             position_file: None,
             position: Position::default(),
             is_new: false,
+            clock: WallClock::new(now),
             syncer: None,
             has_new_names: true,
             synced: Position::default(),
