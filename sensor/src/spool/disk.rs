@@ -15,6 +15,9 @@ pub trait Disk: Send + Sync {
     /// What the system says.
     fn make_folder(&self, folder: &Path) -> io::Result<()>;
 
+    /// Is this a folder?
+    fn is_folder(&self, path: &Path) -> bool;
+
     /// Names of the files in a folder, in no order.
     ///
     /// # Errors
@@ -98,7 +101,7 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// A lock that ends when it is dropped, or when the process ends in whatever way.
-pub trait Lock: Send {
+pub trait Lock: Send + Sync {
     /// Is the locked file still the one of this path?
     fn is_at(&self, path: &Path) -> bool;
 }
@@ -113,6 +116,10 @@ impl Disk for RealDisk {
             return Ok(());
         }
         DirBuilder::new().recursive(true).mode(0o750).create(folder)
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

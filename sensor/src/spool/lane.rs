@@ -538,7 +538,8 @@ impl Lane {
         files
     }
 
-    fn has_unsent_on_disk(&self) -> bool {
+    /// Is there something to send that is to be read from the disk first?
+    pub fn has_unsent_on_disk(&self) -> bool {
         self.segments.back().is_some_and(|segment| segment.last >= self.cursor)
     }
 

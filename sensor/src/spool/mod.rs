@@ -328,10 +328,14 @@ impl Spool {
 
     fn flush(&mut self, now: Now) {
         let Some(store) = &mut self.store else { return };
+        store.watch(now.monotonic);
         if !self.lanes.iter().any(Lane::has_waiting)
             || store.retry_at.is_some_and(|due| now.monotonic < due)
         {
             return;
+        }
+        if store.is_stuck {
+            return self.disk_failed(now.monotonic, &does_not_answer());
         }
         match store.write(&mut self.lanes, now.monotonic) {
             Ok(()) => {
@@ -349,6 +353,9 @@ impl Spool {
             return;
         }
         store.next_look = now.monotonic + INTERVAL;
+        if store.is_stuck {
+            return self.disk_failed(now.monotonic, &does_not_answer());
+        }
         if store.is_gone() {
             let lost: u64 =
                 self.lanes.iter_mut().map(|lane| lane.forget_missing(store.disk.as_ref())).sum();
@@ -372,7 +379,7 @@ impl Spool {
         }
         self.watch_clock(now);
         self.enforce_limits(Some(now));
-        self.sync(now.unix);
+        self.sync(now);
     }
 
     /// Says when the wall clock was set, and when it makes records too old but is not believed yet.
@@ -431,7 +438,7 @@ impl Spool {
         }
     }
 
-    fn sync(&mut self, now: UnixNanos) {
+    fn sync(&mut self, now: Now) {
         let Some(store) = &mut self.store else { return };
         let errors = self.status.sync_errors.load(Ordering::Relaxed);
         if errors != store.seen_sync_errors {
@@ -478,7 +485,7 @@ impl Spool {
             if !lane.has_unsent() || due.is_some_and(|due| now < due) {
                 return None;
             }
-            let disk = self.store.as_ref().map(|store| store.disk.as_ref());
+            let disk = self.store.as_ref().and_then(Store::disk);
             let (filled, damaged) = lane.fill(disk, &mut self.batches[name as usize]);
             self.delivery.lose(damaged, LossReason::SpoolCorrupt);
             match filled {
@@ -524,10 +531,18 @@ impl Spool {
         tracing::error!(lane, lost, %error, "a segment of the spool cannot be read and is given up");
     }
 
-    /// Is there something to send?
+    /// Is there something to send? What cannot be read now, because the disk fails or does not answer, is not.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        self.lanes.iter().any(Lane::has_unsent)
+        let can_be_read = |name: LaneName| {
+            self.store
+                .as_ref()
+                .is_none_or(|it| !it.is_stuck && it.reads[name as usize].due.is_none())
+        };
+        LaneName::ALL.into_iter().any(|name| {
+            let lane = &self.lanes[name as usize];
+            lane.has_unsent() && (!lane.has_unsent_on_disk() || can_be_read(name))
+        })
     }
 
     /// Is everything acknowledged or lost?
@@ -552,7 +567,7 @@ impl Spool {
     /// Everything of a stream up to `through` is stored by a collector. False if so much was never sent.
     pub fn acknowledge(&mut self, stream: Stream, through: Sequence) -> bool {
         let Some(lane) = lane_of(stream) else { return false };
-        let disk = self.store.as_ref().map(|store| store.disk.as_ref());
+        let disk = self.store.as_ref().and_then(Store::disk);
         let settled = self.lanes[lane as usize].acknowledge(through, disk);
         self.delivery.acknowledge(settled.unwrap_or(0));
         settled.is_some()
@@ -593,7 +608,7 @@ impl Spool {
             self.delivery.lose(lost, LossReason::Shutdown);
         }
         match &mut self.store {
-            Some(store) if is_read => store.close(&mut self.lanes, &self.status, now.unix),
+            Some(store) if is_read => store.close(&mut self.lanes, &self.status, now),
             _ => self.store = None,
         }
         self.publish();
@@ -634,6 +649,10 @@ const fn lane_of(stream: Stream) -> Option<LaneName> {
         Stream::Records => Some(LaneName::Events),
         Stream::Control | Stream::Frames => None,
     }
+}
+
+fn does_not_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")
 }
 
 /// A name for a new spool: random, so that two spools of one sensor never have the same.

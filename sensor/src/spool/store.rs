@@ -14,7 +14,7 @@ use super::lane::{Lane, Writing};
 use super::position::Position;
 use super::recover::{self, Found};
 use super::status::SpoolStatus;
-use super::syncer::{SyncJob, Syncer};
+use super::syncer::{Place, SyncJob, Syncer};
 use super::{INTERVAL, RESERVED_NUMBERS, SpoolError, SpoolSettings};
 use crate::uplink::session::Now;
 
@@ -38,7 +38,9 @@ pub struct Store {
     pub settings: SpoolSettings,
     /// By [`LaneName`].
     pub folders: [PathBuf; 2],
-    pub lock: Option<Box<dyn Lock>>,
+    pub lock: Option<Arc<dyn Lock>>,
+    /// Times that folders and lock were made.
+    made: u64,
     pub position_file: Option<Arc<dyn DiskFile>>,
     pub position: Position,
     /// Nobody knows of it yet.
@@ -56,6 +58,8 @@ pub struct Store {
     pub retry_at: Option<Instant>,
     /// By [`LaneName`].
     pub reads: [Reads; 2],
+    /// The disk does not answer. Nothing is asked of it until it does.
+    pub is_stuck: bool,
 }
 
 impl Store {
@@ -71,6 +75,7 @@ impl Store {
             folders,
             settings,
             lock: None,
+            made: 0,
             position_file: None,
             position: Position::default(),
             is_new: false,
@@ -82,6 +87,7 @@ impl Store {
             next_look: now.monotonic + INTERVAL,
             retry_at: None,
             reads: Default::default(),
+            is_stuck: false,
         };
         let path = store.settings.path.clone();
         let failure = match store.make() {
@@ -110,7 +116,8 @@ impl Store {
     pub fn make(&mut self) -> io::Result<()> {
         self.disk.make_folder(&self.settings.path)?;
         self.lock = None;
-        self.lock = Some(self.disk.lock(&self.settings.path.join("lock"))?);
+        self.lock = Some(self.disk.lock(&self.lock_path())?.into());
+        self.made += 1;
         for folder in &self.folders {
             self.disk.make_folder(folder)?;
         }
@@ -176,27 +183,48 @@ impl Store {
         Ok(())
     }
 
-    /// Has the folder been removed, or another put in its place?
+    fn lock_path(&self) -> PathBuf {
+        self.settings.path.join("lock")
+    }
+
+    fn place(&self) -> Option<Place> {
+        let lock = (Arc::clone(self.lock.as_ref()?), self.lock_path());
+        Some(Place { made: self.made, lock, folders: self.folders.clone() })
+    }
+
+    /// Has the folder been removed, or another put in its place, as far as is known?
     pub fn is_gone(&self) -> bool {
-        let path = self.settings.path.join("lock");
-        let is_complete = self.folders.iter().all(|folder| self.disk.list(folder).is_ok());
-        self.lock.as_ref().is_some_and(|lock| !lock.is_at(&path)) || !is_complete
+        match &self.syncer {
+            Some(syncer) => syncer.gone() == self.made && self.lock.is_some(),
+            None => self.place().is_some_and(|place| place.is_gone(self.disk.as_ref())),
+        }
+    }
+
+    /// Notes whether the disk still answers.
+    pub fn watch(&mut self, now: Instant) {
+        self.is_stuck = self.syncer.as_ref().is_some_and(|syncer| syncer.is_stuck(now));
+    }
+
+    /// The disk, unless it does not answer.
+    pub fn disk(&self) -> Option<&dyn Disk> {
+        (!self.is_stuck).then_some(self.disk.as_ref())
     }
 
     /// Has what was written brought to the disk, unless that is under way.
-    pub fn sync(&mut self, lanes: &mut [Lane; 2], status: &SpoolStatus, now: UnixNanos) {
+    pub fn sync(&mut self, lanes: &mut [Lane; 2], status: &SpoolStatus, now: Now) {
         if self.syncer.as_ref().is_some_and(Syncer::is_busy) {
             return;
         }
-        let Some(job) = self.sync_job(lanes, now) else { return };
-        match &self.syncer {
-            Some(syncer) => syncer.hand_over(job),
+        let Some(job) = self.sync_job(lanes, now.unix) else { return };
+        match &mut self.syncer {
+            Some(syncer) => syncer.hand_over(job, now.monotonic),
             None => job.run_noted(self.disk.as_ref(), status),
         }
     }
 
+    /// What is to be done now. At least the look at the folder.
     fn sync_job(&mut self, lanes: &mut [Lane; 2], now: UnixNanos) -> Option<SyncJob> {
-        let file = self.position_file.clone()?;
+        let (place, file) = (self.place()?, self.position_file.clone()?);
         let acked = [lanes[0].acked(), lanes[1].acked()];
         let mut bound = self.position.bound;
         for (bound, lane) in bound.iter_mut().zip(&*lanes) {
@@ -207,33 +235,34 @@ impl Store {
         }
         let files: Vec<_> = lanes.iter_mut().flat_map(Lane::take_dirty).collect();
         let has_moved = (acked, bound) != (self.synced.acked, self.synced.bound);
-        if files.is_empty() && !has_moved && !self.has_new_names {
-            return None;
+        let has_work = !files.is_empty() || has_moved || self.has_new_names;
+        if has_work {
+            let generation = self.position.generation + 1;
+            self.position = Position { generation, acked, bound, written_at: now, ..self.position };
+            self.synced = self.position;
         }
-        let generation = self.position.generation + 1;
-        self.position = Position { generation, acked, bound, written_at: now, ..self.position };
-        self.synced = self.position;
         let mut folders = Vec::new();
         if std::mem::take(&mut self.has_new_names) {
             folders.extend(self.folders.iter().cloned());
             folders.push(self.settings.path.clone());
         }
-        Some(SyncJob { files, folders, position: (file, self.position) })
+        let position = has_work.then_some((file, self.position));
+        Some(SyncJob { files, folders, position, place })
     }
 
     /// The last sync of this run.
-    pub fn close(&mut self, lanes: &mut [Lane; 2], status: &SpoolStatus, now: UnixNanos) {
+    pub fn close(&mut self, lanes: &mut [Lane; 2], status: &SpoolStatus, now: Now) {
         match self.syncer.take() {
             None => self.sync(lanes, status, now),
-            Some(syncer) => {
+            Some(mut syncer) => {
                 let deadline = Instant::now() + LAST_SYNC;
                 while syncer.is_busy() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 if !syncer.is_busy()
-                    && let Some(job) = self.sync_job(lanes, now)
+                    && let Some(job) = self.sync_job(lanes, now.unix)
                 {
-                    syncer.hand_over(job);
+                    syncer.hand_over(job, Instant::now());
                 }
                 syncer.stop(LAST_SYNC);
             }

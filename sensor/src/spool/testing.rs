@@ -25,6 +25,8 @@ struct State {
     syncs: u64,
     /// Whoever reads or syncs waits.
     hangs: bool,
+    /// Reading fails.
+    is_unreadable: bool,
 }
 
 /// What a file has, and what of it is on the disk.
@@ -58,6 +60,11 @@ impl MemoryDisk {
     /// Lets whoever reads a file or syncs one wait, or go on.
     pub fn hang(&self, hangs: bool) {
         self.state().hangs = hangs;
+    }
+
+    /// Lets reading fail from now on, or work again.
+    pub fn break_reads(&self, are_broken: bool) {
+        self.state().is_unreadable = are_broken;
     }
 
     fn wait(&self) {
@@ -151,6 +158,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn is_folder(&self, path: &Path) -> bool {
+        self.state().folders.contains(path)
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         let state = self.state();
         if !state.folders.contains(folder) {
@@ -233,6 +244,9 @@ impl DiskFile for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.disk.wait();
+        if self.disk.state().is_unreadable {
+            return Err(io::Error::other("it cannot be read"));
+        }
         let content = self.content.lock().unwrap();
         let there = content.now.get(offset as usize..).unwrap_or_default();
         let len = there.len().min(buffer.len());
