@@ -136,8 +136,11 @@ impl SpoolError {
 /// [`SpoolError::Unusable`].
 pub fn check(folder: &Path) -> Result<(), SpoolError> {
     let there = folder.ancestors().find(|above| above.exists()).unwrap_or(folder);
-    let probe = there.join(".ringwatch-check");
-    let tried = RealDisk.create(&probe).and_then(|_| RealDisk.remove(&probe));
+    // Root may check on behalf of another user, who is not known here.
+    let user = Some(nix::unistd::geteuid()).filter(|user| !user.is_root());
+    let is_safe = if there == folder { disk::check_folder(folder, user) } else { Ok(()) };
+    let probe = there.join(format!(".ringwatch-check-{}", std::process::id()));
+    let tried = is_safe.and_then(|()| RealDisk.make(&probe)).and_then(|()| RealDisk.remove(&probe));
     // That a disk is full now does not stand against a start.
     tried.or_else(|error| SpoolError::unless_disk_fails(folder, error).map(|_| ()))
 }
