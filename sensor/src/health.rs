@@ -10,8 +10,8 @@ use trust::KeeperStatus;
 use wire::units::UnixNanos;
 
 use crate::counters::Counters;
-use crate::spool::status::SpoolStatus;
 use crate::supervisor::STALL_AFTER;
+use crate::uplink::UplinkStatus;
 
 /// What `/healthz` looks at.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub struct Health {
     watch: ArcSwap<Vec<String>>,
     /// When it said so, in nanoseconds since `started`; 0 before it did.
     watched: AtomicU64,
-    /// How the spool is.
-    spool: Arc<SpoolStatus>,
+    /// How the uplink and its spool are.
+    uplink: Arc<UplinkStatus>,
     /// What is known about the uplink's certificates; empty without an uplink.
     certificates: OnceLock<Arc<KeeperStatus>>,
     started: Instant,
@@ -52,16 +52,16 @@ impl Health {
             links,
             watch: ArcSwap::default(),
             watched: AtomicU64::new(0),
-            spool: Arc::default(),
+            uplink: Arc::default(),
             certificates: OnceLock::new(),
             started: Instant::now(),
         }
     }
 
-    /// Looks at this spool as well.
+    /// Looks at this uplink as well.
     #[must_use]
-    pub fn with_spool(self, spool: &Arc<SpoolStatus>) -> Self {
-        Self { spool: Arc::clone(spool), ..self }
+    pub fn with_uplink(self, uplink: &Arc<UplinkStatus>) -> Self {
+        Self { uplink: Arc::clone(uplink), ..self }
     }
 
     /// Notes the link of an interface; gives what it was if that is another state.
@@ -105,7 +105,7 @@ impl Health {
                 Link::Gone => problems.push(format!("interface {name} was deleted")),
             }
         }
-        problems.extend(self.spool.problems());
+        problems.extend(self.uplink.problems());
         problems.extend(self.watch.load().iter().cloned());
         problems.extend(self.silent_supervisor(self.started.elapsed()));
         if let Some(certificates) = self.certificates.get() {

@@ -358,7 +358,7 @@ impl Common {
             start.config.uplink.as_ref().map(|_| Arc::clone(&uplink)),
         );
         Self {
-            health: Arc::new(Health::new(Arc::clone(&counters)).with_spool(&uplink.spool)),
+            health: Arc::new(Health::new(Arc::clone(&counters)).with_uplink(&uplink)),
             counters,
             recorder_counters,
             detection_counters: Arc::default(),

@@ -105,7 +105,8 @@ impl UplinkThread {
             .name("uplink".into())
             .spawn(move || {
                 if let Err(error) = uplink::run(config, inputs, shared) {
-                    tracing::error!(%error, "uplink cannot run; nothing reaches the collector");
+                    let error = wire::text::error_chain(&error);
+                    tracing::error!(error, "the uplink cannot run; nothing reaches a collector");
                 }
             })
             .map_err(UplinkStartError::Thread)?;
@@ -207,6 +208,16 @@ impl Source for UplinkMetrics {
             "ringwatch_uplink_disconnects",
             "Connections that ended, by reason",
             by_reason(uplink::Metrics::disconnects_total),
+        )?;
+        families.gauge(
+            "ringwatch_uplink_running",
+            "1 while the uplink's thread runs",
+            [(vec![], f64::from(u8::from(self.0.fitness.is_running())))],
+        )?;
+        families.counter(
+            "ringwatch_uplink_panics",
+            "Times that the uplink panicked and started over",
+            [(vec![], self.0.fitness.panics())],
         )?;
         families.counter(
             "ringwatch_uplink_loops",

@@ -158,6 +158,8 @@ pub struct Spool {
     /// What an earlier run left is being read. Until it is, numbers begin at 1 for the time being, and nothing
     /// is sent or written.
     reading: Option<Reading>,
+    /// After a panic: so many records were under way, and are among those that are found.
+    under_way: u64,
     delivery: Delivery,
     status: Arc<SpoolStatus>,
 }
@@ -185,6 +187,7 @@ impl Spool {
             memory_bytes,
             store: None,
             reading: None,
+            under_way: 0,
             delivery: Delivery::default(),
             status,
         }
@@ -265,17 +268,51 @@ impl Spool {
         }
     }
 
-    /// Counts what an earlier run left.
+    /// Counts what an earlier run left, or this one before a panic.
     fn begin(&mut self, found: u64, corrupt: u64) {
-        self.delivery.produce(found + corrupt);
         self.delivery.lose(corrupt, LossReason::SpoolCorrupt);
-        add(&self.status.recovered, found);
-        add(&self.status.damaged, corrupt);
+        if self.under_way == 0 {
+            self.delivery.produce(found + corrupt);
+            add(&self.status.recovered, found);
+            add(&self.status.damaged, corrupt);
+        } else {
+            let under_way = std::mem::take(&mut self.under_way);
+            self.delivery
+                .lose(under_way.saturating_sub(found + corrupt), LossReason::UplinkPanicked);
+            // What could not be removed when it was acknowledged.
+            let again = (found + corrupt).saturating_sub(under_way);
+            self.delivery.produce(again);
+            add(&self.status.recovered, again);
+        }
         self.enforce_limits(None);
         self.publish();
         if found + corrupt > 0 {
             tracing::info!(records = found, damaged = corrupt, "records of an earlier run found");
         }
+    }
+
+    /// After a panic: all that is in memory may be anything, and is dropped. What is on the disk is read again; the
+    /// rest is lost, and counted.
+    ///
+    /// # Errors
+    /// As [`Spool::open`].
+    pub fn start_over(&mut self, now: Now) -> Result<(), SpoolError> {
+        let (delivery, status) = (self.delivery, Arc::clone(&self.status));
+        let under_way = delivery.in_flight();
+        if let Some(reading) = self.reading.take() {
+            reading.stop();
+        }
+        let Some(store) = self.store.take() else {
+            *self = Self::in_memory(new_epoch(now.unix), self.memory_bytes, status);
+            self.delivery = delivery;
+            self.delivery.lose(under_way, LossReason::UplinkPanicked);
+            return Ok(());
+        };
+        // Ends the syncer and gives the lock back.
+        let (settings, disk) = store.give_up();
+        *self = Self::open(settings, disk, self.memory_bytes, now, status)?;
+        (self.delivery, self.under_way) = (delivery, under_way);
+        Ok(())
     }
 
     /// Names the spool.

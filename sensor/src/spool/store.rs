@@ -250,6 +250,14 @@ impl Store {
         Some(SyncJob { files, folders, position, place })
     }
 
+    /// Ends the syncer and gives the lock back.
+    pub fn give_up(self) -> (SpoolSettings, Arc<dyn Disk>) {
+        if let Some(syncer) = self.syncer {
+            syncer.stop(LAST_SYNC);
+        }
+        (self.settings, self.disk)
+    }
+
     /// The last sync of this run.
     pub fn close(&mut self, lanes: &mut [Lane; 2], status: &SpoolStatus, now: Now) {
         match self.syncer.take() {

@@ -28,10 +28,12 @@ pub enum LossReason {
     /// The disk of the spool failed, and memory could not hold what waited for it; or what was on it is
     /// gone.
     SpoolFailed,
+    /// The uplink panicked, and this was neither acknowledged nor on the disk.
+    UplinkPanicked,
 }
 
 impl LossReason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::QueueFull,
         Self::TooLong,
         Self::NotConnected,
@@ -42,6 +44,7 @@ impl LossReason {
         Self::SpoolAged,
         Self::SpoolCorrupt,
         Self::SpoolFailed,
+        Self::UplinkPanicked,
     ];
 
     /// The word in the ledger and in metrics.
@@ -58,6 +61,7 @@ impl LossReason {
             Self::SpoolAged => "spool_aged",
             Self::SpoolCorrupt => "spool_corrupt",
             Self::SpoolFailed => "spool_failed",
+            Self::UplinkPanicked => "uplink_panicked",
         }
     }
 }

@@ -27,11 +27,13 @@ pub enum EndReason {
     Shutdown,
     /// The preferred collector is there again.
     Preferred,
+    /// The uplink panicked and starts over.
+    Panic,
 }
 
 impl EndReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Resolve,
         Self::Connect,
         Self::Tls,
@@ -42,6 +44,7 @@ impl EndReason {
         Self::Protocol,
         Self::Shutdown,
         Self::Preferred,
+        Self::Panic,
     ];
 
     /// The word in metrics.
@@ -58,6 +61,7 @@ impl EndReason {
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",
             Self::Preferred => "preferred",
+            Self::Panic => "panic",
         }
     }
 }

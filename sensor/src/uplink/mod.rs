@@ -21,6 +21,7 @@ mod backoff;
 mod batches;
 mod connection;
 mod delivery;
+mod fitness;
 mod gaps;
 mod guard;
 mod home;
@@ -33,6 +34,7 @@ mod target;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,11 +56,12 @@ use self::own::OwnRegister;
 use self::session::{Now, Session, Timing};
 
 use crate::interfaces::InterfaceNames;
-use crate::spool::Spool;
 use crate::spool::status::SpoolStatus;
+use crate::spool::{Spool, SpoolError};
 
 pub use self::batches::BatchRing;
 pub use self::delivery::{Deliveries, Delivery, LossReason};
+pub use self::fitness::Fitness;
 pub use self::metrics::{EndReason, Metrics};
 pub use self::own::{OwnConnections, OwnSnapshot};
 pub use self::target::{AddressError, CollectorAddress};
@@ -88,6 +91,8 @@ pub struct UplinkStatus {
     pub metrics: Metrics,
     /// How the spool is.
     pub spool: Arc<SpoolStatus>,
+    /// Whether the thread does its work.
+    pub fitness: Fitness,
     /// What is known about the sensor's certificates, once the uplink was started.
     pub certificates: OnceLock<Arc<KeeperStatus>>,
     deliveries: Mutex<Deliveries>,
@@ -99,6 +104,14 @@ impl UplinkStatus {
     #[must_use]
     pub fn deliveries(&self) -> Deliveries {
         *self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong, in words; empty when all is well.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.spool.problems();
+        problems.extend(self.fitness.problem(Instant::now()));
+        problems
     }
 }
 
@@ -153,22 +166,34 @@ pub enum UplinkError {
     /// There is nowhere to connect to.
     #[error("no collector is configured")]
     NoCollector,
+    /// After a panic, the spool cannot be opened anew.
+    #[error("cannot start over after a panic")]
+    Spool(#[from] SpoolError),
 }
 
 /// Runs the uplink until it is stopped. The body of a thread.
 ///
 /// # Errors
-/// [`UplinkError`]; everything that happens later is dealt with, counted and logged.
+/// [`UplinkError`]; everything else that happens later is dealt with, counted and logged. A panic makes it
+/// start over.
 pub fn run(
     config: UplinkConfig,
     inputs: UplinkInputs,
     status: Arc<UplinkStatus>,
 ) -> Result<Deliveries, UplinkError> {
-    let mut uplink = Uplink::new(config, inputs, status)?;
-    while !uplink.turn() {
-        uplink.wait();
+    let running = status.fitness.begin();
+    let mut uplink = Uplink::new(config, inputs, Arc::clone(&status))?;
+    let turns = |uplink: &mut Uplink| {
+        while !uplink.turn() {
+            uplink.wait();
+        }
+    };
+    while panic::catch_unwind(AssertUnwindSafe(|| turns(&mut uplink))).is_err() {
+        uplink.start_over()?;
     }
-    Ok(uplink.finish())
+    let deliveries = uplink.finish();
+    running.stop();
+    Ok(deliveries)
 }
 
 struct Uplink {
@@ -254,6 +279,26 @@ impl Uplink {
             config,
             status,
         })
+    }
+
+    /// After a panic: session, spool and connection may hold anything, so they are made anew. What the disk has
+    /// of the records is delivered, and what it has not is counted.
+    fn start_over(&mut self) -> Result<(), UplinkError> {
+        /// Should each turn panic, they do so a few times a second and no more.
+        const LEAST_PAUSE: Duration = Duration::from_millis(250);
+        let now = read_clocks();
+        let pause = self.status.fitness.note_panic(now.monotonic);
+        tracing::error!(?pause, "the uplink panicked, as the message above says, and starts over");
+        let was_open = self.session.is_open();
+        self.status.metrics.connection_ended(was_open, EndReason::Panic);
+        self.link = Link::Waiting { until: now.monotonic + pause };
+        self.poll = Poll::new().map_err(UplinkError::Poll)?;
+        (self.guard, self.home) = (LoopGuard::default(), Home::new(self.config.timing.preferred));
+        (self.leave_at, self.home_answer, self.addresses) = (None, None, Vec::new());
+        (self.target, self.untried) = (0, self.config.collectors.len());
+        self.session.start_over(now)?;
+        std::thread::sleep(LEAST_PAUSE);
+        Ok(())
     }
 
     /// Does all that can be done without waiting. True when the sensor stops and nothing more can
@@ -422,20 +467,26 @@ impl Uplink {
         if let Some(offset) = self.session.clock_offset() {
             self.status.metrics.clock_offset_measured(offset);
         }
-        let written = connection.write(&mut Load {
-            now: now.monotonic,
-            session: &mut self.session,
-            batches: &mut self.batches,
-            guard: &mut self.guard,
-            own: &mut self.own,
-            metrics: &self.status.metrics,
-        })?;
+        let written = self.write(now)?;
         self.has_more = written == Written::More;
         if now.monotonic >= self.ledger_due {
             self.ledger_due = now.monotonic + LEDGER_INTERVAL;
             self.session.report_ledger(now, (self.ledger)())?;
         }
         Ok(())
+    }
+
+    /// Writes what there is to the connection, if there is one.
+    fn write(&mut self, now: Now) -> Result<Written, ConnectionError> {
+        let Link::Up(connection) = &mut self.link else { return Ok(Written::All) };
+        connection.write(&mut Load {
+            now: now.monotonic,
+            session: &mut self.session,
+            batches: &mut self.batches,
+            guard: &mut self.guard,
+            own: &mut self.own,
+            metrics: &self.status.metrics,
+        })
     }
 
     /// An attempt failed, or a connection ended: counts it, says it once, and chooses what to dial
@@ -491,7 +542,8 @@ impl Uplink {
             | EndReason::Goodbye
             | EndReason::TimedOut
             | EndReason::Shutdown
-            | EndReason::Preferred => EndReason::Connect,
+            | EndReason::Preferred
+            | EndReason::Panic => EndReason::Connect,
         };
         let bit = 1 << said_for as u32;
         let error = error_chain(error);
@@ -537,15 +589,8 @@ impl Uplink {
         let until = now.monotonic + GOODBYE;
         let mut is_notified = false;
         while Instant::now() < until {
+            let written = self.write(now)?;
             let Link::Up(connection) = &mut self.link else { return Ok(()) };
-            let written = connection.write(&mut Load {
-                now: now.monotonic,
-                session: &mut self.session,
-                batches: &mut self.batches,
-                guard: &mut self.guard,
-                own: &mut self.own,
-                metrics: &self.status.metrics,
-            })?;
             if written == Written::All && !is_notified {
                 connection.send_close_notify();
                 is_notified = true;

@@ -72,6 +72,12 @@ impl BatchesInFlight {
         }
     }
 
+    /// After a panic: whatever is under way is given up, and whatever was being counted.
+    pub(super) fn give_up_all(&mut self, reason: LossReason) {
+        self.batches.clear();
+        self.delivery.lose(self.delivery.in_flight(), reason);
+    }
+
     pub(super) const fn delivery(&self) -> Delivery {
         self.delivery
     }

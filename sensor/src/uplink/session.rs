@@ -30,7 +30,7 @@ use super::delivery::{Deliveries, LossReason};
 use super::gaps::FrameGaps;
 use super::queue::BatchesInFlight;
 use crate::interfaces::InterfaceNames;
-use crate::spool::{Hole, Spool};
+use crate::spool::{Hole, Spool, SpoolError};
 
 /// Interfaces of one message: at 15 bytes a name, each of which JSON may write as six, they stay far
 /// below the longest message.
@@ -204,6 +204,19 @@ impl Session {
         self.link = Link::Away;
         self.control.clear();
         self.spool.rewind();
+    }
+
+    /// After a panic: begins anew, with what the disk has of the records.
+    ///
+    /// # Errors
+    /// The spool cannot be opened again.
+    pub fn start_over(&mut self, now: Now) -> Result<(), SpoolError> {
+        self.link = Link::Away;
+        self.control.clear();
+        self.batches.give_up_all(LossReason::UplinkPanicked);
+        self.spool.start_over(now)?;
+        self.hello.spool_epoch = self.spool.epoch();
+        Ok(())
     }
 
     /// Takes a message of the collector.

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -225,10 +226,23 @@ struct Running {
     filled: rtrb::Producer<FrameBatchWriter>,
     empty: rtrb::Consumer<FrameBatchWriter>,
     stop: Sender<Duration>,
+    /// Lets the ledger panic, once.
+    panics: Arc<AtomicBool>,
 }
 
 impl Running {
     fn start(pki: &Pki, collectors: &[String], timing: Timing) -> Self {
+        let status = Arc::new(UplinkStatus::default());
+        let spool = Spool::in_memory(EPOCH, RECORD_QUEUE_BYTES, Arc::clone(&status.spool));
+        Self::start_with(pki, collectors, timing, (spool, status))
+    }
+
+    fn start_with(
+        pki: &Pki,
+        collectors: &[String],
+        timing: Timing,
+        (spool, status): (Spool, Arc<UplinkStatus>),
+    ) -> Self {
         let interfaces = Arc::new(InterfaceNames::new([("eth0", LinkType::ETHERNET)]));
         let config = UplinkConfig {
             collectors: collectors.iter().map(|text| text.parse().unwrap()).collect(),
@@ -245,7 +259,6 @@ impl Running {
             snaplen: 65535,
             timing,
         };
-        let status = Arc::new(UplinkStatus::default());
         let (records, records_in) = bounded(1024);
         let (stop, stop_in) = bounded(1);
         let (filled, filled_in) = rtrb::RingBuffer::new(POOL);
@@ -254,11 +267,14 @@ impl Running {
             empty_out.push(FrameBatchWriter::new(1, 65535)).unwrap();
         }
         let in_ledger = status.clone();
+        let panics = Arc::new(AtomicBool::new(false));
+        let panics_in = Arc::clone(&panics);
         let inputs = UplinkInputs {
-            spool: Spool::in_memory(EPOCH, RECORD_QUEUE_BYTES, Arc::default()),
+            spool,
             records: records_in,
             batches: vec![BatchRing { filled: filled_in, empty: empty_out }],
             ledger: Box::new(move || {
+                assert!(!panics_in.swap(false, Ordering::Relaxed), "on purpose");
                 let Deliveries { frames, records } = in_ledger.deliveries();
                 let (frames, records) = (frames.to_ledger(), records.to_ledger());
                 Ledger { interfaces: vec![], frames, records }
@@ -267,7 +283,7 @@ impl Running {
         };
         let in_thread = status.clone();
         let thread = std::thread::spawn(move || run(config, inputs, in_thread).unwrap());
-        Self { thread, status, records, filled, empty, stop }
+        Self { thread, status, records, filled, empty, stop, panics }
     }
 
     fn with_default_timing(pki: &Pki, collector: &Collector) -> Self {
@@ -664,4 +680,78 @@ fn a_collector_that_sends_an_invalid_message_is_left_and_dialled_again() {
     assert!(!metrics.is_connected());
     collector.meet(None);
     uplink.stop(Duration::ZERO);
+}
+
+#[test]
+fn after_a_panic_the_uplink_starts_over_with_what_is_on_the_disk() {
+    let pki = Pki::new();
+    let collector = Collector::new(&pki);
+    let status = Arc::new(UplinkStatus::default());
+    let settings = crate::spool::SpoolSettings {
+        path: pki.path("spool"),
+        max_bytes: 1 << 24,
+        max_age: Duration::from_secs(3600),
+    };
+    let disk = Arc::new(crate::spool::disk::RealDisk);
+    let spool =
+        Spool::open(settings, disk, RECORD_QUEUE_BYTES, read_clocks(), Arc::clone(&status.spool));
+    let uplink =
+        Running::start_with(&pki, &[collector.address()], quick(), (spool.unwrap(), status));
+    let mut peer = collector.meet(None);
+    for json in ["[0]", "[1]", "[2]"] {
+        uplink.record(RecordKind::Flow, json);
+        assert!(matches!(peer.next_but_beats(), Seen::Records { .. }));
+    }
+    peer.ack(Stream::Records, 1);
+    eventually("acknowledged", || uplink.status.deliveries().records.to_ledger().acknowledged == 1);
+    uplink.panics.store(true, Ordering::Relaxed);
+    eventually("panic", || uplink.status.fitness.panics() == 1);
+    uplink.record(RecordKind::Flow, "[3]");
+    drop(peer);
+
+    let mut peer = collector.meet(None);
+    let said = "the uplink panicked less than a minute ago, and starts over";
+    assert_eq!(uplink.status.problems(), [said]);
+    assert!(uplink.status.fitness.is_running());
+    let mut texts = Vec::new();
+    let mut last = 0;
+    while texts.last().is_none_or(|text| text != "[3]") {
+        // What the collector is told of numbers that no record has comes between.
+        let Seen::Records { first, json } = peer.next_but_beats() else { continue };
+        last = first + json.len() as u64 - 1;
+        texts.extend(json);
+    }
+    // The collector has the first one, but did not say so on this connection.
+    assert_eq!(texts[texts.len() - 3..], ["[1]", "[2]", "[3]"]);
+    peer.ack(Stream::Records, last);
+    eventually("delivered", || uplink.status.deliveries().records.in_flight() == 0);
+    let inherited = uplink.status.spool.inherited();
+    let records = uplink.stop(PATIENCE).records.to_ledger();
+    assert_eq!(records.produced, 4 + inherited);
+    assert_eq!(records.acknowledged, 4 + inherited, "{records:?}");
+}
+
+#[test]
+fn after_a_panic_without_a_disk_what_waited_is_counted() {
+    let pki = Pki::new();
+    let collector = Collector::new(&pki);
+    let mut uplink = Running::with_default_timing(&pki, &collector);
+    let mut peer = collector.meet(None);
+    uplink.record(RecordKind::Flow, "[0]");
+    assert!(matches!(peer.next_but_beats(), Seen::Records { .. }));
+    assert!(uplink.frames(5));
+    assert!(matches!(peer.next_but_beats(), Seen::Frames { .. }));
+    uplink.panics.store(true, Ordering::Relaxed);
+    eventually("panic", || uplink.status.fitness.panics() == 1);
+    drop(peer);
+    let mut peer = collector.meet(None);
+    uplink.record(RecordKind::Flow, "[1]");
+    peer.expect_records(1, &["[1]"]);
+    peer.ack(Stream::Records, 1);
+    eventually("delivered", || uplink.status.deliveries().records.in_flight() == 0);
+    let Deliveries { frames, records } = uplink.stop(PATIENCE);
+    assert_eq!(records.lost(LossReason::UplinkPanicked), 1);
+    assert_eq!(records.to_ledger().acknowledged, 1);
+    assert_eq!(frames.lost(LossReason::UplinkPanicked), 5);
+    assert_eq!((frames.in_flight(), records.in_flight()), (0, 0));
 }

@@ -189,7 +189,7 @@ pub fn run(plan: Plan, said: Sender<Result<Milestone, WorkerError>>) {
         return;
     }
     let mut worker = Worker::new(plan, said);
-    // The one place where a panic is caught. A panic in what follows it ends the thread, which the
+    // Beside the uplink, the one place where a panic is caught. A panic in what follows it ends the thread, which the
     // supervisor sees as a worker that stands still.
     while panic::catch_unwind(AssertUnwindSafe(|| worker.capture())).is_err() {
         worker.start_over();
