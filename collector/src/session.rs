@@ -156,8 +156,12 @@ pub enum Intake<'m> {
     Ledger(Ledger),
     /// What the sensor lost.
     Gap {
-        /// Frames.
+        /// Frames. They count only where the gap was not told before.
         frames: u64,
+        /// Stage and reason.
+        place: (String, String),
+        /// When it began and ended, by the sensor's clock.
+        time: (UnixNanos, UnixNanos),
         /// Records; 0 for numbers that no record ever had.
         records: u64,
         /// Records before the hole that never came.
@@ -414,7 +418,7 @@ impl Session {
     }
 
     /// A hole that the sensor announces. It may say so again, on the next connection.
-    fn take_gap<'m>(&mut self, gap: &Gap) -> Intake<'m> {
+    fn take_gap<'m>(&mut self, gap: Gap) -> Intake<'m> {
         let (mut records, mut missing) = (0, 0);
         if let Some(RecordGap {
             stream: stream @ (Stream::Records | Stream::Alerts),
@@ -431,7 +435,8 @@ impl Session {
             }
         }
         let records = if gap.reason == UNUSED { 0 } else { records };
-        Intake::Gap { frames: gap.frames, records, missing }
+        let Gap { stage, reason, frames, from, to, .. } = gap;
+        Intake::Gap { frames, place: (stage, reason), time: (from, to), records, missing }
     }
 
     /// A record must be a JSON object, and must not claim to be another sensor's.
@@ -466,7 +471,7 @@ impl Session {
             }
             Control::Heartbeat(heartbeat) => self.take_heartbeat(heartbeat, now),
             Control::LedgerReport(ledger) => Ok(Intake::Ledger(ledger)),
-            Control::Gap(gap) => Ok(self.take_gap(&gap)),
+            Control::Gap(gap) => Ok(self.take_gap(gap)),
             Control::Goodbye(goodbye) => {
                 self.is_over = true;
                 Ok(Intake::Goodbye(goodbye))
@@ -640,7 +645,7 @@ mod tests {
                 records: Some(RecordGap { stream, first: Sequence(first), last: Sequence(last) }),
             };
             match self.control(Control::Gap(gap)).unwrap() {
-                Intake::Gap { frames: 0, records, missing: 0 } => records,
+                Intake::Gap { frames: 0, records, missing: 0, .. } => records,
                 other => panic!("{other:?}"),
             }
         }

@@ -231,6 +231,8 @@ pub struct SensorState {
     pub missing: u64,
     /// Frames that the sensor itself reported as missing.
     pub gap_frames: u64,
+    /// Up to when it did so, in this run.
+    pub told_gaps: ToldGaps,
     /// Records that the sensor itself reported as missing.
     pub gap_records: u64,
     /// The sensor's clock minus ours, in nanoseconds.
@@ -241,6 +243,38 @@ pub struct SensorState {
     pub frames_at_ledger: u64,
     /// Since when each ledger says that frames are on their way, and none is stored.
     pub frames_held_since: Option<UnixNanos>,
+}
+
+/// Stages and reasons of gaps that are remembered of a sensor. There are about twenty.
+const MOST_PLACES: usize = 64;
+
+/// Up to when a sensor told its gaps, by stage and reason: after a connection that broke it tells the last ones
+/// again, with the same times.
+#[derive(Clone, Debug, Default)]
+pub struct ToldGaps(BTreeMap<(String, String), UnixNanos>);
+
+impl ToldGaps {
+    /// So many of the frames of a gap were not told before.
+    pub fn take(
+        &mut self,
+        place: (String, String),
+        (from, to): (UnixNanos, UnixNanos),
+        frames: u64,
+    ) -> u64 {
+        if frames == 0 {
+            return 0;
+        }
+        if let Some(told) = self.0.get_mut(&place) {
+            // A sensor that tells nothing again may have had its clock set back.
+            if from <= to && to <= *told {
+                return 0;
+            }
+            *told = to;
+        } else if self.0.len() < MOST_PLACES {
+            self.0.insert(place, to);
+        }
+        frames
+    }
 }
 
 /// A live connection.
@@ -457,6 +491,7 @@ impl SensorState {
             self.marks.frames = last(Stream::Frames, self.boot_epoch);
             self.ledger = None;
             self.frames_held_since = None;
+            self.told_gaps = ToldGaps::default();
         }
         if self.spool_epoch != hello.record_epoch() {
             self.spool_epoch = hello.record_epoch();
@@ -564,3 +599,28 @@ const HANDSHAKES: &[&str] = &[
 /// Why connections of the API are closed; always shown, also at zero.
 const CALLERS_REFUSED: &[&str] =
     &["too_many_of_address", "handshake", "handshake_timeout", "request_timeout", "idle"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_that_is_told_again_counts_once() {
+        let mut told = ToldGaps::default();
+        let place = |reason: &str| ("kernel".to_owned(), reason.to_owned());
+        let time = |from, to| (UnixNanos(from), UnixNanos(to));
+        assert_eq!(told.take(place("drops"), time(10, 20), 5), 5);
+        assert_eq!(told.take(place("corrupt"), time(10, 20), 2), 2, "of the same moment");
+        assert_eq!(told.take(place("drops"), time(20, 30), 7), 7);
+        // The connection broke.
+        assert_eq!(told.take(place("drops"), time(10, 20), 5), 0);
+        assert_eq!(told.take(place("drops"), time(20, 30), 7), 0);
+        assert_eq!(told.take(place("drops"), time(30, 40), 1), 1);
+        let set_back = time(40, 15);
+        assert_eq!(told.take(place("drops"), set_back, 3), 3, "of an older sensor");
+        for number in 0..200 {
+            assert_eq!(told.take(place(&number.to_string()), time(1, 2), 1), 1);
+        }
+        assert_eq!(told.0.len(), MOST_PLACES);
+    }
+}

@@ -254,7 +254,8 @@ fn note(sensor: &Sensor, intake: Intake<'_>, wall: UnixNanos) {
         Intake::Duplicate { count } => state.duplicates += count,
         Intake::Ledger(ledger) => state.take_ledger(ledger, wall),
         Intake::ClockOffset(offset) => state.clock_offset = Some(offset),
-        Intake::Gap { frames, records, missing } => {
+        Intake::Gap { frames, place, time, records, missing } => {
+            let frames = state.told_gaps.take(place, time, frames);
             state.missing = state.missing.saturating_add(missing);
             state.gap_frames = state.gap_frames.saturating_add(frames);
             state.gap_records = state.gap_records.saturating_add(records);

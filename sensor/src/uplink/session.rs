@@ -203,6 +203,7 @@ impl Session {
     pub fn disconnected(&mut self) {
         self.link = Link::Away;
         self.control.clear();
+        self.gaps.disconnected();
         self.spool.rewind();
     }
 
@@ -213,6 +214,7 @@ impl Session {
     pub fn start_over(&mut self, now: Now) -> Result<(), SpoolError> {
         self.link = Link::Away;
         self.control.clear();
+        self.gaps.disconnected();
         self.batches.give_up_all(LossReason::UplinkPanicked);
         self.spool.start_over(now)?;
         self.hello.spool_epoch = self.spool.epoch();
@@ -237,6 +239,7 @@ impl Session {
             }
             (Link::Open(open), Control::Heartbeat(heartbeat)) => {
                 open.take_heartbeat(now, *heartbeat);
+                heartbeat.echo.iter().for_each(|echo| self.gaps.answered(echo.sent_at));
                 Ok(())
             }
             (Link::Greeting { .. } | Link::Open(_), Control::Goodbye(Goodbye { reason })) => {
@@ -264,6 +267,7 @@ impl Session {
             && now.monotonic.saturating_duration_since(open.last_beat) >= self.timing.heartbeat
         {
             let heartbeat = open.beat(now);
+            self.gaps.beat(heartbeat.sent_at);
             Control::Heartbeat(heartbeat).encode(&mut self.control)?;
         }
         Ok(())
@@ -288,7 +292,7 @@ impl Session {
     pub fn report_ledger(&mut self, now: Now, ledger: Ledger) -> Result<(), SessionError> {
         if self.is_open() && self.control.is_empty() {
             for gap in self.gaps.since_last(&ledger, now.unix) {
-                Control::Gap(gap).encode(&mut self.control)?;
+                Control::Gap(gap.clone()).encode(&mut self.control)?;
             }
             Control::LedgerReport(ledger).encode(&mut self.control)?;
         }

@@ -570,3 +570,46 @@ fn over_a_link_that_cuts_every_record_is_stored_and_every_frame_accounted_for() 
         "{cuts} {timeouts} {disconnected}"
     );
 }
+
+#[test]
+fn a_gap_that_was_on_its_way_when_the_connection_broke_is_told_on_the_next_one() {
+    let (mut session, mut clock) = (session(), Clock::new());
+    let mut collector = Collector::default();
+    let lost = |frames| {
+        let interface =
+            wire::ledger::InterfaceLedger { kernel_drops: frames, ..Default::default() };
+        Ledger { interfaces: vec![interface], ..Ledger::default() }
+    };
+    let mut gaps_told = |session: &mut Session, now: Now, frames, is_cut: bool| {
+        session.report_ledger(now, lost(frames)).unwrap();
+        let mut heard = Collector::default();
+        drain(session, &mut heard);
+        if is_cut {
+            session.disconnected();
+        }
+        collector.heartbeat = heard.heartbeat.or(collector.heartbeat);
+        heard.heard.iter().filter(|kind| **kind == Kind::Gap).count()
+    };
+    let connect = |session: &mut Session, now: Now| {
+        session.connected(now, NAME.into());
+        tell(session, now, Collector::default().hello()).unwrap();
+        drain(session, &mut Collector::default());
+    };
+    let now = clock.advance(Duration::ZERO);
+    connect(&mut session, now);
+    // It left, and nobody knows whether it came.
+    assert_eq!(gaps_told(&mut session, now, 5, true), 1);
+    let now = clock.advance(Duration::from_secs(1));
+    connect(&mut session, now);
+    assert_eq!(gaps_told(&mut session, now, 5, false), 1);
+    let now = clock.advance(Duration::from_secs(5));
+    session.tick(now).unwrap();
+    assert_eq!(gaps_told(&mut session, now, 5, false), 0);
+    drain(&mut session, &mut Collector::default());
+    let echo = Some(Echo { sent_at: now.unix, held_for: 0 });
+    let answer = Heartbeat { sent_at: UnixNanos(77), echo };
+    tell(&mut session, now, Control::Heartbeat(answer)).unwrap();
+    session.disconnected();
+    connect(&mut session, now);
+    assert_eq!(gaps_told(&mut session, now, 5, false), 0);
+}
