@@ -153,6 +153,20 @@ pub enum FileError {
         /// The authorities.
         ca: PathBuf,
     },
+    /// One of several authorities has no list: what it issued could not be refused.
+    #[error(
+        "{} has no revocation list of {authority:?}, an authority in {}, so nobody whom that one revokes would be \
+         refused; add its list (DIR/crl.pem; ringwatch pki crl DIR), or take it out of the `ca` file",
+        path.display(), ca.display()
+    )]
+    MissingCrl {
+        /// The file with the lists.
+        path: PathBuf,
+        /// The authorities.
+        ca: PathBuf,
+        /// The authority, as its certificate says.
+        authority: String,
+    },
 }
 
 impl FileError {
@@ -164,7 +178,9 @@ impl FileError {
             Self::KeyExposed { .. } | Self::Mismatch { .. } => FileKind::Key,
             Self::BadAuthority { .. } => FileKind::Ca,
             Self::WrongRole { .. } | Self::Renamed { .. } => FileKind::Certificate,
-            Self::BadCrl { .. } | Self::ForeignCrl { .. } => FileKind::Crl,
+            Self::BadCrl { .. } | Self::ForeignCrl { .. } | Self::MissingCrl { .. } => {
+                FileKind::Crl
+            }
         }
     }
 }

@@ -147,7 +147,6 @@ impl Identity for SensorTls {
         let provider = provider();
         let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .with_crls(crls)
-            .allow_unknown_revocation_status()
             .build()
             .map_err(|error| unusable_rules(files, &error))?;
         let verifier = PeerVerifier::new(inner, Self::ROLE.peer());
@@ -185,7 +184,6 @@ impl Identity for CollectorTls {
         let provider = provider();
         let inner = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
             .with_crls(crls)
-            .allow_unknown_revocation_status()
             .build()
             .map_err(|error| unusable_rules(files, &error))?;
         let verifier = PeerVerifier::new(inner, Self::ROLE.peer());
@@ -316,10 +314,11 @@ impl Material {
     }
 }
 
-/// Whether the lists are what webpki takes, and each is signed by one of the authorities. When the
-/// first of them is to be renewed, if that is said.
+/// Whether the lists are what webpki takes, each is signed by one of the authorities, and each authority has one.
+/// When the first of them is to be renewed, if that is said.
 ///
-/// Without it, a list that is no good would show at the next handshake, and fail it.
+/// Without it, a list that is no good would show at the next handshake, and fail it; and so would one that is missing,
+/// for all that its authority has issued.
 fn check_crls(
     path: &Path,
     crls: &[CertificateRevocationListDer<'_>],
@@ -328,6 +327,7 @@ fn check_crls(
 ) -> Result<Option<i64>, FileError> {
     let bad = |problem: String| FileError::BadCrl { path: path.to_owned(), problem };
     let mut due: Option<i64> = None;
+    let mut has_list = vec![false; authorities.len()];
     for crl in crls {
         let (_, parsed) = CertificateRevocationList::from_der(crl)
             .map_err(|_| bad("a revocation list cannot be read".to_owned()))?;
@@ -335,10 +335,20 @@ fn check_crls(
             .next_update()
             .ok_or_else(|| bad("a revocation list does not say when the next is due".to_owned()))?
             .timestamp();
-        if !authorities.iter().any(|authority| is_signed_by(&parsed, authority)) {
+        let mut is_foreign = true;
+        for (authority, has_list) in authorities.iter().zip(&mut has_list) {
+            let is_own = is_signed_by(&parsed, authority);
+            (*has_list, is_foreign) = (*has_list || is_own, is_foreign && !is_own);
+        }
+        if is_foreign {
             return Err(FileError::ForeignCrl { path: path.to_owned(), ca: ca.to_owned() });
         }
         due = Some(due.map_or(next, |due| due.min(next)));
+    }
+    if let Some(at) = has_list.iter().position(|has_list| !has_list) {
+        let parsed = X509Certificate::from_der(&authorities[at]);
+        let authority = parsed.map_or_else(|_| String::new(), |(_, it)| it.subject().to_string());
+        return Err(FileError::MissingCrl { path: path.to_owned(), ca: ca.to_owned(), authority });
     }
     Ok(due)
 }

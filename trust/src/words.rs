@@ -71,6 +71,10 @@ fn refusal(reason: &CertificateError, peer: Role) -> String {
              authority, or add its authority to the file"
         ),
         CertificateError::Revoked => format!("the {peer}'s certificate is revoked"),
+        CertificateError::UnknownRevocationStatus => format!(
+            "whether the {peer}'s certificate is revoked cannot be told: our `crl` file has no list of the authority \
+             between it and those in our `ca` file; add that authority to the one, and its list to the other"
+        ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!(
                 "the certificate of the other end may not act as a {peer}: its extended key usage \

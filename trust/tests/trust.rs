@@ -364,8 +364,6 @@ fn neither_end_can_pose_as_the_other() {
         vec![rustls::pki_types::CertificateDer::from_pem_file(site.path(name)).unwrap()]
     };
     let host = ServerName::try_from("ids.example").unwrap();
-    let good = Site::new();
-    site.write("ca.pem", &(site.authority.0.pem() + &good.authority.0.pem()));
     site.authority.issue(site.folder.path(), "web", &Request::sensor());
     site.authority.issue(site.folder.path(), "ids", &Request::collector());
     let (sensor, collector) = (site.sensor(), site.collector());
@@ -610,4 +608,59 @@ fn files_that_cannot_be_used_are_named() {
     check_unusable(&site, FileKind::Key, "does not fit the certificate");
     site.write("ca.pem", "nothing");
     check_unusable(&site, FileKind::Ca, "ca.pem holds no certificate in PEM form");
+}
+
+#[test]
+fn an_authority_of_several_that_has_no_list_is_refused_and_named() {
+    let site = Site::new();
+    let other = Authority::new("other");
+    let mut keeper = site.collector();
+    let before = keeper.current().clone();
+    site.write("ca.pem", &(site.authority.0.pem() + &other.0.pem()));
+    // While it runs: the rules of before stay, and whoever is asked says so.
+    let start = Instant::now();
+    assert!(matches!(keeper.look(start), Look::Same), "the list may be on its way");
+    match keeper.look(start + Duration::from_secs(3)) {
+        Look::Refused(error) => assert_eq!(error.file(), FileKind::Crl, "{error}"),
+        found => panic!("{found:?}"),
+    }
+    assert!(std::sync::Arc::ptr_eq(&before, keeper.current()));
+    let problems = keeper.status().problems(now());
+    assert!(problems[0].contains("crl.pem has no revocation list of \"CN=other\""), "{problems:?}");
+    // At a start.
+    check_unusable(&site, FileKind::Crl, "has no revocation list of \"CN=other\", an authority in");
+    check_unusable(&site, FileKind::Crl, "add its list");
+    site.write("crl.pem", &(other.crl(&[1], 90 * DAY) + &site.authority.crl(&[], 90 * DAY)));
+    assert!(matches!(keeper.look(start + Duration::from_secs(60)), Look::Changed));
+    assert_eq!(site.meet(), Ok(()));
+    // The list of the other one counts for what that one issued, and for nothing else.
+    other.issue(site.folder.path(), "web", &Request::sensor());
+    assert!(site.meet().unwrap_err().1.contains("the sensor's certificate is revoked"));
+}
+
+#[test]
+fn what_an_authority_in_between_issued_is_not_let_in_without_its_list() {
+    let site = Site::new();
+    let between = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_after = moment(1000 * DAY);
+        let key = KeyPair::generate().unwrap();
+        Authority(CertifiedIssuer::signed_by(params, key, &site.authority.0).unwrap())
+    };
+    let between = between("between");
+    between.issue(site.folder.path(), "web", &Request::sensor());
+    let own = fs::read_to_string(site.path("web.pem")).unwrap();
+    site.write("web.pem", &(own + &between.0.pem()));
+    let (_, collector) = site.meet().unwrap_err();
+    assert!(
+        collector.contains("the sensor's certificate is revoked cannot be told"),
+        "{collector}"
+    );
+    let both = site.authority.0.pem() + &between.0.pem();
+    site.write("ca.pem", &both);
+    site.write("crl.pem", &(site.authority.crl(&[], DAY) + &between.crl(&[], DAY)));
+    assert_eq!(site.meet(), Ok(()));
 }
