@@ -93,6 +93,12 @@ pub struct Sensor {
     pub records: u64,
     /// Alert records among them.
     pub alerts: u64,
+    /// Records and frame batches that never came, and of which the sensor did not say why.
+    pub missing: u64,
+    /// Frames of which the sensor said that they are lost.
+    pub gap_frames: u64,
+    /// Records of which the sensor said that they are lost.
+    pub gap_records: u64,
     /// Frames arriving.
     pub frames_per_second: f64,
     /// Bytes of frames arriving.

@@ -31,6 +31,7 @@ pub fn render(status: &Status) -> String {
     } else {
         let rows: Vec<_> = status.sensors.iter().map(row).collect();
         text.push_str(&table(HEADS, RIGHT, &rows));
+        text.push_str(&both_ends(&status.sensors));
     }
     for sensor in &status.sensors {
         if let Balance::Off(imbalance) = sensor.balance() {
@@ -48,6 +49,40 @@ pub fn render(status: &Status) -> String {
         .collect();
     if !refused.is_empty() {
         let _ = writeln!(text, "\nrefused   {}", refused.join(", "));
+    }
+    text
+}
+
+/// What sensors say became of frames and records, beside what the collector has: the ledger of both ends.
+fn both_ends(sensors: &[Sensor]) -> String {
+    let rows: Vec<_> = sensors
+        .iter()
+        .flat_map(|sensor| {
+            let ledger = sensor.ledger.clone().unwrap_or_default();
+            let collector =
+                [(sensor.frames, sensor.gap_frames), (sensor.records, sensor.gap_records)];
+            let kinds = ["frames", "records"].into_iter().zip([ledger.frames, ledger.records]);
+            kinds.zip(collector).map(|((kind, said), (stored, told))| {
+                let lost = said.lost.values().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
+                let numbers =
+                    [said.produced, said.acknowledged, said.in_flight, lost, stored, told]
+                        .map(grouped);
+                let [produced, acknowledged, in_flight, lost, stored, told] = numbers;
+                let name = harmless(&sensor.name, 64);
+                [name, kind.to_owned(), produced, acknowledged, in_flight, lost, stored, told]
+            })
+        })
+        .collect();
+    let mut text = String::from(
+        "\nwhat this run of each sensor says, and what the collector has since it was started\n",
+    );
+    text.push_str(&table(LEDGER_HEADS, LEDGER_RIGHT, &rows));
+    for sensor in sensors.iter().filter(|sensor| sensor.missing > 0) {
+        let (name, missing) = (harmless(&sensor.name, 64), grouped(sensor.missing));
+        let _ = writeln!(
+            text,
+            "! {name}: {missing} records or batches never came, and nobody said why"
+        );
     }
     text
 }
@@ -75,6 +110,10 @@ fn trouble(store: &Store) -> String {
 
 /// Records that what is made from the record log may be behind by.
 const FEW: u64 = 100_000;
+const LEDGER_COLUMNS: usize = 8;
+const LEDGER_HEADS: [&str; LEDGER_COLUMNS] =
+    ["SENSOR", "WHAT", "PRODUCED", "ACKNOWLEDGED", "IN FLIGHT", "LOST", "STORED", "TOLD LOST"];
+const LEDGER_RIGHT: [bool; LEDGER_COLUMNS] = [false, false, true, true, true, true, true, true];
 const COLUMNS: usize = 10;
 const HEADS: [&str; COLUMNS] = [
     "SENSOR", "STATE", "PEER", "FRAMES", "FRAMES/S", "BYTES/S", "RECORDS", "ALERTS", "DROPPED",
@@ -128,6 +167,34 @@ mod tests {
         let text = render(&status());
         assert!(text.contains("does not add up (eth0)"), "{text}");
         assert!(text.contains("! web: ledger of eth0 does not add up: kernel_packets 5"), "{text}");
+    }
+
+    #[test]
+    fn the_ledger_of_both_ends_stands_side_by_side() {
+        let mut status = status();
+        let web = &mut status.sensors[0];
+        let lost = [("disconnected".to_owned(), 3), ("own_traffic".to_owned(), 4)].into();
+        let frames =
+            wire::ledger::DeliveryLedger { produced: 1507, acknowledged: 1498, in_flight: 2, lost };
+        web.ledger = Some(Ledger { frames, ..Ledger::default() });
+        (web.frames, web.gap_frames, web.missing) = (1498, 7, 5);
+        let text = render(&status);
+        let words = |line: &str| {
+            line.split("  ")
+                .map(str::trim)
+                .filter(|it| !it.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let lines: Vec<_> = text.lines().map(words).collect();
+        let found = |expected: &[&str]| lines.iter().any(|line| line == expected);
+        assert!(found(&LEDGER_HEADS), "{text}");
+        assert!(found(&["web", "frames", "1 507", "1 498", "2", "7", "1 498", "7"]), "{text}");
+        assert!(found(&["web", "records", "0", "0", "0", "0", "0", "0"]), "{text}");
+        assert!(
+            text.contains("! web: 5 records or batches never came, and nobody said why"),
+            "{text}"
+        );
     }
 
     #[test]

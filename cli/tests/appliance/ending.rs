@@ -64,3 +64,42 @@ fn a_sensor_whose_collector_ended_first_ends_at_once_and_counts_what_it_kept() {
     assert_eq!(store.lines_of("web-0").len() as u64, records.acknowledged, "{records:#?}");
     assert!(!store.lines.iter().any(|line| line.contains("\"dest_port\":7002")));
 }
+
+/// The numbers of one line of the ledger that `ringwatch status` shows, by the heads of their columns.
+fn shown_ledger(table: &str, kind: &str) -> Vec<u64> {
+    let is_row = |line: &&str| line.split_whitespace().take(2).eq(["web-0", kind]);
+    let row = table.lines().find(is_row).unwrap_or_else(|| panic!("no {kind} in {table}"));
+    let cells = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(2);
+    cells.map(|cell| cell.replace(' ', "").parse().unwrap()).collect()
+}
+
+#[test]
+fn after_a_drain_status_shows_the_same_numbers_for_both_ends() {
+    let Some(site) = Site::new(1) else { return };
+    let collector = site.start_collector();
+    let sensor = site.start_sensor(&Settings::frames("all"));
+    site.wait_connected(&sensor);
+    let mut injector = Injector::within(site.lab.generator(), "g0");
+    injector.send_all(traffic::conversations(300, 4), Some(5000)).unwrap();
+    traffic::connection(&site.lab, 0, 7003);
+    collector.wait_for_event(&["\"dest_port\":7003"]);
+    let ended = sensor.stop();
+    let is_over = || site.status()["sensors"][0]["ended"] == true;
+    wait_until("goodbye", PATIENCE, is_over, || site.status().to_string());
+    let table = site.ringwatch(&["status"]);
+    for kind in ["frames", "records"] {
+        let numbers = shown_ledger(&table, kind);
+        let &[produced, acknowledged, in_flight, lost, stored, told] = &numbers[..] else {
+            panic!("{table}")
+        };
+        assert_eq!((produced, in_flight), (acknowledged + lost, 0), "{table}");
+        assert_eq!((acknowledged, lost), (stored, told), "the two ends: {table}");
+        assert!(stored > if kind == "frames" { 1200 } else { 3 }, "{table}");
+    }
+    // And so does what either of them says by itself, and what lies in the store.
+    let [frames, records] = ["frames", "records"].map(|kind| shown_ledger(&table, kind));
+    assert_eq!(frames[1], ended.ledger.frames.acknowledged);
+    let store = Stored::read(&collector.stop());
+    assert_eq!(store.frames["web-0/s0"].len() as u64, frames[4]);
+    assert_eq!(store.lines_of("web-0").len() as u64, records[4]);
+}

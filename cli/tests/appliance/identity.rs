@@ -274,6 +274,10 @@ fn renewed_certificates_are_taken_without_a_restart_and_without_a_gap() {
             && reloads(&site.ask_collector("/metrics").body) == 1
     };
     wait_until("new certificates", PATIENCE, have_read, || sensor.process.describe());
+    for said in [sensor.process.stderr(), collector.process.stderr()] {
+        let line = said.lines().find(|line| line.contains("certificates were read anew"));
+        assert!(line.is_some_and(|line| line.contains("certificate_until=\"20")), "{said}");
+    }
     assert_eq!(site.metric(&sensor, "ringwatch_uplink_connects_total", ""), 1);
     assert_eq!(until(), before, "the session is that of before");
     // The next session has the new one.
