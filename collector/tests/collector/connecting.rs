@@ -126,6 +126,8 @@ fn a_sensor_that_calls_itself_by_another_name_is_closed() {
     sensor.send(&Control::SensorHello(hello("b", 5)));
     sensor.read_to_end();
     check_refused(&collector, "name_mismatch");
+    let said = "sensor calls itself \\\"b\\\", its certificate says \\\"a\\\"";
+    assert!(collector.log().contains(said), "{}", collector.log());
 }
 
 #[test]
@@ -272,6 +274,29 @@ fn a_heartbeat_is_answered_at_once_and_tells_the_clock_offset() {
         .wait_for_status("offset", |status| status["sensors"][0]["clock_offset_ms"].is_number());
     let offset = status["sensors"][0]["clock_offset_ms"].as_f64().unwrap();
     assert!((1500.0..=2500.0).contains(&offset), "{offset}");
+}
+
+#[test]
+fn a_sensor_whose_clock_is_ten_minutes_behind_is_a_problem_with_its_remedy() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let (own, ca) = (lab.authority.sensor("a"), lab.authority.certificate());
+    let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
+    while sensor.heartbeats.is_empty() {
+        sensor.receive().unwrap();
+    }
+    let theirs = sensor.heartbeats[0].sent_at;
+    let echo = wire::message::Echo { sent_at: theirs, held_for: 0 };
+    let sent_at = UnixNanos(theirs.0 - 600_000_000_000);
+    sensor.send(&Control::Heartbeat(Heartbeat { sent_at, echo: Some(echo) }));
+    collector
+        .wait_for_status("offset", |status| status["sensors"][0]["clock_offset_ms"].is_number());
+    let (status, body) = collector.get("/healthz");
+    assert_eq!(status, 503, "{body}");
+    let said = ["599", "600", "601"].map(|seconds| {
+        format!("the clock of sensor a is {seconds} s behind: synchronise both clocks")
+    });
+    assert!(said.iter().any(|said| body.contains(said)), "{body}");
 }
 
 /// Connections of one loopback address that say nothing.
