@@ -10,6 +10,7 @@ mod replay;
 use wire::codec::Decoder;
 use wire::message::{Message, UNUSED};
 
+use super::disk::{Disk, RealDisk};
 use super::testing::MemoryDisk;
 use super::*;
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// An uplink that has run for so long since its panic is well.
 const WELL_AFTER: Duration = Duration::from_secs(60);
+/// An uplink that has not come round for so long stands still. It looks at its inputs a hundred times a second.
+const STANDS_STILL_AFTER: Duration = Duration::from_secs(8);
 /// The longest pause after one of many panics in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -20,6 +22,8 @@ struct State {
     /// Those without a minute of peace between them.
     in_a_row: u32,
     panicked: Option<Instant>,
+    /// When it last came round.
+    turned: Option<Instant>,
     is_running: bool,
     has_failed: bool,
 }
@@ -44,11 +48,19 @@ impl Fitness {
     /// What is wrong, in words.
     #[must_use]
     pub fn problem(&self, now: Instant) -> Option<String> {
-        let State { panicked, has_failed, .. } = *self.state();
+        let State { panicked, has_failed, turned, is_running, .. } = *self.state();
         if has_failed {
             let said = "the uplink has ended, as the log says: nothing reaches a collector, and records are lost; \
                         restart the sensor";
             return Some(said.to_owned());
+        }
+        let silence = turned.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if is_running && silence >= STANDS_STILL_AFTER {
+            return Some(format!(
+                "the uplink has stood still for {} s: does the disk of the spool hang? Records wait in the queue, \
+                 frames are lost",
+                silence.as_secs()
+            ));
         }
         let is_recent = |at| now.saturating_duration_since(at) < WELL_AFTER;
         panicked
@@ -60,6 +72,11 @@ impl Fitness {
     pub(super) fn begin(&self) -> Running<'_> {
         self.state().is_running = true;
         Running(self)
+    }
+
+    /// It has come round.
+    pub(super) fn note_turn(&self, now: Instant) {
+        self.state().turned = Some(now);
     }
 
     /// It panicked. Says how long it is to wait before it dials again.
@@ -104,6 +121,20 @@ mod tests {
         drop(fitness.begin());
         let said = fitness.problem(now).unwrap();
         assert!(said.starts_with("the uplink has ended") && !fitness.is_running(), "{said}");
+    }
+
+    #[test]
+    fn an_uplink_that_stands_still_is_a_problem_until_it_goes_on_or_ends() {
+        let (fitness, now) = (Fitness::default(), Instant::now());
+        let running = fitness.begin();
+        fitness.note_turn(now);
+        assert_eq!(fitness.problem(now + Duration::from_secs(7)), None);
+        let said = fitness.problem(now + Duration::from_secs(9)).unwrap();
+        assert!(said.starts_with("the uplink has stood still for 9 s: does the disk"), "{said}");
+        fitness.note_turn(now + Duration::from_secs(10));
+        assert_eq!(fitness.problem(now + Duration::from_secs(11)), None);
+        running.stop();
+        assert_eq!(fitness.problem(now + Duration::from_secs(3600)), None);
     }
 
     #[test]

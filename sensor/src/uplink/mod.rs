@@ -305,6 +305,7 @@ impl Uplink {
     /// be delivered.
     fn turn(&mut self) -> bool {
         let now = read_clocks();
+        self.status.fitness.note_turn(now.monotonic);
         self.take_stop(now);
         self.take_records(now);
         let connected = match &self.link {

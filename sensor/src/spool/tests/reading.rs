@@ -85,7 +85,7 @@ fn a_stop_meanwhile_leaves_all_that_is_there_to_the_next_run() {
     let mut bench = opened_on_a_slow_disk(MEMORY);
     bench.push(Flow, "new");
     bench.turn();
-    let before = bench.disk.content(Path::new("/spool/position"));
+    let before = bench.disk.content("/spool/position".as_ref());
     let (now, disk) = (bench.now(), bench.disk.clone());
     let waker = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
@@ -95,7 +95,7 @@ fn a_stop_meanwhile_leaves_all_that_is_there_to_the_next_run() {
     waker.join().unwrap();
     assert_eq!(bench.lost(LossReason::Shutdown), 1);
     assert_eq!(bench.spool().delivery().in_flight(), 0);
-    assert!(bench.disk.content(Path::new("/spool/position")) == before);
+    assert!(bench.disk.content("/spool/position".as_ref()) == before);
     bench.kill();
     bench.open();
     assert_eq!(bench.texts(), ["old 0", "old 1", "old 2"]);
