@@ -1,8 +1,10 @@
 //! An identity: our certificate and key, ready for handshakes, and the rules for that of a peer.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -80,9 +82,9 @@ pub trait Identity: Sized {
     /// When its files expire.
     fn expiry(&self) -> &Expiry;
 
-    /// The name in the peer's certificate that was refused last, if it has one; once. What it says is
-    /// not verified. To be asked by the thread that shakes hands, before it does so with another
-    /// peer.
+    /// The name in the peer's certificate that was refused last by this thread, if it has one; once. What
+    /// it says is not verified. To be asked by the thread that shakes hands, before it does so with
+    /// another peer.
     fn take_refused(&self) -> Option<String>;
 }
 
@@ -387,8 +389,9 @@ fn unusable_rules(files: &Files, error: &rustls::server::VerifierBuilderError) -
 #[derive(Debug)]
 struct PeerVerifier<V: ?Sized> {
     peer: Role,
-    /// The name in the certificate that was refused last, until somebody asks.
-    refused: Mutex<Option<String>>,
+    /// The name in the certificate that a thread refused last, until that thread asks. Bounded by the
+    /// number of threads that shake hands.
+    refused: Mutex<HashMap<ThreadId, String>>,
     inner: Arc<V>,
 }
 
@@ -405,7 +408,12 @@ impl<V: ?Sized> PeerVerifier<V> {
     ) -> Result<T, rustls::Error> {
         let name = name_in(certificate, self.peer);
         if verified.is_err() {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = name.ok();
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            let thread = thread::current().id();
+            match name {
+                Ok(name) => _ = refused.insert(thread, name),
+                Err(_) => _ = refused.remove(&thread),
+            }
             return verified;
         }
         match name {
@@ -415,7 +423,8 @@ impl<V: ?Sized> PeerVerifier<V> {
     }
 
     fn take_refused(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.remove(&thread::current().id())
     }
 }
 

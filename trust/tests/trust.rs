@@ -13,7 +13,8 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
     SanType, SerialNumber,
 };
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConnection, HandshakeKind, ServerConnection};
 use time::OffsetDateTime;
 use trust::{CollectorTls, FileError, FileKind, Files, Identity, Keeper, Look, Role, SensorTls};
@@ -272,6 +273,31 @@ fn an_expired_certificate_of_a_sensor_is_told_on_both_ends_with_both_times() {
         &["the collector refused our certificate as expired", &until, "the clock here shows 20"],
         &["the sensor's certificate expired at", &until, "10 min later", "in the name of web)"],
     );
+}
+
+#[test]
+fn each_thread_that_shakes_hands_is_told_the_name_that_it_refused_itself() {
+    let site = Site::new();
+    let collector = site.collector();
+    let names = ["web", "db"];
+    for (name, uri) in names.into_iter().zip(["ringwatch://sensor/web", "ringwatch://sensor/db"]) {
+        let request = Request { uri, until: -MINUTE, ..Request::sensor() };
+        site.authority.issue(site.folder.path(), name, &request);
+    }
+    let both_refused = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for name in names {
+            let (site, collector, both_refused) = (&site, collector.current(), &both_refused);
+            scope.spawn(move || {
+                let file = site.path(&format!("{name}.pem"));
+                let certificate = CertificateDer::from_pem_file(file).unwrap();
+                collector.verify_peer(&[certificate], UnixTime::now()).unwrap_err();
+                both_refused.wait();
+                assert_eq!(collector.take_refused().as_deref(), Some(name));
+                assert_eq!(collector.take_refused(), None);
+            });
+        }
+    });
 }
 
 #[test]
