@@ -11,9 +11,11 @@
 use crate::header::{HEADER_LEN, Header, Kind, check_magic};
 use crate::message::Message;
 
-/// What the decoder allocates at first, in bytes: a few frame batches, so that one read fills
-/// several and the rest that has to be moved to the front is small beside them.
+/// What the decoder buffers at most of messages that are shorter, in bytes: a few frame batches, so that
+/// one read fills several and the rest that has to be moved to the front is small beside them.
 pub const READ_BUFFER: usize = 256 << 10;
+/// Bytes that a decoder buffers at least, once something has arrived.
+const SMALLEST_BUFFER: usize = 1 << 10;
 
 /// Why a peer's bytes are no message. The connection has to be closed: nothing after a fault can be
 /// trusted to begin where it seems to.
@@ -127,7 +129,7 @@ impl Decoder {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            buffer: vec![0; READ_BUFFER],
+            buffer: Vec::new(),
             start: 0,
             end: 0,
             needed: HEADER_LEN,
@@ -139,13 +141,37 @@ impl Decoder {
     /// Space to read into. Empty only while a complete message waits in the buffer: call
     /// [`Decoder::next_message`] until it gives none, then read.
     pub fn spare(&mut self) -> &mut [u8] {
+        self.spare_for(READ_BUFFER)
+    }
+
+    /// Gives back the memory of the buffers if nothing waits in them. They are made anew when something
+    /// arrives.
+    pub fn rest(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            self.buffer = Vec::new();
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// Space to read into, and no more of it than `wanted` bytes ask for: who sends a heartbeat now and
+    /// then takes little memory.
+    fn spare_for(&mut self, wanted: usize) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        let waiting = self.end - self.start;
+        let wanted = (waiting + wanted).clamp(SMALLEST_BUFFER, READ_BUFFER).next_power_of_two();
+        if self.buffer.len() < wanted {
+            let mut larger = vec![0; wanted];
+            larger[..waiting].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = larger;
+            (self.start, self.end) = (0, waiting);
         }
         let is_tight = self.start + self.needed > self.buffer.len();
         if is_tight || self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            (self.start, self.end) = (0, waiting);
         }
         // `needed` comes from a header whose lengths were checked.
         if self.needed > self.buffer.len() {
@@ -164,7 +190,7 @@ impl Decoder {
     /// message waits.
     #[must_use]
     pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let spare = self.spare();
+        let spare = self.spare_for(bytes.len());
         let len = spare.len().min(bytes.len());
         spare[..len].copy_from_slice(&bytes[..len]);
         self.filled(len);

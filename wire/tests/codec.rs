@@ -357,6 +357,38 @@ fn a_message_longer_than_the_read_buffer_is_decoded() {
 }
 
 #[test]
+fn a_decoder_takes_as_much_memory_as_its_peer_sends_and_gives_it_back_at_rest() {
+    let goodbye = Owned::Control(Control::Goodbye(Goodbye { reason: "shutdown".into() }));
+    let mut small = Vec::new();
+    goodbye.encode(&mut small);
+    let records = vec![(RecordKind::Flow, noise(100_000))];
+    let batch = Owned::Records { stream: Stream::Records, first: 1, records };
+    let mut large = Vec::new();
+    batch.encode(&mut large);
+    let mut decoder = Decoder::new();
+    let take = |decoder: &mut Decoder, bytes: &[u8], expected: &Owned| {
+        assert_eq!(decoder.push(bytes), bytes.len());
+        let message = decoder.next_message().unwrap().unwrap();
+        assert_eq!(Owned::copy(&message), *expected);
+    };
+    let memory = allocation_counter::measure(|| {
+        (0..100).for_each(|_| take(&mut decoder, &small, &goodbye));
+    });
+    assert!(memory.bytes_max < 4 << 10, "{} bytes for goodbyes", memory.bytes_max);
+    let memory = allocation_counter::measure(|| {
+        take(&mut decoder, &large, &batch);
+        decoder.rest();
+    });
+    assert!(memory.bytes_current <= 0, "{} bytes are kept", memory.bytes_current);
+    // Half a message is kept, and the rest of it follows.
+    assert_eq!(decoder.push(&large[..50_000]), 50_000);
+    assert!(decoder.next_message().unwrap().is_none());
+    decoder.rest();
+    take(&mut decoder, &large[50_000..], &batch);
+    take(&mut decoder, &small, &goodbye);
+}
+
+#[test]
 fn unknown_fields_of_control_messages_are_ignored() {
     let bytes = plain(Kind::Goodbye, 0, 0, br#"{"reason":"x","until":3}"#);
     let goodbye = Owned::Control(Control::Goodbye(Goodbye { reason: "x".into() }));
