@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   thread      takes from                          gives to
-//!   ingest      sockets, mailbox                    queue (1024 batches, 64 MiB), sockets
-//!   committer   queue                               record log, open segment, mailbox, sealer's queue
+//!   door        listening socket                    inboxes of the event loops (16 newcomers each)
+//!   ingest-N    sockets, inbox, mailbox             queue (1024 batches, 64 MiB), sockets
+//!   committer   queue                               record log, open segment, mailboxes, sealer's queue
 //!   events      record log                          eve.json
 //!   index       record log                          index by day; removes what is too old
 //!   sealer      its queue (4 segments)              the disk; deletes what is not to be kept
 //!   api         HTTP requests                       HTTP answers; frames and events by threads of their own (4 each)
 //! ```
 //!
-//! A stop goes the same way: ingest closes the queue, the committer stores what is in it and closes
-//! the sealer's queue and the record log, ingest tells the sensors what was stored last, and ends;
-//! what follows the record log ends with it.
+//! A stop goes the same way: the door closes, the last event loop closes the queue, the committer
+//! stores what is in it and closes the sealer's queue and the record log, the event loops tell the
+//! sensors what was stored last, and end; what follows the record log ends with it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,11 +24,11 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use crate::api::{self, Entrance};
-use crate::committer::{self, Committer, Mailbox};
+use crate::api;
+use crate::committer::{self, Committer, Mailboxes};
 use crate::config::{ApiConfig, Config};
 use crate::following;
-use crate::ingest::{Door, Ingest, WAKER};
+use crate::ingest::{self, Entrance, EventLoop, Ingest};
 use crate::preflight::Checked;
 use crate::status::Shared;
 use crate::store::{self, Store};
@@ -85,8 +86,10 @@ pub enum PipelineError {
 pub struct Pipeline {
     shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
-    mailbox: Arc<Mailbox>,
-    ingest: JoinHandle<io::Result<()>>,
+    mailboxes: Mailboxes,
+    bell: Arc<mio::Waker>,
+    door: JoinHandle<io::Result<()>>,
+    loops: Vec<JoinHandle<io::Result<()>>>,
     committer: JoinHandle<io::Result<u64>>,
     sealer: JoinHandle<()>,
     events: JoinHandle<()>,
@@ -115,28 +118,24 @@ impl Pipeline {
         let archive = store.archive();
         announce(&shared, &sensors, api_socket.as_ref());
 
-        let poll = mio::Poll::new().map_err(system("create an event loop"))?;
-        let waker = mio::Waker::new(poll.registry(), WAKER).map_err(system("create a waker"))?;
-        let mailbox = Arc::new(Mailbox::new(waker));
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let (queue, queue_end) = committer::queue();
+        let loops = config.loops.unwrap_or_else(ingest::loops_for_this_machine);
+        let (queue, queue_end) = committer::queue(loops);
         // Full after four segments: the disk is slower than the sensors for minutes, and waiting for
         // it is all that is left; sensors count what they lose meanwhile.
         let (to_sealer, segments) = crossbeam_channel::bounded(4);
 
-        let ingest = Ingest::new(
-            poll,
-            Door { listener: sensors, identity, rates: config.sensor_rates },
-            queue,
-            Arc::clone(&mailbox),
-            Arc::clone(&shared),
-            Arc::clone(&is_stopping),
-        )
-        .map_err(system("watch the listening socket"))?;
+        let rates = config.sensor_rates;
+        let entrance = Entrance { listener: sensors, identity, rates, loops };
+        let ingest = Ingest::new(entrance, &queue, &shared, &is_stopping);
+        let Ingest { door, loops, mailboxes } =
+            ingest.map_err(system("watch the listening socket"))?;
+        // Each event loop has one: the committer ends when all of them are gone.
+        drop(queue);
         let committer = Committer::new(
             store,
             queue_end,
-            Arc::clone(&mailbox),
+            mailboxes.clone(),
             to_sealer,
             Arc::clone(&shared),
             Arc::clone(&is_stopping),
@@ -150,24 +149,43 @@ impl Pipeline {
         let sealer =
             spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
-        let ingest = spawn("ingest", move || ingest.run())?;
+        let run = |(number, own): (usize, EventLoop)| {
+            spawn(format!("ingest-{number}"), move || own.run())
+        };
+        let loops = loops.into_iter().enumerate().map(run).collect::<Result<_, _>>()?;
+        let bell = door.waker();
+        let door = spawn("door", move || door.run())?;
         let api = match api_socket.zip(gate) {
             None => None,
             Some((listener, gate)) => {
                 let (stop, stopped) = oneshot::channel();
-                let entrance = Entrance { listener, identity: api_identity, gate };
+                let entrance = api::Entrance { listener, identity: api_identity, gate };
                 let serve = move || api::serve(entrance, for_api, archive, stopped);
                 Some((spawn("api", serve)?, stop))
             }
         };
-        Ok(Self { shared, is_stopping, mailbox, ingest, committer, sealer, events, index, api })
+        Ok(Self {
+            shared,
+            is_stopping,
+            mailboxes,
+            bell,
+            door,
+            loops,
+            committer,
+            sealer,
+            events,
+            index,
+            api,
+        })
     }
 
     /// Whether a thread has ended that should not.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         let is_api_gone = self.api.as_ref().is_some_and(|(thread, _)| thread.is_finished());
-        let is_data_gone = self.ingest.is_finished() || self.committer.is_finished();
+        let is_loop_gone =
+            self.door.is_finished() || self.loops.iter().any(JoinHandle::is_finished);
+        let is_data_gone = is_loop_gone || self.committer.is_finished();
         let is_output_gone =
             self.sealer.is_finished() || self.events.is_finished() || self.index.is_finished();
         is_data_gone || is_output_gone || is_api_gone
@@ -185,12 +203,17 @@ impl Pipeline {
     /// What went wrong, now or before.
     pub fn stop(self) -> Result<(), PipelineError> {
         self.is_stopping.store(true, Ordering::Relaxed);
-        self.mailbox.wake();
+        if let Err(error) = self.bell.wake() {
+            // It looks around by itself, a little later.
+            tracing::error!(%error, "cannot wake the door");
+        }
+        let door = join("door", self.door);
+        self.mailboxes.wake();
         let not_stored = join("committer", self.committer);
-        self.mailbox.close();
+        self.mailboxes.close();
         // The committer has done so, unless it failed.
         self.shared.record_log.close();
-        let ingest = join("ingest", self.ingest);
+        let loops: Vec<_> = self.loops.into_iter().map(|own| join("ingest", own)).collect();
         let sealer = join("sealer", self.sealer);
         let events = join("events", self.events);
         let index = join("index", self.index);
@@ -199,7 +222,9 @@ impl Pipeline {
             let _ = stop.send(());
             join("api", thread)
         });
-        ingest?.map_err(system("wait for sensors"))?;
+        for ended in loops.into_iter().chain([door]) {
+            ended?.map_err(system("wait for sensors"))?;
+        }
         if let Some(result) = api {
             result?.map_err(system("serve the API"))?;
         }
@@ -243,10 +268,10 @@ fn announce(shared: &Shared, sensors: &TcpListener, api: Option<&TcpListener>) {
 }
 
 fn spawn<T: Send + 'static>(
-    name: &'static str,
+    name: impl Into<String>,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, PipelineError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
     thread.map_err(system("start a thread"))
 }
 

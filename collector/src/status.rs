@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use trust::KeeperStatus;
@@ -79,6 +79,8 @@ pub struct Shared {
     pub handshakes: Reasons,
     /// Callers of the API.
     pub api: Callers,
+    /// What the event loops have done, by number; empty before the start has come so far.
+    pub loops: OnceLock<Box<[EventLoop]>>,
     sensors: Mutex<BTreeMap<String, Arc<Sensor>>>,
 }
 
@@ -91,6 +93,17 @@ pub struct Callers {
     pub full: AtomicU64,
     /// Why connections were closed, by reason.
     pub refused: Reasons,
+}
+
+/// What one event loop has done.
+#[derive(Debug, Default)]
+pub struct EventLoop {
+    /// Connections that it has now.
+    pub connections: AtomicU64,
+    /// Bytes that it has read from sockets.
+    pub bytes: AtomicU64,
+    /// Time in which it did not wait, in nanoseconds.
+    pub busy_nanos: AtomicU64,
 }
 
 /// Counters that belong to no sensor. They only grow.
@@ -194,6 +207,8 @@ pub struct Sensor {
     name: String,
     number: usize,
     collector_started: UnixNanos,
+    /// Number of the event loop that has its session, and one; 0 before its first session.
+    place: AtomicUsize,
     state: Mutex<SensorState>,
 }
 
@@ -399,6 +414,7 @@ impl Shared {
                 full: AtomicU64::new(0),
                 refused: Reasons::new(CALLERS_REFUSED),
             },
+            loops: OnceLock::new(),
             sensors: Mutex::default(),
         }
     }
@@ -414,6 +430,7 @@ impl Shared {
             name: name.to_owned(),
             number: sensors.len(),
             collector_started: self.started,
+            place: AtomicUsize::new(0),
             state: Mutex::default(),
         });
         sensors.insert(name.to_owned(), Arc::clone(&sensor));
@@ -449,6 +466,18 @@ impl Sensor {
     #[must_use]
     pub const fn number(&self) -> usize {
         self.number
+    }
+
+    /// The event loop that has its session, or had its last one.
+    #[must_use]
+    pub fn place(&self) -> Option<usize> {
+        // Ordered by the lock of the state, which both sides take: see `Mailboxes::post`.
+        self.place.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// A session of it begins in this event loop.
+    pub fn settle(&self, place: usize) {
+        self.place.store(place + 1, Ordering::Relaxed);
     }
 
     /// What is known about it, for reading and changing.

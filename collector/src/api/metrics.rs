@@ -23,6 +23,11 @@ struct ByFile {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLoop {
+    event_loop: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
 }
@@ -35,6 +40,7 @@ pub fn render(shared: &Shared) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("ringwatch");
     register_sensors(&mut registry, shared);
     register_collector(&mut registry, shared);
+    register_loops(&mut registry, shared);
     register_records(&mut registry, shared);
     register_tls(&mut registry, shared, now_seconds());
     register_callers(&mut registry, shared);
@@ -145,6 +151,24 @@ fn register_collector(registry: &mut Registry, shared: &Shared) {
         registry,
         &[("store_free_bytes", "Bytes free in the store", read(&shared.free_bytes))],
     );
+}
+
+/// The event loops.
+fn register_loops(registry: &mut Registry, shared: &Shared) {
+    let connections = Family::<ByLoop, Gauge>::default();
+    let bytes = Family::<ByLoop, Counter>::default();
+    let busy = Family::<ByLoop, Counter<f64, AtomicU64>>::default();
+    let loops = shared.loops.get().map_or(&[][..], |loops| loops);
+    for (event_loop, own) in (0..).zip(loops) {
+        let label = ByLoop { event_loop };
+        let open = i64::try_from(read(&own.connections)).unwrap_or(i64::MAX);
+        connections.get_or_create(&label).set(open);
+        bytes.get_or_create(&label).inc_by(read(&own.bytes));
+        busy.get_or_create(&label).inc_by(read(&own.busy_nanos) as f64 / 1e9);
+    }
+    registry.register("loop_connections", "Connections of an event loop", connections);
+    registry.register("loop_bytes", "Bytes that an event loop read from sensors", bytes);
+    registry.register("loop_busy_seconds", "Time in which an event loop did not wait", busy);
 }
 
 /// The record log, and what is made from it.

@@ -37,18 +37,18 @@ use crate::store::log::batch::NewBatch;
 use crate::store::retention::{self, Limits};
 use crate::store::segment::{self, Group, Segment};
 use crate::store::{self, Store, pcapng};
-pub use queue::{Body, Command, Frames, Mailbox, Queue, QueueEnd, queue};
+pub use queue::{Body, Command, Frames, Mailbox, Mailboxes, Queue, QueueEnd, queue};
 
 /// See the module.
 pub struct Committer {
     store: Store,
     queue: QueueEnd,
-    mailbox: Arc<Mailbox>,
+    mailboxes: Mailboxes,
     /// Bounded, see `pipeline`; when full the committer waits for a segment to reach the disk.
     sealer: Sender<Segment>,
     shared: Arc<Shared>,
     is_stopping: Arc<AtomicBool>,
-    /// Sensors of which something is stored that the event loop does not know yet.
+    /// Sensors of which something is stored that its event loop does not know yet.
     changed: BTreeMap<usize, Arc<Sensor>>,
     /// Staged records that are not on the disk yet, by number of the sensor.
     uncommitted: BTreeMap<usize, Uncommitted>,
@@ -86,7 +86,7 @@ impl Committer {
     pub fn new(
         store: Store,
         queue: QueueEnd,
-        mailbox: Arc<Mailbox>,
+        mailboxes: Mailboxes,
         sealer: Sender<Segment>,
         shared: Arc<Shared>,
         is_stopping: Arc<AtomicBool>,
@@ -94,7 +94,7 @@ impl Committer {
         Self {
             store,
             queue,
-            mailbox,
+            mailboxes,
             sealer,
             shared,
             is_stopping,
@@ -140,7 +140,8 @@ impl Committer {
             return Err(error);
         }
         self.store.close_log();
-        self.mailbox.post(&mut self.changed, true);
+        self.mailboxes.post(&mut self.changed);
+        self.mailboxes.close();
         for group in self.store.groups() {
             self.seal(group);
         }
@@ -334,7 +335,7 @@ impl Committer {
 
     fn publish(&mut self) {
         if !self.changed.is_empty() {
-            self.mailbox.post(&mut self.changed, false);
+            self.mailboxes.post(&mut self.changed);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What waits for the committer, and how it tells the event loop what is stored.
+//! What waits for the committer, and how it tells the event loops what is stored.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,10 +65,11 @@ impl Body {
     }
 }
 
-/// The way to the committer.
+/// The way to the committer; each event loop has one.
 ///
-/// Bounded: `MOST_COMMANDS` batches and `MOST_BYTES`. When full, the event loop stops reading
+/// Bounded: `MOST_COMMANDS` batches and `MOST_BYTES`. When full, an event loop stops reading
 /// from the sensor that has the next batch, until there is room; `store_waits` counts that.
+#[derive(Clone)]
 pub struct Queue {
     commands: Sender<Command>,
     bytes: Arc<AtomicUsize>,
@@ -83,10 +84,12 @@ pub struct QueueEnd {
     pub(super) spare: Sender<Vec<u8>>,
 }
 
-/// Both ends of a new queue.
+/// Both ends of a new queue, for at most so many senders.
 #[must_use]
-pub fn queue() -> (Queue, QueueEnd) {
-    let (commands, commands_end) = crossbeam_channel::bounded(MOST_COMMANDS);
+pub fn queue(senders: usize) -> (Queue, QueueEnd) {
+    // Each sender asks before it sends, and all of them may be told in the same moment that there is
+    // room for one: there is, for one of each.
+    let (commands, commands_end) = crossbeam_channel::bounded(MOST_COMMANDS + senders);
     let (spare_end, spare) = crossbeam_channel::bounded(MOST_SPARE);
     let bytes = Arc::new(AtomicUsize::new(0));
     let queue = Queue { commands, bytes: Arc::clone(&bytes), spare };
@@ -94,10 +97,10 @@ pub fn queue() -> (Queue, QueueEnd) {
 }
 
 impl Queue {
-    /// Whether the next [`Queue::send`] finds room. Only true for a single sender.
+    /// Whether the next [`Queue::send`] finds room. Others may send in between, each one batch.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < MOST_BYTES && !self.commands.is_full()
+        self.bytes.load(Ordering::Relaxed) < MOST_BYTES && self.commands.len() < MOST_COMMANDS
     }
 
     /// Hands a batch over. Waits if there is no room; ask [`Queue::has_room`] first.
@@ -117,20 +120,22 @@ impl Queue {
     }
 }
 
-/// Tells the event loop for which sensors more is stored now.
+/// Tells an event loop for which of its sensors more is stored now.
 pub struct Mailbox {
     /// Bounded by the number of sensors: each is in it at most once.
     changed: Mutex<BTreeMap<usize, Arc<Sensor>>>,
+    /// The loop has connections that wait for room in the queue, or for what is in it to be stored.
+    is_waiting: AtomicBool,
     is_drained: AtomicBool,
-    waker: mio::Waker,
+    waker: Arc<mio::Waker>,
 }
 
 impl Mailbox {
     /// An empty mailbox; `waker` wakes its reader.
     #[must_use]
-    pub const fn new(waker: mio::Waker) -> Self {
-        let changed = Mutex::new(BTreeMap::new());
-        Self { changed, is_drained: AtomicBool::new(false), waker }
+    pub const fn new(waker: Arc<mio::Waker>) -> Self {
+        let (is_waiting, is_drained) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { changed: Mutex::new(BTreeMap::new()), is_waiting, is_drained, waker }
     }
 
     /// The sensors of which more is stored since the last call.
@@ -139,36 +144,83 @@ impl Mailbox {
         std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Asks to be woken when the committer has stored something, whoever it is of; once. False if that
+    /// was asked for already. What was stored just before is not told: the caller looks again.
+    pub fn ask_for_room(&self) -> bool {
+        !self.is_waiting.swap(true, Ordering::AcqRel)
+    }
+
     /// Whether the committer has stored all there was, and ended.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        // Acquire, with the Release in `post`: what was posted before is seen by the `take` after.
+        // Acquire, with the Release in `close`: what was posted before is seen by the `take` after.
         self.is_drained.load(Ordering::Acquire)
     }
 
-    /// Says that nothing more comes, whatever became of the committer.
-    pub fn close(&self) {
+    fn close(&self) {
         self.is_drained.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Wakes the reader, whether there is anything for it or not.
-    pub fn wake(&self) {
+    fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the event loop");
+            tracing::error!(%error, "cannot wake an event loop");
         }
     }
+}
 
-    pub(super) fn post(&self, changed: &mut BTreeMap<usize, Arc<Sensor>>, is_last: bool) {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).append(changed);
-        self.is_drained.fetch_or(is_last, Ordering::Release);
-        self.wake();
+/// The mailboxes of all event loops, by number.
+#[derive(Clone)]
+pub struct Mailboxes(Arc<[Mailbox]>);
+
+impl Mailboxes {
+    /// These.
+    #[must_use]
+    pub fn new(mailboxes: impl IntoIterator<Item = Mailbox>) -> Self {
+        Self(mailboxes.into_iter().collect())
+    }
+
+    /// That of one loop.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    #[must_use]
+    pub fn of(&self, event_loop: usize) -> &Mailbox {
+        &self.0[event_loop]
+    }
+
+    /// Says that nothing more comes, whatever became of the committer.
+    pub fn close(&self) {
+        self.0.iter().for_each(Mailbox::close);
+    }
+
+    /// Wakes all readers, whether there is anything for them or not.
+    pub fn wake(&self) {
+        self.0.iter().for_each(Mailbox::wake);
+    }
+
+    /// Tells each loop of its sensors, and those that wait for room that there may be some.
+    ///
+    /// A sensor that moves to another loop meanwhile is not forgotten: its place changes before its new
+    /// session looks at its state, and its state was changed before its place is asked for here; both
+    /// under the lock of the state. So either that session sees what is stored, or it is told.
+    pub(super) fn post(&self, changed: &mut BTreeMap<usize, Arc<Sensor>>) {
+        for (number, mailbox) in self.0.iter().enumerate() {
+            let is_here = |_: &usize, sensor: &mut Arc<Sensor>| sensor.place() == Some(number);
+            let mut own: BTreeMap<_, _> = changed.extract_if(.., is_here).collect();
+            let has_mail = !own.is_empty();
+            mailbox.changed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
+            let is_waiting = mailbox.is_waiting.swap(false, Ordering::AcqRel);
+            if has_mail || is_waiting {
+                mailbox.wake();
+            }
+        }
     }
 }
 
 /// Batches in the queue: some milliseconds at full rate.
 const MOST_COMMANDS: usize = 1024;
-/// Batches from which on the committer is given the processor, in case it shares one with the event
+/// Batches from which on the committer is given the processor, in case it shares one with an event
 /// loop: it then finds the batches still in the cache.
 const BEHIND: usize = 8;
 /// Bytes in the queue. One batch may exceed it, by at most 4 MiB.
@@ -178,11 +230,87 @@ const MOST_SPARE: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use wire::header::Stream;
+    use wire::units::UnixNanos;
+
     use super::*;
+    use crate::status::Shared;
+
+    fn mailboxes(count: usize) -> (Vec<mio::Poll>, Mailboxes) {
+        let polls: Vec<_> = (0..count).map(|_| mio::Poll::new().unwrap()).collect();
+        let waker = |poll: &mio::Poll| mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let mailboxes = Mailboxes::new(polls.iter().map(|poll| Mailbox::new(waker(poll).into())));
+        (polls, mailboxes)
+    }
+
+    fn is_woken(poll: &mut mio::Poll) -> bool {
+        let mut events = mio::Events::with_capacity(1);
+        poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+        !events.is_empty()
+    }
+
+    #[test]
+    fn an_event_loop_hears_of_its_own_sensors_and_is_not_woken_for_others() {
+        let (mut polls, mailboxes) = mailboxes(3);
+        let shared = Shared::new("ids".into(), UnixNanos(0), "/".into());
+        let sensors = ["a", "b", "c"].map(|name| shared.sensor(name));
+        [0, 2, 2].into_iter().zip(&sensors).for_each(|(place, sensor)| sensor.settle(place));
+        let all = sensors.map(|sensor| (sensor.number(), sensor));
+        mailboxes.post(&mut BTreeMap::from(all));
+        let woken: Vec<_> = polls.iter_mut().map(is_woken).collect();
+        assert_eq!(woken, [true, false, true]);
+        let names = |event_loop: usize| -> Vec<_> {
+            let mail = mailboxes.of(event_loop).take();
+            mail.values().map(|sensor| sensor.name().to_owned()).collect()
+        };
+        assert_eq!([names(0), names(1), names(2)], [vec!["a"], vec![], vec!["b", "c"]]);
+    }
+
+    #[test]
+    fn a_loop_that_waits_for_room_is_woken_once_whoever_was_stored() {
+        let (mut polls, mailboxes) = mailboxes(2);
+        let shared = Shared::new("ids".into(), UnixNanos(0), "/".into());
+        let sensor = shared.sensor("a");
+        sensor.settle(0);
+        assert!(mailboxes.of(1).ask_for_room());
+        assert!(!mailboxes.of(1).ask_for_room(), "asked already");
+        for is_told in [true, false] {
+            mailboxes.post(&mut BTreeMap::from([(0, Arc::clone(&sensor))]));
+            assert!(is_woken(&mut polls[0]));
+            assert_eq!(is_woken(&mut polls[1]), is_told);
+        }
+        assert!(mailboxes.of(1).ask_for_room());
+    }
+
+    #[test]
+    fn senders_that_all_found_room_for_one_batch_do_not_wait() {
+        let (queue, end) = queue(3);
+        let shared = Shared::new("ids".into(), UnixNanos(0), "/".into());
+        let send = || {
+            let records = NewRecords {
+                stream: Stream::Records,
+                records: Vec::new(),
+                count: 0,
+                alerts: 0,
+                first: Sequence(1),
+                last: Sequence(1),
+                missing: 0,
+                duplicates: 0,
+            };
+            let (sensor, body) = (shared.sensor("a"), Body::Records(records));
+            queue.send(Command { sensor, connection: 1, boot_epoch: 1, spool_epoch: 1, body });
+        };
+        (1..MOST_COMMANDS).for_each(|_| send());
+        assert!(queue.has_room());
+        // A wait would be for ever: nobody takes.
+        (0..3).for_each(|_| send());
+        assert!(!queue.has_room());
+        assert_eq!(end.commands.len(), MOST_COMMANDS + 2);
+    }
 
     #[test]
     fn the_names_of_thousands_of_interfaces_fill_the_queue() {
-        let (queue, end) = queue();
+        let (queue, end) = queue(1);
         let shared = crate::status::Shared::new("c".into(), wire::units::UnixNanos(0), "/".into());
         let command = |id| {
             let interface =

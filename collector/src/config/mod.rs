@@ -17,6 +17,7 @@ use origin::Section;
 pub use origin::{ConfigError, Origin};
 
 use crate::archive::retention::RecordLimits;
+use crate::ingest::MOST_LOOPS;
 use crate::store::retention::Limits;
 
 /// The checked configuration, units resolved.
@@ -26,6 +27,8 @@ pub struct Config {
     pub name: Option<String>,
     /// Where sensors connect.
     pub sensors: SocketAddr,
+    /// Event loops that serve sensors; `None`: as many as there are processors.
+    pub loops: Option<usize>,
     /// What one sensor may bring.
     pub sensor_rates: Rates,
     /// The HTTP API; `None`: there is none.
@@ -99,6 +102,7 @@ impl Config {
         Ok(Self {
             name: raw.collector.name.map(|name| check.name(name)).transpose()?,
             sensors: check.address("sensors", DEFAULT_SENSORS, &raw.listen.sensors)?,
+            loops: check.loops(raw.listen.loops)?,
             sensor_rates: Rates {
                 bytes: check.rate("sensor_mib_per_second", raw.listen.sensor_mib_per_second)? << 20,
                 records: check
@@ -220,6 +224,17 @@ impl Check<'_> {
         }
     }
 
+    /// 0 leaves the number to the machine.
+    fn loops(&self, number: i64) -> Result<Option<usize>, ConfigError> {
+        match usize::try_from(number) {
+            Ok(number) if number <= MOST_LOOPS => Ok(Some(number).filter(|number| *number > 0)),
+            _ => {
+                let problem = format!("out of range; 0 to {MOST_LOOPS} are allowed");
+                Err(self.origin.fault("listen", "loops", "0", problem))
+            }
+        }
+    }
+
     fn expiry_warning(&self, days: i64) -> Result<Duration, ConfigError> {
         match u64::try_from(days) {
             Ok(days) if EXPIRY_WARNING_DAYS.contains(&days) => {
@@ -308,6 +323,7 @@ struct RawCollector {
 #[serde(default, deny_unknown_fields)]
 struct RawListen {
     sensors: String,
+    loops: i64,
     sensor_mib_per_second: i64,
     sensor_records_per_second: i64,
     api: String,
@@ -340,6 +356,7 @@ impl Default for RawListen {
     fn default() -> Self {
         Self {
             sensors: DEFAULT_SENSORS.to_owned(),
+            loops: 0,
             sensor_mib_per_second: DEFAULT_SENSOR_MIB,
             sensor_records_per_second: DEFAULT_SENSOR_RECORDS,
             api: DEFAULT_API.to_owned(),
@@ -379,7 +396,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "collector", keys: &["name"] },
     Section {
         name: "listen",
-        keys: &["sensors", "sensor_mib_per_second", "sensor_records_per_second", "api"],
+        keys: &["sensors", "loops", "sensor_mib_per_second", "sensor_records_per_second", "api"],
     },
     Section { name: "api", keys: &["tokens", "tls", "certificate", "key"] },
     Section { name: "tls", keys: &["ca", "certificate", "key", "crl", "expiry_warning_days"] },
@@ -522,6 +539,21 @@ mod tests {
             "/etc/c.toml:2: [store] segment_age = \"soon\": \
              is no duration; write it as \"60s\" or \"5m\"",
         );
+    }
+
+    #[test]
+    fn the_number_of_event_loops_is_the_machines_unless_it_is_given() {
+        assert_eq!(parse("").unwrap().loops, None);
+        assert_eq!(parse("[listen]\nloops = 0").unwrap().loops, None);
+        assert_eq!(parse("[listen]\nloops = 16").unwrap().loops, Some(16));
+        for number in [-1, 17] {
+            check_error(
+                &format!("[listen]\nloops = {number}"),
+                &format!(
+                    "/etc/c.toml:2: [listen] loops = {number}: out of range; 0 to 16 are allowed"
+                ),
+            );
+        }
     }
 
     #[test]

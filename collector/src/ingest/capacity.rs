@@ -4,47 +4,115 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mio::Token;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Connections in their handshake, oldest first, because tokens only grow.
+/// Who is connected, in which event loop, and which of them have not shown who they are.
 ///
-/// Bounded: [`MOST_HANDSHAKES`], [`MOST_OF_ADDRESS`] of one address. When full, the oldest one is
-/// closed for the new one and counted as `handshake_crowded`: a sensor's handshake takes milliseconds,
-/// a peer that only holds the place is always the older one.
-#[derive(Debug, Default)]
-pub struct Handshakes {
-    peers: BTreeMap<Token, IpAddr>,
+/// Bounded, over all loops: the most connections that it is told; [`MOST_HANDSHAKES`], and
+/// [`MOST_OF_ADDRESS`] of one address. When full, the oldest handshake is closed for the new one and
+/// counted as `handshake_crowded`: a sensor's handshake takes milliseconds, a peer that only holds the
+/// place is always the older one.
+#[derive(Debug)]
+pub struct Admission {
+    most_connections: usize,
+    /// The event loop of each connection.
+    connections: BTreeMap<u64, usize>,
+    /// Those of them whose peer is not known, oldest first, because ids only grow.
+    handshakes: BTreeMap<u64, IpAddr>,
+    /// Connections of each event loop.
+    counts: Vec<usize>,
+    next_id: u64,
 }
 
-impl Handshakes {
-    /// The connection that must be closed before another one of `peer` may begin, if any. `is_full`:
-    /// there is no room for any further connection.
+/// A connection, and the event loop that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Unique within this run of the collector.
+    pub id: u64,
+    /// Number of the event loop.
+    pub event_loop: usize,
+}
+
+/// What becomes of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It gets this place.
+    Free(Place),
+    /// It gets this place when the connection with this id, of the same event loop, was closed.
+    After(u64, Place),
+    /// There is no room.
+    Full,
+}
+
+impl Admission {
+    /// Nobody is connected.
     #[must_use]
-    pub fn in_the_way(&self, peer: IpAddr, is_full: bool) -> Option<Token> {
-        let mut own = self.peers.iter().filter(|(_, known)| **known == peer);
-        let oldest_own = own.next().map(|(token, _)| *token);
+    pub fn new(event_loops: usize, most_connections: usize) -> Self {
+        Self {
+            most_connections,
+            connections: BTreeMap::new(),
+            handshakes: BTreeMap::new(),
+            counts: vec![0; event_loops],
+            next_id: 1,
+        }
+    }
+
+    /// Most connections at once.
+    #[must_use]
+    pub const fn most_connections(&self) -> usize {
+        self.most_connections
+    }
+
+    /// A caller is to be taken: by the event loop with the fewest connections, and of several by the
+    /// one that `burden` says the least of; or in the place of the oldest handshake.
+    pub fn enter(&mut self, peer: IpAddr, burden: impl Fn(usize) -> u64) -> Entry {
+        let is_full = self.connections.len() >= self.most_connections;
+        let oldest = self.in_the_way(peer, is_full);
+        let event_loop = match oldest.and_then(|oldest| self.connections.get(&oldest)) {
+            Some(event_loop) => *event_loop,
+            None if is_full => return Entry::Full,
+            None => self.lightest(burden),
+        };
+        if let Some(oldest) = oldest {
+            self.leave(oldest);
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.connections.insert(id, event_loop);
+        self.handshakes.insert(id, peer);
+        self.counts[event_loop] += 1;
+        let place = Place { id, event_loop };
+        oldest.map_or(Entry::Free(place), |oldest| Entry::After(oldest, place))
+    }
+
+    /// The peer of a connection has shown who it is.
+    pub fn introduce(&mut self, id: u64) {
+        self.handshakes.remove(&id);
+    }
+
+    /// A connection is closed; or it was displaced before.
+    pub fn leave(&mut self, id: u64) {
+        self.handshakes.remove(&id);
+        if let Some(event_loop) = self.connections.remove(&id) {
+            self.counts[event_loop] -= 1;
+        }
+    }
+
+    /// The handshake that must end before one of `peer` may begin, if any.
+    fn in_the_way(&self, peer: IpAddr, is_full: bool) -> Option<u64> {
+        let mut own = self.handshakes.iter().filter(|(_, known)| **known == peer);
+        let oldest_own = own.next().map(|(id, _)| *id);
         if own.count() + 1 >= MOST_OF_ADDRESS {
             return oldest_own;
         }
-        let is_crowded = is_full || self.peers.len() >= MOST_HANDSHAKES;
-        self.peers.keys().next().copied().filter(|_| is_crowded)
+        let is_crowded = is_full || self.handshakes.len() >= MOST_HANDSHAKES;
+        self.handshakes.keys().next().copied().filter(|_| is_crowded)
     }
 
-    /// A handshake begins.
-    pub fn begin(&mut self, token: Token, peer: IpAddr) {
-        self.peers.insert(token, peer);
-    }
-
-    /// Whether a connection is in its handshake.
-    #[must_use]
-    pub fn contains(&self, token: Token) -> bool {
-        self.peers.contains_key(&token)
-    }
-
-    /// A handshake is over, whether it succeeded or not; or it was over before.
-    pub fn end(&mut self, token: Token) {
-        self.peers.remove(&token);
+    fn lightest(&self, burden: impl Fn(usize) -> u64) -> usize {
+        let loops = self.counts.iter().enumerate();
+        let lightest = loops.min_by_key(|(number, count)| (**count, burden(*number)));
+        lightest.map_or(0, |(number, _)| number)
     }
 }
 
@@ -68,10 +136,92 @@ pub fn most_connections() -> usize {
     most
 }
 
-/// Each takes up to 0.5 MiB of buffers while its sensor sends.
-const MOST_CONNECTIONS: usize = 1024;
+/// Each takes up to 0.5 MiB of buffers while its sensor sends, and gives them back when it does not.
+const MOST_CONNECTIONS: usize = 2048;
 const LEAST_CONNECTIONS: usize = 8;
 /// Files for the store, the API and the libraries.
 const OTHER_FILES: usize = 128;
 const MOST_HANDSHAKES: usize = 128;
 const MOST_OF_ADDRESS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0x0a00_0000 + number).into()
+    }
+
+    fn place(id: u64, event_loop: usize) -> Place {
+        Place { id, event_loop }
+    }
+
+    /// The place of a caller that finds room.
+    fn enter(admission: &mut Admission, number: u32) -> Place {
+        match admission.enter(address(number), |_| 0) {
+            Entry::Free(place) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn callers_go_to_the_loop_with_the_fewest_connections_however_old_they_are() {
+        let mut admission = Admission::new(3, 100);
+        let loops: Vec<_> = (0..6).map(|n| enter(&mut admission, n).event_loop).collect();
+        assert_eq!(loops, [0, 1, 2, 0, 1, 2]);
+        // Both of the second loop: ids count from 1.
+        admission.leave(2);
+        admission.leave(5);
+        let loops: Vec<_> = (6..9).map(|n| enter(&mut admission, n).event_loop).collect();
+        assert_eq!(loops, [1, 1, 0]);
+    }
+
+    #[test]
+    fn among_loops_with_as_many_connections_the_least_busy_one_is_chosen() {
+        let mut admission = Admission::new(3, 100);
+        let entry = admission.enter(address(1), |number| [7, 3, 5][number]);
+        assert_eq!(entry, Entry::Free(place(1, 1)));
+        let entry = admission.enter(address(1), |number| [7, 3, 5][number]);
+        assert_eq!(entry, Entry::Free(place(2, 2)));
+    }
+
+    #[test]
+    fn the_limits_of_handshakes_hold_over_all_loops_together() {
+        let mut admission = Admission::new(4, 1000);
+        for _ in 0..MOST_OF_ADDRESS {
+            enter(&mut admission, 7);
+        }
+        // The oldest one of the address goes, and the new one comes to the same loop.
+        assert_eq!(admission.enter(address(7), |_| 0), Entry::After(1, place(17, 0)));
+        for number in 100..100 + (MOST_HANDSHAKES - MOST_OF_ADDRESS) as u32 {
+            enter(&mut admission, number);
+        }
+        let entry = admission.enter(address(8), |_| 0);
+        assert!(matches!(entry, Entry::After(2, Place { event_loop: 1, .. })), "{entry:?}");
+        assert_eq!(admission.handshakes.len(), MOST_HANDSHAKES);
+        // Who is known is in nobody's way.
+        admission.introduce(3);
+        enter(&mut admission, 9);
+    }
+
+    #[test]
+    fn handshakes_make_way_when_there_is_no_connection_left_and_sessions_do_not() {
+        let mut admission = Admission::new(2, 3);
+        let ids: Vec<_> = (0..3).map(|number| enter(&mut admission, number).id).collect();
+        admission.introduce(ids[0]);
+        assert!(matches!(admission.enter(address(9), |_| 0), Entry::After(id, _) if id == ids[1]));
+        admission.introduce(ids[2]);
+        assert!(matches!(admission.enter(address(9), |_| 0), Entry::After(4, _)));
+        admission.introduce(5);
+        assert_eq!(admission.enter(address(9), |_| 0), Entry::Full);
+        // The loop says so later than the door; only once does it count.
+        admission.leave(ids[1]);
+        admission.leave(ids[1]);
+        assert_eq!(admission.enter(address(9), |_| 0), Entry::Full);
+        admission.leave(ids[0]);
+        enter(&mut admission, 9);
+        assert_eq!(admission.counts.iter().sum::<usize>(), 3);
+    }
+}

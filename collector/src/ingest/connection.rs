@@ -1,22 +1,22 @@
 //! One connection: socket, TLS, and after the handshake the conversation with a sensor.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use rustls::pki_types::UnixTime;
 use trust::{CollectorTls, PeerError, Role, Validity, words};
 
-use super::allowance::{Allowance, Answer};
-use super::intake::{Conversation, Progress, TakenMarks};
+use super::allowance::Answer;
+use super::capacity::Place;
+use super::intake::{Conversation, Progress};
+use super::roster::{Account, Roster, locked};
 use super::secure::Secure;
 use crate::committer::Queue;
-use crate::config::Rates;
 use crate::session::{Now, SessionError};
-use crate::status::{self, Sensor, Shared};
+use crate::status::{self, Sensor};
 
 /// Time that a peer has for the handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -26,18 +26,14 @@ const READ: usize = 128 << 10;
 /// Encrypted bytes for a peer that does not read them, from which it is no longer read itself.
 const MOST_OUTGOING: usize = 256 << 10;
 
-/// What connections share; all of them are served by one thread.
+/// What the connections of one event loop share.
 pub struct Common {
-    /// Status and counters.
-    pub shared: Arc<Shared>,
+    /// What event loops know together.
+    pub roster: Arc<Roster>,
+    /// Number of the event loop.
+    pub number: usize,
     /// The way to the store.
     pub queue: Queue,
-    /// How far each sensor was taken, by name.
-    pub taken: BTreeMap<String, TakenMarks>,
-    /// What one sensor may bring.
-    pub rates: Rates,
-    /// What each sensor has left of that, by name: as many as the authority issued certificates.
-    pub allowances: BTreeMap<String, Allowance>,
     /// Where sockets are read into.
     pub scratch: Vec<u8>,
 }
@@ -101,7 +97,7 @@ pub struct Connection {
     /// By whose rules the peer's certificate was verified last, or is to be.
     verified_by: Arc<CollectorTls>,
     /// Who the peer is, once the handshake is done.
-    sensor: Option<Arc<Sensor>>,
+    sensor: Option<Known>,
     /// When its certificate expires, in seconds since 1970.
     certificate_until: i64,
     /// Begins when all that was taken on an earlier connection of the sensor is stored.
@@ -109,6 +105,16 @@ pub struct Connection {
     /// Plain bytes that came with the end of the handshake, before the conversation began. Filled by
     /// one read at most.
     early: Vec<u8>,
+    /// Something arrived since the last tick.
+    is_active: bool,
+}
+
+/// A peer that has shown who it is.
+struct Known {
+    sensor: Arc<Sensor>,
+    account: Arc<Mutex<Account>>,
+    /// The connection whose place this one took, until somebody asks.
+    older: Option<Place>,
 }
 
 impl CloseReason {
@@ -169,6 +175,7 @@ impl Connection {
             certificate_until: i64::MAX,
             conversation: None,
             early: Vec::new(),
+            is_active: true,
         })
     }
 
@@ -208,11 +215,11 @@ impl Connection {
         }
         let progress = self.digest(common, now)?;
         if progress == Progress::Waiting {
-            status::add(&common.shared.counters.store_waits, 1);
+            status::add(&common.roster.shared.counters.store_waits, 1);
             self.flush()?;
             return Ok(Wish::Room);
         }
-        if !self.has_allowance(common, now) {
+        if !self.has_allowance(now) {
             self.flush()?;
             return Ok(Wish::Rest);
         }
@@ -220,7 +227,7 @@ impl Connection {
         let is_blocked = self.secure.outgoing().len() > MOST_OUTGOING;
         let has_read = !is_blocked && self.read(common)?;
         if self.sensor.is_none() && !self.secure.is_handshaking() {
-            self.identify(common)?;
+            self.identify(common, now)?;
             self.flush()?;
             return Ok(Wish::Turn);
         }
@@ -249,7 +256,20 @@ impl Connection {
             }
             None => {}
         }
-        self.flush()
+        self.flush()?;
+        if !std::mem::take(&mut self.is_active) {
+            self.rest();
+        }
+        Ok(())
+    }
+
+    /// Gives back the memory of buffers in which nothing waits: most sensors say little most of the time.
+    fn rest(&mut self) {
+        self.secure.rest();
+        self.early.shrink_to_fit();
+        if let Some(conversation) = &mut self.conversation {
+            conversation.rest();
+        }
     }
 
     /// Tells the sensor what is stored.
@@ -302,12 +322,21 @@ impl Connection {
         if let Some(conversation) = &self.conversation {
             conversation.close(now.wall);
         }
+        if let Some(Known { account, .. }) = &self.sensor {
+            let mut account = locked(account);
+            account.holder = account.holder.filter(|holder| holder.id != self.id);
+        }
     }
 
     /// Name of the sensor, once it is known.
     #[must_use]
     pub fn sensor(&self) -> Option<&str> {
-        self.sensor.as_ref().map(|sensor| sensor.name())
+        self.sensor.as_ref().map(|known| known.sensor.name())
+    }
+
+    /// The older connection of the same sensor, which this one replaces and the caller closes; once.
+    pub fn take_older(&mut self) -> Option<Place> {
+        self.sensor.as_mut().and_then(|known| known.older.take())
     }
 
     /// The other end.
@@ -321,31 +350,24 @@ impl Connection {
         &mut self.socket
     }
 
-    fn digest(&mut self, common: &mut Common, now: Now) -> Result<Progress, CloseReason> {
-        let Some(conversation) = &mut self.conversation else { return Ok(Progress::Drained) };
-        let taken = match common.taken.get_mut(conversation.sensor().name()) {
-            Some(taken) => taken,
-            None => common.taken.entry(conversation.sensor().name().to_owned()).or_default(),
+    /// Takes what arrived, unless a newer connection of the sensor is there: what the older one brings
+    /// from then on would come behind what the newer one is told.
+    fn digest(&mut self, common: &Common, now: Now) -> Result<Progress, CloseReason> {
+        let (Some(conversation), Some(known)) = (&mut self.conversation, &self.sensor) else {
+            return Ok(Progress::Drained);
         };
-        let progress = conversation.digest(&common.queue, &common.shared, taken, now)?;
-        if let Some(allowance) = common.allowances.get_mut(conversation.sensor().name()) {
-            allowance.take(0, conversation.count_records());
-        }
+        let mut account = held(known, self.id)?;
+        let (queue, shared) = (&common.queue, &common.roster.shared);
+        let progress = conversation.digest(queue, shared, &mut account.taken, now)?;
+        account.allowance.take(0, conversation.count_records());
         Ok(progress)
     }
 
     /// Whether the sensor has not had its share of this second. Peers that are not known yet are
     /// limited by their number.
-    fn has_allowance(&self, common: &mut Common, now: Now) -> bool {
-        let Some(sensor) = &self.sensor else { return true };
-        let Common { allowances, rates, .. } = common;
-        let allowance = match allowances.get_mut(sensor.name()) {
-            Some(allowance) => allowance,
-            None => allowances
-                .entry(sensor.name().to_owned())
-                .or_insert_with(|| Allowance::new(*rates, now.instant)),
-        };
-        let answer = allowance.ask(now.instant);
+    fn has_allowance(&self, now: Now) -> bool {
+        let Some(Known { sensor, account, .. }) = &self.sensor else { return true };
+        let answer = locked(account).allowance.ask(now.instant);
         if answer == Answer::Pause {
             sensor.state().pauses += 1;
         }
@@ -365,10 +387,10 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(CloseReason::Lost(error)),
         };
-        if let Some(sensor) = &self.sensor
-            && let Some(allowance) = common.allowances.get_mut(sensor.name())
-        {
-            allowance.take(count as u64, 0);
+        self.is_active = true;
+        common.count(count as u64);
+        if let Some(Known { account, .. }) = &self.sensor {
+            locked(account).allowance.take(count as u64, 0);
         }
         let was_handshaking = self.secure.is_handshaking();
         let arrived = &mut common.scratch[..start + count];
@@ -384,9 +406,9 @@ impl Connection {
         Ok(true)
     }
 
-    /// The handshake is done: finds out who the peer is. The caller then ends an older connection of
-    /// the same sensor, before this one is served again.
-    fn identify(&mut self, common: &Common) -> Result<(), CloseReason> {
+    /// The handshake is done: finds out who the peer is, and takes the place of an older connection of
+    /// the same sensor, in whichever event loop that is.
+    fn identify(&mut self, common: &Common, now: Now) -> Result<(), CloseReason> {
         let certificate = self.secure.peer_certificates().first().ok_or(PeerError::NoCertificate);
         let (name, validity) = certificate
             .and_then(|certificate| {
@@ -394,24 +416,30 @@ impl Connection {
                 Ok((trust::name_in(certificate, Role::Sensor)?, validity))
             })
             .map_err(CloseReason::NotASensor)?;
-        let sensor = common.shared.sensor(&name);
+        let sensor = common.roster.shared.sensor(&name);
         sensor.state().certificate_until = Some(validity.until);
         self.certificate_until = validity.until;
-        self.sensor = Some(sensor);
+        let account = common.roster.account(&name, now.instant);
+        let mut held = locked(&account);
+        let older = held.holder.replace(Place { id: self.id, event_loop: common.number });
+        sensor.settle(common.number);
+        drop(held);
+        self.sensor = Some(Known { sensor, account, older });
         Ok(())
     }
 
     /// Greets a peer that is known. False if it has to wait, because batches of an earlier connection
     /// are on their way to the store: the greeting would not know of them.
     fn begin(&mut self, common: &Common, now: Now) -> Result<bool, CloseReason> {
-        let Some(sensor) = &self.sensor else { return Ok(true) };
-        let taken = common.taken.get(sensor.name());
-        if taken.is_some_and(|taken| !taken.is_stored(&sensor.state())) {
+        let Some(known) = &self.sensor else { return Ok(true) };
+        let account = held(known, self.id)?;
+        if !account.taken.is_stored(&known.sensor.state()) {
             return Ok(false);
         }
         let connection = status::Connection { id: self.id, peer: self.peer };
-        let sensor = Arc::clone(sensor);
-        let mut conversation = Conversation::open(sensor, &common.shared.name, connection, now)?;
+        let (sensor, collector) = (Arc::clone(&known.sensor), &common.roster.shared.name);
+        let mut conversation = Conversation::open(sensor, collector, connection, now)?;
+        drop(account);
         conversation.push(&std::mem::take(&mut self.early));
         self.conversation = Some(Box::new(conversation));
         Ok(true)
@@ -434,5 +462,24 @@ impl Connection {
         };
         outgoing.drain(..sent);
         result
+    }
+}
+
+impl Common {
+    /// Counts bytes from sockets.
+    fn count(&self, bytes: u64) {
+        let own = self.roster.shared.loops.get().and_then(|loops| loops.get(self.number));
+        if let Some(own) = own {
+            status::add(&own.bytes, bytes);
+        }
+    }
+}
+
+/// The sensor's account, held by the connection with this id; or a newer connection has it.
+fn held(known: &Known, id: u64) -> Result<MutexGuard<'_, Account>, CloseReason> {
+    let account = locked(&known.account);
+    match account.holder {
+        Some(holder) if holder.id == id => Ok(account),
+        _ => Err(CloseReason::Replaced),
     }
 }

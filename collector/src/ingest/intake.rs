@@ -69,15 +69,21 @@ impl Conversation {
         })
     }
 
-    /// The sensor.
-    #[must_use]
-    pub const fn sensor(&self) -> &Arc<Sensor> {
-        &self.sensor
-    }
-
     /// The session.
     pub const fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Gives back the memory of buffers in which nothing waits.
+    pub fn rest(&mut self) {
+        self.decoder.rest();
+        if self.overflow.is_empty() {
+            self.overflow = Vec::new();
+        }
+        let output = self.session.output();
+        if output.is_empty() {
+            *output = Vec::new();
+        }
     }
 
     /// Takes decrypted bytes.
@@ -153,13 +159,16 @@ impl Conversation {
         std::mem::replace(&mut self.records, 0)
     }
 
-    /// Tells the sensor what is stored now.
+    /// Tells the sensor what is stored now. Nothing once a newer connection of the sensor is greeted:
+    /// what is counted from then on is that one's.
     ///
     /// # Errors
     /// See [`Session::acknowledge`].
     pub fn acknowledge(&mut self) -> Result<(), SessionError> {
         let mut state = self.sensor.state();
-        if (state.boot_epoch, state.spool_epoch) != (self.boot_epoch, self.spool_epoch) {
+        let is_ours = state.connection.is_some_and(|known| known.id == self.connection);
+        let epochs = (state.boot_epoch, state.spool_epoch);
+        if !is_ours || epochs != (self.boot_epoch, self.spool_epoch) {
             return Ok(());
         }
         let (marks, counts) = (state.marks, *state.on_connection(self.connection));

@@ -80,6 +80,12 @@ impl Secure {
         &mut self.outgoing
     }
 
+    /// Gives back the memory of buffers in which little or nothing waits.
+    pub fn rest(&mut self) {
+        self.partial.shrink_to_fit();
+        self.outgoing.shrink_to_fit();
+    }
+
     /// Whether the handshake goes on.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {

@@ -145,6 +145,7 @@ fn garbage_instead_of_tls_is_closed() {
 #[test]
 fn many_refused_connections_of_one_peer_are_one_log_line() {
     let lab = Lab::new();
+    lab.configure_listen("loops = 3\n", "");
     let collector = lab.start();
     for _ in 0..50 {
         let mut stream = TcpStream::connect(&collector.sensors).unwrap();
@@ -315,6 +316,7 @@ fn silent_peers(collector: &Collector, address: [u8; 4], count: usize) -> Vec<so
 #[test]
 fn peers_that_only_hold_their_place_are_displaced_by_newer_ones() {
     let lab = Lab::new();
+    lab.configure_listen("loops = 4\n", "");
     let collector = lab.start();
     let _of_one = silent_peers(&collector, [127, 0, 0, 2], 20);
     collector.wait_for_status("4 displaced", |status| status["refused"]["handshake_crowded"] == 4);

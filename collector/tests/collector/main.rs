@@ -6,6 +6,7 @@ mod connecting;
 mod failing_disk;
 mod killing;
 mod lab;
+mod loops;
 mod searching;
 mod sensor;
 mod starting;
