@@ -5,6 +5,7 @@
 //!   process   a child with its output in files; killed when dropped
 //!   programs  Ringwatch's own programs, out of the target folder of the running test
 //!   sensor    a sensor that captures in a namespace
+//!   fleet     a collector and many simulated sensors
 //!   events    what a sensor said, read back
 //!   corpus    captures with known content, where somebody has them
 //!   tools     Debian programs that a test needs: skipped and said, or a failure in CI
@@ -26,6 +27,7 @@ pub mod blast;
 pub mod bpf;
 pub mod corpus;
 pub mod events;
+pub mod fleet;
 pub mod flood;
 pub mod frames;
 pub mod inject;

@@ -28,7 +28,16 @@ impl Process {
     /// # Panics
     /// If the program cannot be started.
     #[must_use]
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_with_input(command, Stdio::null())
+    }
+
+    /// Starts `command` with this as its input, and its output in files.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    #[must_use]
+    pub fn spawn_with_input(mut command: Command, input: Stdio) -> Self {
         let label = format!("{command:?}");
         let folder = TempDir::new().unwrap_or_else(|error| panic!("temporary folder: {error}"));
         let file = |name| {
@@ -36,7 +45,7 @@ impl Process {
             File::create(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file("stdout"))
             .stderr(file("stderr"))
             .spawn()

@@ -91,7 +91,19 @@ impl Delivery {
     /// Handed over, neither acknowledged nor lost.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.produced - self.acknowledged - self.lost.iter().sum::<u64>()
+        self.produced - self.acknowledged - self.lost_total()
+    }
+
+    /// Acknowledged by a collector.
+    #[must_use]
+    pub const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Given up for any reason.
+    #[must_use]
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().sum()
     }
 
     /// Given up for this reason.

@@ -196,7 +196,8 @@ pub fn run(
     Ok(deliveries)
 }
 
-struct Uplink {
+/// The uplink, a turn at a time: for who runs many of them. A sensor [`run`]s one.
+pub struct Uplink {
     config: UplinkConfig,
     records: Receiver<OutgoingRecord>,
     batches: BatchRings,
@@ -236,7 +237,11 @@ enum Link {
 }
 
 impl Uplink {
-    fn new(
+    /// An uplink that has not dialled yet.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub fn new(
         config: UplinkConfig,
         inputs: UplinkInputs,
         status: Arc<UplinkStatus>,
@@ -303,7 +308,7 @@ impl Uplink {
 
     /// Does all that can be done without waiting. True when the sensor stops and nothing more can
     /// be delivered.
-    fn turn(&mut self) -> bool {
+    pub fn turn(&mut self) -> bool {
         let now = read_clocks();
         self.status.fitness.note_turn(now.monotonic);
         self.take_stop(now);
@@ -353,7 +358,11 @@ impl Uplink {
     }
 
     fn wait(&mut self) {
-        let timeout = if self.has_more { Duration::ZERO } else { TICK };
+        self.wait_for(if self.has_more { Duration::ZERO } else { TICK });
+    }
+
+    /// Waits until the socket is ready, for so long at most.
+    pub fn wait_for(&mut self, timeout: Duration) {
         if let Err(error) = self.poll.poll(&mut self.events, Some(timeout))
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -562,7 +571,8 @@ impl Uplink {
     }
 
     /// Says goodbye if somebody listens, and counts what was not delivered.
-    fn finish(mut self) -> Deliveries {
+    #[must_use]
+    pub fn finish(mut self) -> Deliveries {
         let now = read_clocks();
         while let Ok(OutgoingRecord { kind, json }) = self.records.try_recv() {
             self.session.push_record(now, kind, json);
