@@ -7,13 +7,17 @@ use std::process::Command;
 use crate::{Failure, cargo, root, target};
 
 /// What the bench drives, and the bench.
-const BUILD: [&str; 9] = [
+const BUILD: [&str; 13] = [
     "build",
     "--release",
     "--package",
     "ringwatch-sensor",
     "--package",
     "ringwatch-perf",
+    "--package",
+    "ringwatch-collector",
+    "--package",
+    "ringwatch-fleet",
     "--bins",
     "--example",
     "capture_cost",

@@ -7,6 +7,7 @@
 //!   sections  the experiments
 //!   fire      one more: a scan hidden in a flood
 //!   alerts    and one: how long an alert takes
+//!   fleet     and one without a lab: a thousand simulated sensors on a collector
 //!   report    medians, tables, and what machine and commit they are of
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 pub mod alerts;
 pub mod fire;
+pub mod fleet;
 pub mod place;
 pub mod program;
 pub mod report;
@@ -43,6 +45,8 @@ pub enum Section {
     Fire,
     /// Time from the frame that makes a scan one to the alert on disk
     Alerts,
+    /// A thousand simulated sensors on one collector: restarts, memory, 30 000 records a second
+    Fleet,
 }
 
 /// How much of everything.
@@ -56,6 +60,12 @@ pub struct Scale {
     pub fire_frames: u64,
     /// Scans of [`Section::Alerts`].
     pub scans: u32,
+    /// Sensors of [`Section::Fleet`].
+    pub sensors: u32,
+    /// Records that they make in a second, all together, and for how long.
+    pub records_per_second: u64,
+    /// See `records_per_second`.
+    pub fleet_load: Duration,
     /// Bytes of a capture file.
     pub file_bytes: u64,
     /// How often each program takes its turn.
@@ -71,6 +81,9 @@ impl Scale {
         flood_frames: 100_000_000,
         fire_frames: 20_000_000,
         scans: 300,
+        sensors: 1000,
+        records_per_second: 30_000,
+        fleet_load: Duration::from_secs(60),
         file_bytes: 1_000_000_000,
         rounds: 3,
         settle: Duration::from_secs(5),
@@ -82,6 +95,9 @@ impl Scale {
         flood_frames: 10_000_000,
         fire_frames: 12_000_000,
         scans: 30,
+        sensors: 1000,
+        records_per_second: 30_000,
+        fleet_load: Duration::from_secs(10),
         file_bytes: 100_000_000,
         rounds: 1,
         settle: Duration::from_secs(5),

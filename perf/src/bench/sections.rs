@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::alerts::alerts;
 use super::fire::fire;
+use super::fleet::fleet;
 use super::place::{self, Place};
 use super::program::{self, Contender};
 use super::report::{Table, load_average, median};
@@ -82,6 +83,7 @@ pub fn run(section: Section, scale: &Scale) -> Result<String, String> {
         Section::Memory => memory(&silent()?, scale),
         Section::Fire => fire(scale)?,
         Section::Alerts => alerts(scale)?,
+        Section::Fleet => fleet(scale)?,
     })
 }
 
