@@ -3,7 +3,7 @@
 //! ```text
 //!   thread      takes from                          gives to
 //!   door        listening socket                    inboxes of the event loops (16 newcomers each)
-//!   ingest-N    sockets, inbox, mailbox             queue (1024 batches, 64 MiB), sockets
+//!   ingest-N    sockets, inbox, mailbox             queue (16384 batches, 64 MiB), sockets
 //!   committer   queue                               record log, open segment, mailboxes, sealer's queue
 //!   events      record log                          eve.json
 //!   index       record log                          index by day; removes what is too old
@@ -116,8 +116,9 @@ impl Pipeline {
         let events = store.event_log()?;
         let (index, retention) = store.index()?;
         let archive = store.archive();
-        announce(&shared, &sensors, api_socket.as_ref());
-
+        let address =
+            |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
+        let (own, api_own) = (address(&sensors), api_socket.as_ref().map(address));
         let is_stopping = Arc::new(AtomicBool::new(false));
         let loops = config.loops.unwrap_or_else(ingest::loops_for_this_machine);
         let (queue, queue_end) = committer::queue(loops);
@@ -130,6 +131,7 @@ impl Pipeline {
         let ingest = Ingest::new(entrance, &queue, &shared, &is_stopping);
         let Ingest { door, loops, mailboxes } =
             ingest.map_err(system("watch the listening socket"))?;
+        announce(&shared, &own.unwrap_or_default(), api_own.map(Result::unwrap_or_default));
         // Each event loop has one: the committer ends when all of them are gone.
         drop(queue);
         let committer = Committer::new(
@@ -259,10 +261,7 @@ fn listen(config: &Config) -> Result<(TcpListener, Option<TcpListener>), Pipelin
 }
 
 /// Says where everything is, with the ports that the system gave where the configuration has 0.
-fn announce(shared: &Shared, sensors: &TcpListener, api: Option<&TcpListener>) {
-    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
-    let sensors = address(sensors).unwrap_or_default();
-    let api = api.map(|api| address(api).unwrap_or_default());
+fn announce(shared: &Shared, sensors: &str, api: Option<String>) {
     let store = shared.store_path.display();
     tracing::info!(name = shared.name, sensors, api, %store, "collector started");
 }

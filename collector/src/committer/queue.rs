@@ -218,8 +218,9 @@ impl Mailboxes {
     }
 }
 
-/// Batches in the queue: some milliseconds at full rate.
-const MOST_COMMANDS: usize = 1024;
+/// Batches in the queue: some milliseconds of frames at full rate, and of records what a fleet sends, a record or
+/// two at a time, while the disk takes a second for a sync.
+const MOST_COMMANDS: usize = 16_384;
 /// Batches from which on the committer is given the processor, in case it shares one with an event
 /// loop: it then finds the batches still in the cache.
 const BEHIND: usize = 8;

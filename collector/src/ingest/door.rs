@@ -1,7 +1,8 @@
 //! Where sensors arrive: a thread that accepts connections and hands each to an event loop.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,9 +11,16 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::capacity::Entry;
-use super::connection::CloseReason;
+use super::connection::{CloseReason, HANDSHAKE};
 use super::roster::{Errand, Newcomer, Roster};
 use crate::status::{add, read};
+
+/// A connection that was accepted.
+struct Caller {
+    socket: TcpStream,
+    peer: SocketAddr,
+    since: Instant,
+}
 
 /// See the module.
 pub struct Door {
@@ -23,6 +31,13 @@ pub struct Door {
     is_stopping: Arc<AtomicBool>,
     /// More callers may wait at the listening socket.
     has_callers: bool,
+    /// Callers that wait for a handshake to end, in the order in which they came.
+    ///
+    /// Bounded: [`MOST_WAITING`], and a quarter of the connections. When full, the first one gets in
+    /// at once, in the place of the oldest handshake that is in its way. One that has waited for as
+    /// long as a handshake may take is closed, and counted as `handshake_crowded`.
+    waiting: VecDeque<Caller>,
+    most_waiting: usize,
     /// How busy each event loop was between the last two looks: its time, and how much of that was new.
     burdens: Vec<(u64, u64)>,
     last_look: Instant,
@@ -43,7 +58,10 @@ impl Door {
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let most_waiting = (roster.admission().most_connections() / 4).min(MOST_WAITING);
         Ok(Self {
+            waiting: VecDeque::new(),
+            most_waiting,
             poll,
             waker,
             listener,
@@ -68,7 +86,8 @@ impl Door {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         while !self.is_stopping.load(Ordering::Relaxed) {
-            let patience = if self.has_callers { PAUSE } else { TICK };
+            let is_idle = !self.has_callers && self.waiting.is_empty();
+            let patience = if is_idle { TICK } else { PAUSE };
             match self.poll.poll(&mut events, Some(patience)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
@@ -77,6 +96,7 @@ impl Door {
             if self.last_look.elapsed() >= TICK {
                 self.look();
             }
+            self.let_in();
             if self.has_callers {
                 self.accept();
             }
@@ -126,13 +146,54 @@ impl Door {
         loops.into_iter().any(|number| self.roster.inbox(number).is_full())
     }
 
-    fn admit(&self, socket: TcpStream, peer: SocketAddr) {
+    /// Lets those in that have waited long enough.
+    fn let_in(&mut self) {
+        // Of the same address nobody overtakes.
+        let mut shut = BTreeSet::new();
+        for caller in std::mem::take(&mut self.waiting) {
+            let now = Instant::now();
+            let is_shut = self.is_any_inbox_full() || shut.contains(&caller.peer.ip());
+            if now.duration_since(caller.since) >= HANDSHAKE {
+                self.roster.note_close(caller.peer, None, &CloseReason::Crowded);
+            } else if is_shut || shut.contains(&ALL) {
+                self.waiting.push_back(caller);
+            } else if let Some((caller, shut_for)) = self.enter(caller, (now, false)) {
+                shut.insert(shut_for);
+                self.waiting.push_back(caller);
+            }
+        }
+    }
+
+    /// Takes a caller, or lets it wait behind those of its address that do.
+    fn admit(&mut self, socket: TcpStream, peer: SocketAddr) {
         // A socket for both families gives IPv4 addresses within IPv6 ones.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         add(&self.roster.shared.counters.connections, 1);
+        let now = Instant::now();
+        let caller = Caller { socket, peer, since: now };
+        let is_behind = self.waiting.iter().any(|other| other.peer.ip() == peer.ip());
+        let left = if is_behind {
+            Some(caller)
+        } else {
+            self.enter(caller, (now, false)).map(|(caller, _)| caller)
+        };
+        let Some(caller) = left else { return };
+        self.waiting.push_back(caller);
+        if self.waiting.len() > self.most_waiting
+            && let Some(first) = self.waiting.pop_front()
+        {
+            // One that is urgent does not wait.
+            let _ = self.enter(first, (now, true));
+        }
+    }
+
+    /// Gives a caller to an event loop. If it must wait, it comes back, with the address whose callers
+    /// must wait with it, or [`ALL`].
+    fn enter(&self, caller: Caller, when: (Instant, bool)) -> Option<(Caller, IpAddr)> {
+        let Caller { peer, .. } = caller;
         let burden = |number: usize| self.burdens.get(number).map_or(0, |burden| burden.1);
         let mut admission = self.roster.admission();
-        let entry = admission.enter(peer.ip(), burden);
+        let entry = admission.enter(peer.ip(), when, burden);
         let most = admission.most_connections();
         drop(admission);
         let (displaced, place) = match entry {
@@ -140,16 +201,19 @@ impl Door {
             Entry::After(oldest, place) => {
                 (Some(Errand::Close(oldest, CloseReason::Crowded)), place)
             }
+            Entry::Later => return Some((caller, peer.ip())),
+            Entry::LaterForAll => return Some((caller, ALL)),
             Entry::Full => {
                 self.roster.shared.refused.count("too_many_connections");
                 self.roster.warn(peer, None, "too_many_connections", &format!("limit {most}"));
-                return;
+                return None;
             }
         };
         let identity = self.roster.fresh_identity(Instant::now());
-        let newcomer = Newcomer { id: place.id, peer, socket, identity };
+        let newcomer = Newcomer { id: place.id, peer, socket: caller.socket, identity };
         let errands = displaced.into_iter().chain([Errand::Serve(newcomer)]);
         self.roster.inbox(place.event_loop).put_all(errands);
+        None
     }
 }
 
@@ -157,7 +221,11 @@ const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 /// How often the event loops are looked at, and a socket that failed is tried again.
 const TICK: Duration = Duration::from_millis(500);
-/// Pause for event loops that have newcomers enough.
+/// Callers that wait for a handshake to end.
+const MOST_WAITING: usize = 256;
+/// Stands for every address: nobody calls from it.
+const ALL: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+/// Pause for event loops that have newcomers enough, and for handshakes that are in the way.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Whom log lines about ourselves are limited by.
 const SELF: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);

@@ -11,7 +11,7 @@ use wire::records::RecordKind;
 use wire::units::UnixNanos;
 
 use crate::lab::{Authority, Collector, Issued, Lab};
-use crate::sensor::{Sensor, frame_batch, handshake, hello, record_batch};
+use crate::sensor::{Sensor, frame_batch, handshake, handshake_over, hello, record_batch};
 
 /// Waits until exactly one connection was refused, for this reason, and said so once.
 fn check_refused(collector: &Collector, reason: &str) {
@@ -328,6 +328,32 @@ fn peers_that_only_hold_their_place_are_displaced_by_newer_ones() {
     let mut sensor = Sensor::join(&collector.sensors, &ca, &own, "a", 5);
     sensor.send_records(1, &[(RecordKind::Flow, "{}")]);
     sensor.wait_for_ack(1, 0);
+}
+
+#[test]
+fn sensors_of_one_address_that_come_together_do_not_throw_each_other_out() {
+    let lab = Lab::new();
+    let collector = lab.start();
+    let ca = lab.authority.certificate();
+    // More than 16; all are connected before the first one goes on.
+    let callers: Vec<_> = (0..24)
+        .map(|number| {
+            let own = lab.authority.sensor(&format!("s{number}"));
+            (TcpStream::connect(&collector.sensors).unwrap(), own)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (socket, own) in callers {
+            let ca = &ca;
+            scope.spawn(move || {
+                // The collector's first word comes after it has verified the certificate.
+                let mut stream = handshake_over(socket, ca, Some(&own)).unwrap();
+                assert!(stream.read(&mut [0; 16]).unwrap() > 0);
+            });
+        }
+    });
+    let refused = &collector.status()["refused"];
+    assert_eq!(refused["handshake_crowded"], 0, "{refused}");
 }
 
 #[test]

@@ -40,6 +40,15 @@ pub fn handshake(
     authority: &str,
     own: Option<&Issued>,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    handshake_over(TcpStream::connect(address)?, authority, own)
+}
+
+/// The same, over a connection that is there.
+pub fn handshake_over(
+    socket: TcpStream,
+    authority: &str,
+    own: Option<&Issued>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -58,7 +67,6 @@ pub fn handshake(
     };
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut stream = StreamOwned::new(connection, socket);
     stream.conn.complete_io(&mut stream.sock)?;
