@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use crate::api;
+use crate::archive::query::Archive;
 use crate::committer::{self, Committer, Mailboxes};
 use crate::config::{ApiConfig, Config};
 use crate::following;
@@ -116,8 +117,6 @@ impl Pipeline {
         let events = store.event_log()?;
         let (index, retention) = store.index()?;
         let archive = store.archive();
-        let address =
-            |listener: &TcpListener| listener.local_addr().map(|address| address.to_string());
         let (own, api_own) = (address(&sensors), api_socket.as_ref().map(address));
         let is_stopping = Arc::new(AtomicBool::new(false));
         let loops = config.loops.unwrap_or_else(ingest::loops_for_this_machine);
@@ -126,12 +125,11 @@ impl Pipeline {
         // it is all that is left; sensors count what they lose meanwhile.
         let (to_sealer, segments) = crossbeam_channel::bounded(4);
 
-        let rates = config.sensor_rates;
-        let entrance = Entrance { listener: sensors, identity, rates, loops };
+        let entrance = Entrance { listener: sensors, identity, rates: config.sensor_rates, loops };
         let ingest = Ingest::new(entrance, &queue, &shared, &is_stopping);
         let Ingest { door, loops, mailboxes } =
             ingest.map_err(system("watch the listening socket"))?;
-        announce(&shared, &own.unwrap_or_default(), api_own.map(Result::unwrap_or_default));
+        announce(&shared, &own, api_own);
         // Each event loop has one: the committer ends when all of them are gone.
         drop(queue);
         let committer = Committer::new(
@@ -142,7 +140,6 @@ impl Pipeline {
             Arc::clone(&shared),
             Arc::clone(&is_stopping),
         );
-        let for_api = Arc::clone(&shared);
         let for_events = Arc::clone(&shared);
         let events = spawn("events", move || following::write_events(events, &for_events))?;
         let for_index = Arc::clone(&shared);
@@ -151,21 +148,17 @@ impl Pipeline {
         let sealer =
             spawn("sealer", move || committer::keep_segments(&segments, &limits, &for_sealer))?;
         let committer = spawn("committer", move || committer.run())?;
-        let run = |(number, own): (usize, EventLoop)| {
-            spawn(format!("ingest-{number}"), move || own.run())
-        };
-        let loops = loops.into_iter().enumerate().map(run).collect::<Result<_, _>>()?;
+        let loops = start_loops(loops)?;
         let bell = door.waker();
         let door = spawn("door", move || door.run())?;
-        let api = match api_socket.zip(gate) {
-            None => None,
-            Some((listener, gate)) => {
-                let (stop, stopped) = oneshot::channel();
-                let entrance = api::Entrance { listener, identity: api_identity, gate };
-                let serve = move || api::serve(entrance, for_api, archive, stopped);
-                Some((spawn("api", serve)?, stop))
-            }
-        };
+        let entrance = api_socket.zip(gate).map(|(listener, gate)| api::Entrance {
+            listener,
+            identity: api_identity,
+            gate,
+        });
+        let api = entrance
+            .map(|entrance| start_api(entrance, Arc::clone(&shared), archive))
+            .transpose()?;
         Ok(Self {
             shared,
             is_stopping,
@@ -242,6 +235,23 @@ impl Pipeline {
     }
 }
 
+fn start_loops(loops: Vec<EventLoop>) -> Result<Vec<JoinHandle<io::Result<()>>>, PipelineError> {
+    let start =
+        |(number, own): (usize, EventLoop)| spawn(format!("ingest-{number}"), move || own.run());
+    loops.into_iter().enumerate().map(start).collect()
+}
+
+/// Serves the API; what comes with the thread stops it.
+fn start_api(
+    entrance: api::Entrance,
+    shared: Arc<Shared>,
+    archive: Archive,
+) -> Result<(JoinHandle<io::Result<()>>, oneshot::Sender<()>), PipelineError> {
+    let (stop, stopped) = oneshot::channel();
+    let serve = move || api::serve(entrance, shared, archive, stopped);
+    Ok((spawn("api", serve)?, stop))
+}
+
 /// Whether the API has another certificate than that for sensors, which is looked after anyway.
 fn has_own_certificate(config: &Config) -> bool {
     let api = config.api.as_ref().and_then(|api| api.tls.as_ref());
@@ -258,6 +268,10 @@ fn listen(config: &Config) -> Result<(TcpListener, Option<TcpListener>), Pipelin
         .as_ref()
         .map(|ApiConfig { address, .. }| api::bind(*address).map_err(refused(*address, "the API")));
     Ok((sensors, api.transpose()?))
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }
 
 /// Says where everything is, with the ports that the system gave where the configuration has 0.

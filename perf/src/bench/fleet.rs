@@ -151,5 +151,5 @@ fn load(site: &Site, fleet: &mut Fleet, collector: &Process, scale: &Scale) -> S
         table.add([what.to_owned(), value]);
     }
     let intended = scale.records_per_second;
-    format!("\nFlow records of about 750 bytes, {intended} a second.\n\n{}", table.text())
+    format!("\nFlow records of about 700 bytes, {intended} a second.\n\n{}", table.text())
 }
