@@ -182,8 +182,7 @@ impl Committer {
                 return;
             }
             blocks.clear();
-            // Full: there are spare buffers enough.
-            let _ = self.queue.spare.try_send(blocks);
+            self.queue.spare.put(blocks);
             self.seal_due();
         }
         let mut state = sensor.state();

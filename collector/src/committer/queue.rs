@@ -73,15 +73,14 @@ impl Body {
 pub struct Queue {
     commands: Sender<Command>,
     bytes: Arc<AtomicUsize>,
-    /// Buffers that were written. Bounded: `MOST_SPARE`; when full, a buffer is freed instead.
-    spare: Receiver<Vec<u8>>,
+    spare: Arc<SpareBuffers>,
 }
 
 /// The committer's end of the queue.
 pub struct QueueEnd {
     pub(super) commands: Receiver<Command>,
     pub(super) bytes: Arc<AtomicUsize>,
-    pub(super) spare: Sender<Vec<u8>>,
+    pub(super) spare: Arc<SpareBuffers>,
 }
 
 /// Both ends of a new queue, for at most so many senders.
@@ -90,10 +89,28 @@ pub fn queue(senders: usize) -> (Queue, QueueEnd) {
     // Each sender asks before it sends, and all of them may be told in the same moment that there is
     // room for one: there is, for one of each.
     let (commands, commands_end) = crossbeam_channel::bounded(MOST_COMMANDS + senders);
-    let (spare_end, spare) = crossbeam_channel::bounded(MOST_SPARE);
+    let spare = Arc::new(SpareBuffers::default());
     let bytes = Arc::new(AtomicUsize::new(0));
-    let queue = Queue { commands, bytes: Arc::clone(&bytes), spare };
-    (queue, QueueEnd { commands: commands_end, bytes, spare: spare_end })
+    let queue = Queue { commands, bytes: Arc::clone(&bytes), spare: Arc::clone(&spare) };
+    (queue, QueueEnd { commands: commands_end, bytes, spare })
+}
+
+/// Buffers that were written, to be filled again; the last one first, because it is still in the cache.
+/// Bounded: `MOST_SPARE`; when full, a buffer is freed instead.
+#[derive(Default)]
+pub(super) struct SpareBuffers(Mutex<Vec<Vec<u8>>>);
+
+impl SpareBuffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn put(&self, buffer: Vec<u8>) {
+        let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < MOST_SPARE {
+            buffers.push(buffer);
+        }
+    }
 }
 
 impl Queue {
@@ -116,7 +133,7 @@ impl Queue {
     /// An empty buffer for the packets of a batch.
     #[must_use]
     pub fn buffer(&self) -> Vec<u8> {
-        self.spare.try_recv().unwrap_or_default()
+        self.spare.take()
     }
 }
 

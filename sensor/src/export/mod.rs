@@ -37,7 +37,29 @@ pub struct Exporter {
     level: Level,
     current: Option<FrameBatchWriter>,
     filled: rtrb::Producer<FrameBatchWriter>,
-    empty: rtrb::Consumer<FrameBatchWriter>,
+    empty: EmptyBatches,
+}
+
+/// The empty batches of a worker. The one that came back last is filled first: it is still in the cache, while
+/// the others of a pool of many MiB are not.
+struct EmptyBatches {
+    /// Those that the uplink gave back.
+    returned: rtrb::Consumer<FrameBatchWriter>,
+    /// Has room for the whole pool.
+    stack: Vec<FrameBatchWriter>,
+}
+
+impl EmptyBatches {
+    fn len(&self) -> usize {
+        self.stack.len() + self.returned.slots()
+    }
+
+    fn pop(&mut self) -> Option<FrameBatchWriter> {
+        while let Ok(batch) = self.returned.pop() {
+            self.stack.push(batch);
+        }
+        self.stack.pop()
+    }
 }
 
 /// What becomes of a frame that is wanted.
@@ -109,13 +131,11 @@ impl Exporter {
     pub fn new(export: &Export, key: u64, pool_bytes: usize) -> (Self, BatchRing) {
         let batches = (pool_bytes / FrameBatchWriter::CAPACITY).max(2);
         let (filled_in, filled_out) = rtrb::RingBuffer::new(batches);
-        let (mut empty_in, empty_out) = rtrb::RingBuffer::new(batches);
+        let (empty_in, empty_out) = rtrb::RingBuffer::new(batches);
         let selection = Selection::new(export.frames, key);
-        for _ in 0..batches {
-            let batch = FrameBatchWriter::new(selection.one_in(), export.snaplen);
-            // The ring has room for each of them.
-            let _ = empty_in.push(batch);
-        }
+        let make = || FrameBatchWriter::new(selection.one_in(), export.snaplen);
+        let empty =
+            EmptyBatches { returned: empty_out, stack: (0..batches).map(|_| make()).collect() };
         let worker = Self {
             selection,
             snaplen: export.snaplen,
@@ -124,7 +144,7 @@ impl Exporter {
             level: Level::default(),
             current: None,
             filled: filled_in,
-            empty: empty_out,
+            empty,
         };
         (worker, BatchRing { filled: filled_out, empty: empty_in })
     }
@@ -169,7 +189,7 @@ impl Exporter {
     /// exported: where nobody is of a conversation that is left, no batch would ever begin.
     pub fn tick(&mut self, now: UnixNanos, counters: &WorkerCounters) {
         self.flush();
-        if let Some(batch) = self.current.take().or_else(|| self.empty.pop().ok()) {
+        if let Some(batch) = self.current.take().or_else(|| self.empty.pop()) {
             self.begin(batch, now);
         }
         counters.export_level.set(self.level as u64);
@@ -181,14 +201,14 @@ impl Exporter {
         if self.current.is_some() {
             return true;
         }
-        let Ok(batch) = self.empty.pop() else { return false };
+        let Some(batch) = self.empty.pop() else { return false };
         self.begin(batch, now);
         true
     }
 
     /// Begins with an empty batch.
     fn begin(&mut self, mut batch: FrameBatchWriter, now: UnixNanos) {
-        self.level = self.pressure.at_batch(self.empty.slots() + 1, self.batches, now);
+        self.level = self.pressure.at_batch(self.empty.len() + 1, self.batches, now);
         let one_in = self.selection.one_in().saturating_mul(self.level.one_in());
         batch.set_rate(one_in, self.level.snaplen(self.snaplen));
         self.current = Some(batch);
