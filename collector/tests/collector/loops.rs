@@ -116,7 +116,7 @@ fn records_are_stored_once_and_in_order_however_often_their_sensor_changes_its_e
     let mut last = older.pop().unwrap();
     last.wait_for_ack(sent, 0);
     let expected: String = (1..=sent).map(|number| format!("{{\"n\":{number}}}\n")).collect();
-    assert!(sent > 1000, "{sent}");
+    assert!(sent > 100, "hardly anything was under way: {sent}");
     assert_eq!(lab.events_of(&collector), expected);
     assert_eq!(connections(&collector).iter().sum::<u64>(), 1);
     let sensor = &collector.status()["sensors"][0];
