@@ -139,6 +139,29 @@ fn two_scanners_of_one_target_and_three_at_different_times_are_as_many_stories()
     }
 }
 
+/// Passers-by try a port of the target all the time.
+#[test]
+fn passers_by_keep_no_story_open_and_hide_no_later_scan() {
+    let mut stage = Stage::new(8);
+    bots(&mut stage, 3, 0);
+    for number in 0..24 {
+        let contact = ports_of(host(VICTIM, 0), [445]);
+        let pace = Pace { at: (30 + u64::from(number) * 30) * SECOND, gap: SECOND };
+        let stranger = host("203.0.113.1", number);
+        stage.scan("stray", Technique::Syn, (stranger, &contact), pace, |_| Fate::Refused);
+    }
+    let late = host("192.0.2.200", 0);
+    let contacts = ports_of(host(VICTIM, 0), 1..=100);
+    let pace = Pace { at: 8 * MINUTE, gap: 50 * MS };
+    stage.scan("vertical", Technique::Syn, (late, &contacts), pace, |_| Fate::Refused);
+    let alerts = alerts_of(&mut stage, "");
+    let story = alerts.iter().find(|alert| alert.kind == "distributed").expect("a story");
+    assert_eq!(story.count("distinct_sources"), 3, "{story:#?}");
+    let scans = alerts.iter().filter(|alert| alert.source == "192.0.2.200");
+    let scans: Vec<_> = scans.map(|it| (&*it.kind, it.count("attempted"))).collect();
+    assert_eq!(scans, [("vertical", 100)], "{alerts:#?}");
+}
+
 const FLOODS: &str = "[detect]\nudp_flood_rate = 1000\nflood_learning = '2s'\n";
 
 /// Time to learn what is usual.

@@ -214,10 +214,17 @@ impl Alerts {
         })
     }
 
-    /// Several sources scan `target`, each of which would have an alert: those alerts. The oldest is told as one about
-    /// all of them from now on, unless there is one, and the others end. Returns its id; 0 if there is none.
-    pub(super) fn become_distributed(&mut self, target: Address, parts: &BTreeSet<u64>) -> u64 {
+    /// Several sources scan `target`, each of which has an alert, or would have one as `source`: those alerts. The
+    /// oldest is told as one about all of them from now on, unless there is one, and the others end. Returns its id; 0 if
+    /// there is none, or no room.
+    pub(super) fn become_distributed(
+        &mut self,
+        (source, target): (Address, Address),
+        parts: &BTreeSet<u64>,
+    ) -> u64 {
         let key = AlertKey::Distributed { target };
+        let of_parts = parts.iter().filter_map(|id| self.open.get(id)?.key.source());
+        let scanners: Vec<Address> = of_parts.chain([source]).collect();
         let mut parts = parts.iter().copied();
         let story = match self.under(key) {
             0 => parts.next().unwrap_or(0),
@@ -230,16 +237,24 @@ impl Alerts {
             self.by_key.remove(&before);
             self.by_key.insert(key, story);
         }
+        let has_room =
+            scanners.into_iter().all(|one| alert.has_scanner(one) || alert.takes_scanner(one));
         for part in parts {
             self.end(part);
         }
-        story
+        if has_room { story } else { 0 }
     }
 
-    /// Id of the open alert about several scans of `target`; 0 if there is none.
-    pub(super) fn of_scans(&self, target: Address) -> u64 {
+    /// Is there an open alert about several scans of `target`?
+    pub(super) fn has_scans_of(&self, target: Address) -> bool {
         let id = self.under(AlertKey::Distributed { target });
-        self.open.get(&id).filter(|alert| alert.is_of_scans()).map_or(0, |_| id)
+        self.open.get(&id).is_some_and(OpenAlert::is_of_scans)
+    }
+
+    /// Id of the open alert about several scans of `target`, that of `source` among them; 0 if there is none.
+    pub(super) fn of_scans(&self, source: Address, target: Address) -> u64 {
+        let id = self.under(AlertKey::Distributed { target });
+        self.open.get(&id).filter(|alert| alert.has_scanner(source)).map_or(0, |_| id)
     }
 
     /// Another alert tells what this one told: it ends, and is not told if nobody knows of it.

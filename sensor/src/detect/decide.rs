@@ -101,10 +101,10 @@ impl Detector {
     pub(super) fn told_by(&self, key: &GroupKey) -> u64 {
         use Technique::{Syn, Udp};
         let by_block = |source| self.alerts.under(AlertKey::Block { source });
-        let by_all = |target| self.alerts.of_scans(target);
+        let by_all = |source, target| self.alerts.of_scans(source, target);
         match *key {
             GroupKey::Ports { source, target, technique: Syn } => match by_block(source) {
-                0 => by_all(target),
+                0 => by_all(source, target),
                 block => block,
             },
             GroupKey::Ports { source, technique: Udp, .. }
@@ -300,18 +300,22 @@ impl Detector {
                 }
             }
         }
-        if !self.open_of_scans(target) {
+        if !self.open_of_scans(source, target) {
             self.open_for(group);
         }
     }
 
-    /// One more source scans a target that others scan: with all of them, if they are many enough.
-    fn open_of_scans(&mut self, target: Address) -> bool {
+    /// One more source scans a target that others scan: with all of them, if they are many enough, or are told as one.
+    fn open_of_scans(&mut self, source: Address, target: Address) -> bool {
         let parts = self.alerts.lone_scans_of(target, self.now.minus(self.config.window));
-        if parts.len() + 1 < SCANS_OF_ONE || self.config.profile == Profile::Strict {
+        let are_many = parts.len() + 1 >= SCANS_OF_ONE || self.alerts.has_scans_of(target);
+        if !are_many || self.config.profile == Profile::Strict {
             return false;
         }
-        let alert = self.alerts.become_distributed(target, &parts);
+        let alert = self.alerts.become_distributed((source, target), &parts);
+        if alert == 0 {
+            return false;
+        }
         if let Some(group) = self.contacts.groups.find(&GroupKey::Target { target }) {
             self.tell_contacts(group, alert);
         }

@@ -150,8 +150,8 @@ pub(super) struct OpenAlert {
     distinct_sources: OutcomeSet,
     /// Services of a sweep that passed the threshold.
     swept: BTreeSet<(Class, u16)>,
-    /// It is about sources each of which would have an alert of its own.
-    is_of_scans: bool,
+    /// The sources that it is about, where each would have an alert of its own.
+    scanners: BTreeSet<Address>,
     /// Of a distributed scan that began as a vertical one: by this source.
     grew_from: Option<Address>,
     /// Sources beside the one in the key, that do the same.
@@ -216,7 +216,7 @@ impl OpenAlert {
             distinct_ports: OutcomeSet::default(),
             distinct_sources: OutcomeSet::default(),
             swept: BTreeSet::new(),
-            is_of_scans: false,
+            scanners: BTreeSet::new(),
             grew_from: None,
             decoys: BTreeSet::new(),
             techniques: BTreeSet::new(),
@@ -262,17 +262,31 @@ impl OpenAlert {
 
     /// Many sources scan `target`, of which it told one so far, or some.
     pub(super) fn becomes_distributed(&mut self, target: Address) {
-        self.is_of_scans = true;
         if let Some(source) = self.key.source() {
             self.grew_from = Some(source);
+            self.scanners.insert(source);
             self.key = AlertKey::Distributed { target };
             self.becomes = Some(Kind::Distributed);
         }
     }
 
     /// Is it about sources each of which would have an alert of its own?
-    pub(super) const fn is_of_scans(&self) -> bool {
-        self.is_of_scans
+    pub(super) fn is_of_scans(&self) -> bool {
+        !self.scanners.is_empty()
+    }
+
+    /// Is it about a scan of this source among others?
+    pub(super) fn has_scanner(&self, source: Address) -> bool {
+        self.scanners.contains(&source)
+    }
+
+    /// One more source scans its target, which the next update tells. Returns whether there was room for it.
+    pub(super) fn takes_scanner(&mut self, source: Address) -> bool {
+        if self.scanners.len() > MOST_DECOYS {
+            return false;
+        }
+        self.becomes = Some(Kind::Distributed);
+        self.scanners.insert(source)
     }
 
     /// A scan of one source that another may be a part of: it was found at `since` at the earliest.
@@ -304,6 +318,10 @@ impl OpenAlert {
             && (class != Class::Tcp || !entry.fails_in(group))
         {
             // Others have business there.
+            return;
+        }
+        if self.grew_from.is_some() && !self.has_scanner(source) {
+            // Passers-by are no part of the scans, and do not keep the alert open.
             return;
         }
         let times = (entry.contact.first, entry.contact.last);
@@ -469,6 +487,7 @@ impl OpenAlert {
         let is_decoy = self.kind == Kind::Decoy;
         let sources = match self.key.source().filter(|_| is_decoy) {
             Some(source) => self.decoys.iter().copied().chain([source]).collect(),
+            None if self.grew_from.is_some() => self.scanners.iter().copied().collect(),
             None => self.sources.0.clone(),
         };
         let (distinct_ports, distinct_hosts, distinct_sources) = self.distinct();
