@@ -107,7 +107,9 @@ fn of_sensor(name: &str, state: &SensorState, now: i64) -> Vec<String> {
         ));
     }
     let held = state.frames_held_since.filter(|_| state.connection.is_some());
-    if let Some(held) = held.map(|since| ago(since.seconds())).filter(|held| *held >= SILENT) {
+    // What it held when an earlier connection ended may have gone since.
+    let held = held.map(|from| ago(from.seconds().max(since)));
+    if let Some(held) = held.filter(|held| *held >= SILENT) {
         let minutes = held / 60;
         problems
             .push(format!("sensor {name} has frames to send, and none came for {minutes} minutes"));

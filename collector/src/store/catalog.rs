@@ -76,8 +76,8 @@ impl Entry {
 const EXPIRED: &str = "expired";
 
 impl Catalog {
-    /// Takes in the sealed segments of a folder. One that cannot be read is taken for sealed `now`, so that it is not
-    /// the next one that is deleted; questions that come upon it say so.
+    /// Takes in the sealed segments of a folder; `now` is for one of which nothing is known. One that cannot be read is
+    /// kept and deleted as the others are, and questions that come upon it say so.
     ///
     /// # Errors
     /// What the file system says of the folder.
@@ -88,7 +88,7 @@ impl Catalog {
             if segment::is_sealed(&path) {
                 let sealed = Sealed::read(&path).unwrap_or_else(|error| {
                     tracing::error!(segment = %path.display(), %error, "cannot read a segment");
-                    Sealed { bytes: 0, at: now, span: None }
+                    Sealed::unread(&path, now)
                 });
                 let sealed = Some(sealed);
                 state.segments.insert(path.clone(), Entry { path, sealed });
@@ -129,7 +129,7 @@ impl Catalog {
     /// # Errors
     /// What the file system says.
     pub fn delete(&self, entry: &Entry) -> io::Result<bool> {
-        let expired = entry.sealed.map_or(UnixNanos(0), |sealed| sealed.at);
+        let expired = entry.sealed.map_or(UnixNanos(0), |sealed| sealed.at).max(self.expired());
         // First, so that a crash in between makes no deleted frame one that never was.
         write_expired(&entry.path, expired)?;
         let is_deleted = match std::fs::remove_file(&entry.path) {
@@ -139,7 +139,7 @@ impl Catalog {
         };
         let mut state = self.state();
         state.segments.remove(&entry.path);
-        state.expired = state.expired.max(expired);
+        state.expired = expired;
         Ok(is_deleted)
     }
 
@@ -162,10 +162,23 @@ impl Sealed {
     pub fn read(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
-        let at = modified.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        Ok(Self { bytes: metadata.len(), at: UnixNanos(at), span: Span::read(&file)? })
+        let at = modified(&metadata)?;
+        Ok(Self { bytes: metadata.len(), at, span: Span::read(&file)? })
     }
+
+    /// What there is to say of one that cannot be read; `now` if not even its folder says when it was written.
+    fn unread(path: &Path, now: UnixNanos) -> Self {
+        let Ok(metadata) = std::fs::metadata(path) else {
+            return Self { bytes: 0, at: now, span: None };
+        };
+        Self { bytes: metadata.len(), at: modified(&metadata).unwrap_or(now), span: None }
+    }
+}
+
+/// When a file was written last.
+fn modified(metadata: &std::fs::Metadata) -> io::Result<UnixNanos> {
+    let since = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
+    Ok(UnixNanos(since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))))
 }
 
 fn read_expired(folder: &Path) -> io::Result<UnixNanos> {
@@ -233,14 +246,21 @@ mod tests {
         assert!(!catalog.delete(&oldest).unwrap(), "it is gone already");
         assert_eq!(catalog.expired(), UnixNanos(100));
         let again = Catalog::default();
-        // One that cannot be read keeps nobody from starting.
-        std::fs::create_dir(folder.path().join("3.pcapng")).unwrap();
-        again.load(folder.path(), UnixNanos(300)).unwrap();
+        // One that cannot be read keeps nobody from starting, and is as old as it is.
+        let unreadable = folder.path().join("0.pcapng");
+        std::fs::create_dir(&unreadable).unwrap();
+        let written = std::fs::metadata(&unreadable).unwrap().modified().unwrap();
+        let written = written.duration_since(std::time::UNIX_EPOCH).unwrap();
+        again.load(folder.path(), UnixNanos(u64::MAX)).unwrap();
         assert_eq!(again.expired(), UnixNanos(100));
         let left: Vec<_> = again.segments().into_iter().map(|entry| entry.path).collect();
-        assert_eq!(left, ["2.pcapng", "3.pcapng"].map(|name| folder.path().join(name)));
-        let unreadable = again.segments()[1].sealed.unwrap();
-        assert_eq!((unreadable.at, unreadable.span), (UnixNanos(300), None));
+        assert_eq!(left, ["0.pcapng", "2.pcapng"].map(|name| folder.path().join(name)));
+        let of_it = again.segments()[0].sealed.unwrap();
+        assert_eq!((u128::from(of_it.at.0), of_it.span), (written.as_nanos(), None));
+        // What was deleted before stays deleted, whatever is deleted next.
+        let entry = Entry { path: folder.path().join("2.pcapng"), sealed: Some(sealed(50, None)) };
+        assert!(again.delete(&entry).unwrap());
+        assert_eq!(read_expired(folder.path()).unwrap(), UnixNanos(100));
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl EventLog {
         // Before the first line: without a cursor, a file with lines is one of an earlier version.
         match log.save() {
             // The cursor that is there still holds. A full disk must not keep the collector from starting.
-            Err(error) if cursor.is_some() => {
+            Err(error) if cursor.is_some() && !is_ahead => {
                 tracing::warn!(path = %log.path.display(), %error, "cannot write the cursor");
             }
             saved => saved?,
