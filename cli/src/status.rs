@@ -53,28 +53,38 @@ pub fn render(status: &Status) -> String {
     text
 }
 
+/// In place of what a sensor has not said to this collector yet.
+const NOTHING_SAID: &str = "–";
+
 /// What sensors say became of frames and records, beside what the collector has: the ledger of both ends.
 fn both_ends(sensors: &[Sensor]) -> String {
     let rows: Vec<_> = sensors
         .iter()
         .flat_map(|sensor| {
-            let ledger = sensor.ledger.clone().unwrap_or_default();
-            let collector =
-                [(sensor.frames, sensor.gap_frames), (sensor.records, sensor.gap_records)];
-            let kinds = ["frames", "records"].into_iter().zip([ledger.frames, ledger.records]);
-            kinds.zip(collector).map(|((kind, said), (stored, told))| {
-                let lost = said.lost.values().fold(0_u64, |sum, lost| sum.saturating_add(*lost));
-                let numbers =
-                    [said.produced, said.acknowledged, said.in_flight, lost, stored, told]
-                        .map(grouped);
-                let [produced, acknowledged, in_flight, lost, stored, told] = numbers;
-                let name = harmless(&sensor.name, 64);
-                [name, kind.to_owned(), produced, acknowledged, in_flight, lost, stored, told]
+            let ledger = sensor.ledger.as_ref();
+            let frames = ledger.map(|ledger| &ledger.frames);
+            let records = ledger.map(|ledger| &ledger.records);
+            let kinds = [
+                ("frames", frames, sensor.frames, sensor.gap_frames),
+                ("records", records, sensor.records, sensor.gap_records),
+            ];
+            kinds.map(|(kind, said, stored, told)| {
+                let [produced, acknowledged, in_flight, lost] = said.map_or_else(
+                    || std::array::from_fn(|_| NOTHING_SAID.to_owned()),
+                    |said| {
+                        let lost = said.lost.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+                        [said.produced, said.acknowledged, said.in_flight, lost].map(grouped)
+                    },
+                );
+                let (name, kind) = (harmless(&sensor.name, 64), kind.to_owned());
+                let [stored, told] = [stored, told].map(grouped);
+                [name, kind, produced, acknowledged, in_flight, lost, stored, told]
             })
         })
         .collect();
     let mut text = String::from(
-        "\nwhat this run of each sensor says, and what the collector has since it was started\n",
+        "\nwhat this run of each sensor says, and what the collector has since it was started; told lost is with what \
+         kernel and export lost of frames\n",
     );
     text.push_str(&table(LEDGER_HEADS, LEDGER_RIGHT, &rows));
     for sensor in sensors.iter().filter(|sensor| sensor.missing > 0) {
@@ -167,6 +177,17 @@ mod tests {
         let text = render(&status());
         assert!(text.contains("does not add up (eth0)"), "{text}");
         assert!(text.contains("! web: ledger of eth0 does not add up: kernel_packets 5"), "{text}");
+    }
+
+    #[test]
+    fn a_sensor_that_has_said_nothing_yet_has_no_numbers_of_its_own() {
+        let mut status = status();
+        let web = &mut status.sensors[0];
+        (web.ledger, web.frames) = (None, 9);
+        let text = render(&status);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let expected = ["web", "frames", "–", "–", "–", "–", "9", "0"];
+        assert!(text.lines().any(|line| words(line) == expected), "{text}");
     }
 
     #[test]
