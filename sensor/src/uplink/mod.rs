@@ -326,6 +326,7 @@ impl Uplink {
             while self.batches.serve_one(|batch| {
                 self.session.lose_frames(batch, LossReason::NotConnected);
             }) {}
+            self.batches.have_served();
         }
         self.publish();
         self.is_done(now)
