@@ -282,7 +282,7 @@ mod tests {
         super::super::check(&folder).unwrap();
         std::fs::create_dir(&folder).unwrap();
         // As another program of the same number may have left behind.
-        let planted = folder.join(".ringwatch-check");
+        let planted = folder.join(format!(".ringwatch-check-{}", std::process::id()));
         symlink(above.path().join("precious"), &planted).unwrap();
         super::super::check(&folder).unwrap();
         assert!(!above.path().join("precious").exists(), "the check wrote through a link");

@@ -75,10 +75,25 @@ pub fn check(folder: &Path) -> Result<(), SpoolError> {
     // Root may check on behalf of another user, who is not known here.
     let user = Some(nix::unistd::geteuid()).filter(|user| !user.is_root());
     let is_safe = if there == folder { disk::check_folder(folder, user) } else { Ok(()) };
-    let probe = there.join(format!(".ringwatch-check-{}", std::process::id()));
-    let tried = is_safe.and_then(|()| RealDisk.make(&probe)).and_then(|()| RealDisk.remove(&probe));
+    let tried = is_safe.and_then(|()| probe(there));
     // That a disk is full now does not stand against a start.
     tried.or_else(|error| SpoolError::unless_disk_fails(folder, error).map(|_| ()))
+}
+
+/// Makes a file in a folder and removes it.
+fn probe(folder: &Path) -> io::Result<()> {
+    let number = std::process::id();
+    // An earlier one of the same number may have left the first behind.
+    let names = [format!("{number}"), format!("{number}-{:x}", new_epoch(UnixNanos(0)))];
+    let mut tried = Ok(());
+    for name in names {
+        let file = folder.join(format!(".ringwatch-check-{name}"));
+        tried = RealDisk.make(&file).and_then(|()| RealDisk.remove(&file));
+        if !matches!(&tried, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+            break;
+        }
+    }
+    tried
 }
 
 impl Spool {
@@ -188,6 +203,8 @@ impl Spool {
     pub fn start_over(&mut self, now: Now) -> Result<(), SpoolError> {
         let (delivery, status) = (self.delivery, Arc::clone(&self.status));
         let under_way = delivery.in_flight();
+        // What failed before is tried anew, and said anew if it fails again.
+        status.set_write_problem(None);
         if let Some(reading) = self.reading.take() {
             reading.stop();
         }
