@@ -19,13 +19,11 @@ pub struct BatchRing {
 pub(super) struct BatchRings {
     rings: Vec<BatchRing>,
     turn: usize,
-    /// A batch was served since [`BatchRings::have_served`] was asked.
-    have_served: bool,
 }
 
 impl BatchRings {
     pub(super) const fn new(rings: Vec<BatchRing>) -> Self {
-        Self { rings, turn: 0, have_served: false }
+        Self { rings, turn: 0 }
     }
 
     /// Takes the next filled batch, lets `use_it` have it, and gives the buffer back. False if no
@@ -35,7 +33,6 @@ impl BatchRings {
             self.turn = (self.turn + 1) % self.rings.len();
             let ring = &mut self.rings[self.turn];
             if let Ok(mut batch) = ring.filled.pop() {
-                self.have_served = true;
                 use_it(&mut batch);
                 batch.clear();
                 // There is room for the whole pool; a worker that is gone needs no buffers.
@@ -44,11 +41,6 @@ impl BatchRings {
             }
         }
         false
-    }
-
-    /// Whether a batch was served since the last call.
-    pub(super) const fn have_served(&mut self) -> bool {
-        std::mem::replace(&mut self.have_served, false)
     }
 
     pub(super) fn are_empty(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// An uplink that has run for so long since its panic is well.
 const WELL_AFTER: Duration = Duration::from_secs(60);
-/// An uplink that has not come round for so long stands still. It looks at its inputs a hundred times a second at least.
+/// An uplink that has not come round for so long stands still. It looks at its inputs a hundred times a second.
 const STANDS_STILL_AFTER: Duration = Duration::from_secs(8);
 /// The longest pause after one of many panics in a row.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

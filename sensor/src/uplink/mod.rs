@@ -68,8 +68,6 @@ pub use self::target::{AddressError, CollectorAddress};
 
 /// Longest time between two looks at the inputs.
 pub const TICK: Duration = Duration::from_millis(10);
-/// The same while frames flow: at a million frames a second, what came in this time still lies in the cache.
-const BUSY_TICK: Duration = Duration::from_millis(1);
 /// Bytes of records that wait in memory: without a spool while the collector is away or slow, with one
 /// while it is read at the start or its disk fails. When they are more, the oldest events are given up before any alert, and
 /// counted as `lost{queue_full}` or `lost{spool_failed}`.
@@ -326,7 +324,6 @@ impl Uplink {
             while self.batches.serve_one(|batch| {
                 self.session.lose_frames(batch, LossReason::NotConnected);
             }) {}
-            self.batches.have_served();
         }
         self.publish();
         self.is_done(now)
@@ -361,12 +358,7 @@ impl Uplink {
     }
 
     fn wait(&mut self) {
-        let timeout = match (self.has_more, self.batches.have_served()) {
-            (true, _) => Duration::ZERO,
-            (false, true) => BUSY_TICK,
-            (false, false) => TICK,
-        };
-        self.wait_for(timeout);
+        self.wait_for(if self.has_more { Duration::ZERO } else { TICK });
     }
 
     /// Waits until the socket is ready, for so long at most.
