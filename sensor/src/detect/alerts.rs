@@ -237,12 +237,13 @@ impl Alerts {
             self.by_key.remove(&before);
             self.by_key.insert(key, story);
         }
-        let has_room =
-            scanners.into_iter().all(|one| alert.has_scanner(one) || alert.takes_scanner(one));
+        if !scanners.into_iter().all(|one| alert.has_scanner(one) || alert.takes_scanner(one)) {
+            return 0;
+        }
         for part in parts {
             self.end(part);
         }
-        if has_room { story } else { 0 }
+        story
     }
 
     /// Is there an open alert about several scans of `target`?
